@@ -1,0 +1,148 @@
+"""The seam: what a backend is. Rules first.
+
+- A backend is arithmetic on arrays and nothing else. It knows no network, no optimizer, no file.
+- Every array argument is 2-D (n, m), a column a sample, in either memory order, contiguous or strided.
+- `out`, where given, has the result's shape and dtype, may have any strides, and is returned. It must not overlap an
+  input, except where a method says that it may.
+- The dtype of the arrays decides the arithmetic: float32 stays float32, float64 stays float64; nothing is promoted.
+- Every method here works for any array module; a backend overrides what it does faster, with the same signature.
+- Importing a backend's module does no work: no thread, no compilation, no GPU context.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
+
+if TYPE_CHECKING:
+    from fusedmlp.architecture import Architecture
+    from fusedmlp.engine import Engine
+
+
+class Backend(ABC):
+    """Arrays and primitives of one kind of hardware.
+
+    Attributes
+    ----------
+    name : str
+        The name it is selected by.
+    xp : module
+        The array module: numpy, or one with the same functions.
+    workspace_bytes : int
+        What a composed engine may hold of activations at a time.
+    """
+
+    name: ClassVar[str]
+    workspace_bytes: ClassVar[int] = 64 * 2**20
+
+    @property
+    @abstractmethod
+    def xp(self) -> Any:
+        """The array module."""
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Why this machine cannot run the backend, with the pip command that mends it; None where it can."""
+        return None
+
+    def describe(self) -> dict[str, str]:
+        """Device, threads, libraries and versions, for ``fusedmlp info``."""
+        return {}
+
+    # Arrays ----------------------------------------------------------------------------------------------------------
+
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array of this backend's own kind, used where it is."""
+        return isinstance(x, self.xp.ndarray)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` as this backend's array: without a copy where it already is one of that dtype."""
+        return self.xp.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """`x` in main memory: without a copy where it already is."""
+        return np.asarray(x)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised array in C order."""
+        return self.xp.empty(shape, dtype=dtype)
+
+    def synchronize(self) -> None:
+        """Wait until every operation that was started has finished."""
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether no element is NaN or infinite."""
+        # A sum is one read of the array; only a sum that is not finite (it may have overflowed) needs a closer look.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(x.sum())
+        return bool(np.isfinite(total)) or bool(self.xp.isfinite(x).all())
+
+    # Primitives ------------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product of a (n, k) and b (k, m), shape (n, m)."""
+        return self.xp.matmul(a, b, out=out)
+
+    def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:
+        """A = f(Z + b).
+
+        Parameters
+        ----------
+        Z : array of shape (n, m)
+        activation : {"sigmoid", "tanh", "relu", "identity"}
+        bias : array of shape (n, 1), optional
+        out : array of shape (n, m), optional
+            May be `Z` itself.
+        """
+        out = self.empty(Z.shape, Z.dtype) if out is None else out
+        if bias is not None:
+            Z = self.xp.add(Z, bias, out=out)
+        return HIDDEN_ACTIVATIONS[activation].value(self.xp, Z, out)
+
+    def sigmoid(self, Z: Array, out: Array | None = None) -> Array:
+        """A = 1 / (1 + exp(-Z)), shape (n, m); `out` may be `Z` itself."""
+        return self.activate(Z, "sigmoid", out=out)
+
+    def fused_backward(
+        self, W: Array, dZ: Array, A: Array, activation: str = "sigmoid", out: Array | None = None
+    ) -> Array:
+        """The error one layer down: dZ_l = W_{l+1} dZ_{l+1} ⊙ f'(A_l), with f' in terms of A.
+
+        Parameters
+        ----------
+        W : array of shape (n_in, n_out)
+            The weights of the layer above.
+        dZ : array of shape (n_out, m)
+        A : array of shape (n_in, m)
+            The activations of this layer.
+        activation : {"sigmoid", "tanh", "relu", "identity"}
+        out : array of shape (n_in, m), optional
+        """
+        out = self.matmul(W, dZ, out=out)
+        if activation != "identity":
+            out *= HIDDEN_ACTIVATIONS[activation].derivative(self.xp, A)
+        return out
+
+    # Passes ----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
+        """An engine for whole passes: this backend's fused one where it has one, else the composed one."""
+
+
+def library_versions(packages: Iterable[str]) -> str:
+    """ "numpy 2.4.6, scipy 1.17.1" for the packages that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,0 +1,91 @@
+"""Callbacks: what may look on while a network trains, and steer it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fusedmlp.checks import check_count, check_number
+
+if TYPE_CHECKING:
+    from fusedmlp.training import Training
+
+_log = logging.getLogger("fusedmlp")
+
+
+class Callback:
+    """Called at the start, after every epoch and at the end; override what is needed.
+
+    `training` has ``epoch`` (from 0), ``epochs``, ``history``, ``parameters``, ``optimizer_state``, ``rate_factor`` and
+    ``stop(reason)``. An exception from a callback ends the training and reaches the caller.
+    """
+
+    def on_fit_begin(self, training: Training) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_end(self, training: Training) -> None:
+        """After an epoch; ``training.history`` already has its entry."""
+
+    def on_fit_end(self, training: Training) -> None:
+        """After the last epoch, with the final weights in place; not called where an exception ended the training."""
+
+
+class _EpochFunction(Callback):
+    """A plain function in a callback's place."""
+
+    def __init__(self, function: Callable[[Training], object]) -> None:
+        self._function = function
+
+    def on_epoch_end(self, training: Training) -> None:
+        self._function(training)
+
+
+def as_callback(callback: Callback | Callable[[Training], object]) -> Callback:
+    """The callback itself, or one that calls a plain function after every epoch."""
+    if isinstance(callback, Callback):
+        return callback
+    if not callable(callback):
+        raise ValueError(f"callbacks: expected Callback objects or functions of a Training; got {callback!r}")
+    return _EpochFunction(callback)
+
+
+class ReduceOnPlateau(Callback):
+    """Multiply the learning rate by `factor` whenever the loss has not improved for `patience` epochs.
+
+    Parameters
+    ----------
+    factor : float in (0, 1), default 0.2
+    patience : int, default 2
+    tolerance : float, default 1e-4
+        An improvement is a loss lower than the best so far by more than this.
+    smallest : float, default 1e-6
+        The rate is not lowered below this.
+
+    Notes
+    -----
+    It looks at the validation loss where there is one, else at the training loss.
+    """
+
+    def __init__(self, factor: float = 0.2, patience: int = 2, tolerance: float = 1e-4, smallest: float = 1e-6) -> None:
+        self.factor = check_number("factor", factor, 0, 1)
+        self.patience = check_count("patience", patience)
+        self.tolerance = check_number("tolerance", tolerance, 0, include_low=True)
+        self.smallest = check_number("smallest", smallest, 0, include_low=True)
+
+    def on_fit_begin(self, training: Training) -> None:
+        """Forget any training before."""
+        self._best = float("inf")
+        self._epochs_since = 0
+
+    def on_epoch_end(self, training: Training) -> None:
+        """Lower ``training.rate_factor`` on a plateau."""
+        loss = training.monitored_loss
+        self._epochs_since = 0 if loss < self._best - self.tolerance else self._epochs_since + 1
+        self._best = min(self._best, loss)
+        if self._epochs_since < self.patience:
+            return
+        self._epochs_since = 0
+        if training.optimizer_state.learning_rate * self.factor >= self.smallest:
+            training.rate_factor *= self.factor
+            _log.info("epoch %d: learning rate times %g (loss on a plateau)", training.epoch, self.factor)

@@ -1,0 +1,137 @@
+"""Model files: safetensors with the architecture as JSON in its metadata. Nothing that is read is ever executed.
+
+A file holds one tensor per W and b ("W1", "b1", ...), and under other names whatever a caller keeps with the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.architecture import Architecture
+from fusedmlp.errors import ModelFileError
+from fusedmlp.parameters import Parameters
+
+FORMAT = "fusedmlp-1"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Over a numpy array.
+    extra_tensors : dict of numpy arrays
+    extra : dict
+        JSON data.
+    """
+
+    parameters: Parameters
+    extra_tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` such that at every instant the file is the old one or the new one, whole.
+
+    A temporary file beside it is written, flushed to the disk and renamed over it; then the folder is flushed. If anything
+    goes wrong, an interrupt included, the old file stays and the temporary one goes.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_model(path: str | os.PathLike[str], model: ModelFile) -> None:
+    """Write a model file, atomically; an interrupted call leaves an older file whole."""
+    import safetensors.numpy
+
+    tensors = {name: np.ascontiguousarray(array) for name, array in model.parameters.named()}
+    clash = tensors.keys() & model.extra_tensors.keys()
+    if clash:
+        raise ValueError(f"extra_tensors: names that weights and biases have: {sorted(clash)}")
+    tensors |= {name: np.ascontiguousarray(array) for name, array in model.extra_tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "architecture": json.dumps(model.parameters.architecture.to_dict()),
+        "extra": json.dumps(model.extra),
+    }
+    write_atomically(path, safetensors.numpy.save(tensors, metadata=metadata))
+
+
+def load_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelFileError
+        The file is not there, truncated, not a model file, or its tensors do not fit its architecture.
+    """
+    metadata, tensors = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: expected a model file of format {FORMAT!r}; got a safetensors file of format {metadata.get('format')!r}"
+        )
+    try:
+        architecture = Architecture(**json.loads(metadata["architecture"]))
+        extra = json.loads(metadata["extra"])
+        if not isinstance(extra, Mapping):
+            raise ValueError(f"extra: expected a JSON object; got {type(extra).__name__}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: the description of the network cannot be read: {error}") from None
+    # The size is known to fit what the file really holds before anything of that size is allocated.
+    stored = sum(array.size for array in tensors.values())
+    if architecture.n_parameters > stored:
+        raise ModelFileError(
+            f"{path}: expected {architecture.n_parameters} parameters; the file holds {stored} numbers"
+        )
+    parameters = Parameters(architecture, np.empty(architecture.n_parameters, architecture.dtype))
+    for name, view in parameters.named():
+        stored_array = tensors.pop(name, None)
+        if stored_array is None:
+            raise ModelFileError(f"{path}: expected a tensor {name}; the file has none")
+        if stored_array.shape != view.shape or stored_array.dtype != view.dtype:
+            raise ModelFileError(
+                f"{path}: expected {name} of shape {view.shape} and dtype {view.dtype}; "
+                f"got {stored_array.shape}, {stored_array.dtype}"
+            )
+        view[...] = stored_array
+    return ModelFile(parameters, tensors, dict(extra))
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """(metadata, tensors) of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: not a model file, or a truncated one: {error}") from None

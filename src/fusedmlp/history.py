@@ -1,0 +1,46 @@
+"""History: what a training went through, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """The record of a training; every list has an entry per epoch.
+
+    Attributes
+    ----------
+    loss : list of float
+        Training loss: the batches' losses, each before its step, averaged by their number of samples; L2 included.
+    validation_loss : list of float
+        J of the validation samples after the epoch, without L2; empty where there are none.
+    learning_rate : list of float
+    seconds : list of float
+        Seconds of training, validation and callbacks not counted.
+    samples : int
+        Samples trained on in an epoch.
+    best_epoch : int or None
+        The epoch (from 0) whose weights early stopping kept; None without early stopping.
+    stopped : str
+        Why the training ended.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    samples: int = 0
+    best_epoch: int | None = None
+    stopped: str = ""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were trained."""
+        return len(self.loss)
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training throughput over all epochs but the first, whose time holds compilation (over it, if it is the only one)."""
+        seconds = self.seconds[1:] or self.seconds
+        return len(seconds) * self.samples / sum(seconds) if sum(seconds) > 0 else 0.0

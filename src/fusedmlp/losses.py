@@ -1,0 +1,163 @@
+"""Losses as a table: each is paired with its output activation, and computed from the logits Z_L.
+
+Orientation as everywhere in the core: a column is a sample, Z_L, A_L and Y are (n_L, m). j, the loss of a sample, is
+summed over the outputs. J = Σ wᵢ jᵢ / Σ wᵢ, except ``sum_squared_error``, where J = Σ wᵢ jᵢ as in the second note.
+
+j is computed in float64 whatever the type of the network: logits of 1e38 are finite in float32, their squares
+and sums are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fusedmlp.activations import Array, largest_exponent
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and the output activation it goes with.
+
+    Attributes
+    ----------
+    name : str
+    formula : str
+        j of one sample, for documentation and ``--help``.
+    output_activation : str
+        A key of ``activations.OUTPUT_ACTIVATIONS``.
+    reduction : {"mean", "sum"}
+        Whether J divides by the sum of the sample weights.
+    per_sample : callable ``(xp, Z, Y) -> (m,) float64``
+        jᵢ from the logits.
+    dZ : callable ``(xp, A, Y) -> (n_L, m)``
+        ∂jᵢ/∂z in terms of the output A_L.
+    targets : str
+        What Y may hold, in words, for error messages.
+    valid_targets : callable ``(xp, Y) -> (n_L, m) or (1, m) bool``
+        Where Y is allowed.
+    """
+
+    name: str
+    formula: str
+    output_activation: str
+    reduction: Literal["mean", "sum"]
+    per_sample: Callable[[Any, Array, Array], Array]
+    dZ: Callable[[Any, Array, Array], Array]
+    targets: str
+    valid_targets: Callable[[Any, Array], Array]
+
+
+def _binary_cross_entropy(xp: Any, Z: Array, Y: Array) -> Array:
+    """-[y log a + (1 - y) log(1 - a)] = max(z, 0) - y z + log(1 + exp(-|z|)): finite for any finite logit."""
+    z = Z.astype(xp.float64)
+    return (xp.maximum(z, 0) - Y * z + xp.log1p(xp.exp(-xp.abs(z)))).sum(axis=0)
+
+
+def _categorical_cross_entropy(xp: Any, Z: Array, Y: Array) -> Array:
+    """-Σ y log a = Σ_k y_k (logsumexp(z) - z_k), for one-hot y."""
+    z = Z.astype(xp.float64)
+    with np.errstate(over="ignore"):
+        z -= z.max(axis=0, keepdims=True)
+    # Now z <= 0 and the sum is at least 1. An overflow to -infinity must not meet a label of 0.
+    return xp.log(xp.exp(z).sum(axis=0)) - (Y * xp.where(Y > 0, z, 0)).sum(axis=0)
+
+
+def _squared_error(xp: Any, Z: Array, Y: Array) -> Array:
+    """½‖y - ŷ‖² with ŷ = z."""
+    residual = Z.astype(xp.float64) - Y
+    return 0.5 * (residual * residual).sum(axis=0)
+
+
+def _poisson(xp: Any, Z: Array, Y: Array) -> Array:
+    """Σ y log(y/ŷ) - y + ŷ with ŷ = exp(z): zero at ŷ = y, and y log y = 0 at y = 0."""
+    y = Y.astype(xp.float64)
+    # The same bound as the output activation, in the type of the network.
+    prediction = xp.exp(xp.minimum(Z, largest_exponent(Z.dtype)).astype(xp.float64))
+    y_log_y = y * xp.log(xp.where(y > 0, y, 1))
+    return (y_log_y - y * Z - y + prediction).sum(axis=0)
+
+
+def _sum_squared_error(xp: Any, Z: Array, Y: Array) -> Array:
+    """½‖y - σ(z)‖², equation (5) of the second note for one sample."""
+    z = Z.astype(xp.float64)
+    with np.errstate(over="ignore"):
+        residual = 1 / (1 + xp.exp(-z)) - Y
+    return 0.5 * (residual * residual).sum(axis=0)
+
+
+def _output_error(xp: Any, A: Array, Y: Array) -> Array:
+    """dZ_L = A_L - Y: what every canonical pair of loss and output activation comes to."""
+    return A - Y
+
+
+def _binary(xp: Any, Y: Array) -> Array:
+    return (Y == 0) | (Y == 1)
+
+
+def _one_hot(xp: Any, Y: Array) -> Array:
+    return _binary(xp, Y).all(axis=0, keepdims=True) & (Y.sum(axis=0, keepdims=True) == 1)
+
+
+def _any_finite(xp: Any, Y: Array) -> Array:
+    return xp.isfinite(Y)
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss(
+            "binary_cross_entropy",
+            "Σ -[y log ŷ + (1 - y) log(1 - ŷ)],  ŷ = sigmoid(z)",
+            "sigmoid",
+            "mean",
+            _binary_cross_entropy,
+            _output_error,
+            "labels 0 or 1",
+            _binary,
+        ),
+        Loss(
+            "categorical_cross_entropy",
+            "-Σ y log ŷ,  ŷ = softmax(z)",
+            "softmax",
+            "mean",
+            _categorical_cross_entropy,
+            _output_error,
+            "one-hot columns: labels 0 or 1, one 1 per sample",
+            _one_hot,
+        ),
+        Loss(
+            "squared_error",
+            "½ ‖y - ŷ‖²,  ŷ = z",
+            "identity",
+            "mean",
+            _squared_error,
+            _output_error,
+            "finite numbers",
+            _any_finite,
+        ),
+        Loss(
+            "poisson",
+            "Σ y log(y / ŷ) - y + ŷ,  ŷ = exp(z)",
+            "exp",
+            "mean",
+            _poisson,
+            _output_error,
+            "numbers >= 0",
+            lambda xp, Y: Y >= 0,
+        ),
+        Loss(
+            "sum_squared_error",
+            "½ ‖y - ŷ‖²,  ŷ = sigmoid(z), summed over the samples",
+            "sigmoid",
+            "sum",
+            _sum_squared_error,
+            lambda xp, A, Y: (A - Y) * A * (1 - A),
+            "finite numbers",
+            _any_finite,
+        ),
+    )
+}

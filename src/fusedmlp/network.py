@@ -1,0 +1,352 @@
+"""Network: the mathematics of the notes, for any depth, on whichever backend was chosen. It never asks which one that is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusedmlp import reference
+from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends import get_backend
+from fusedmlp.backends.base import Backend
+from fusedmlp.callbacks import Callback
+from fusedmlp.checkpoint import ModelFile, load_model, save_model
+from fusedmlp.checks import check_number
+from fusedmlp.engine import Engine
+from fusedmlp.history import History
+from fusedmlp.optimizers import Optimizer, as_optimizer
+from fusedmlp.parameters import Gradients, Parameters, glorot_uniform
+from fusedmlp.schedules import Schedule, as_schedule
+from fusedmlp.training import Plan, Samples, Training, split_validation
+from fusedmlp.validation import check_sample_weight, check_X, check_Y
+
+RandomState = int | np.random.Generator | np.random.RandomState | None
+
+
+def as_generator(random_state: RandomState) -> np.random.Generator | np.random.RandomState:
+    """A generator from a seed; generators are returned as they are."""
+    if isinstance(random_state, np.random.Generator | np.random.RandomState):
+        return random_state
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"random_state: expected None, a whole number >= 0, or a numpy random generator; got {random_state!r}"
+        ) from None
+
+
+class Network:
+    """A multi-layer perceptron: an input layer, hidden layers, an output layer.
+
+    In everything this class takes and gives, **a column is a sample**: X is (n1, m), Y is (nL, m). A table with a row per
+    sample is passed as ``table.T``, a view.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        [n1, n2, ..., nL]: inputs, hidden units of each hidden layer, outputs. [n1, 1] is logistic regression.
+    hidden_activation : {"sigmoid", "tanh", "relu", "identity"}
+    loss : {"binary_cross_entropy", "categorical_cross_entropy", "squared_error", "poisson", "sum_squared_error"}
+        Brings its output activation: sigmoid, softmax, identity, exp, sigmoid.
+    bias : bool
+        False leaves every b out.
+    dtype : {"float32", "float64"}
+    backend : str or Backend, optional
+        As in `fusedmlp.get_backend`; None: what `use_backend` or FUSEDMLP_BACKEND say, else "numba-cpu".
+    random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
+        Where the initial weights and the shuffling come from.
+
+    Attributes
+    ----------
+    architecture : Architecture
+    backend : Backend
+    parameters : Parameters
+        ``parameters.flat`` is the vector that `weights` and `biases` are views of; an array of the backend.
+
+    Raises
+    ------
+    ValueError, BackendUnavailableError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fusedmlp import Network
+    >>> X = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])  # 2 inputs, 4 samples
+    >>> Y = np.array([[0, 1, 1, 0]])
+    >>> net = Network([2, 8, 1], hidden_activation="tanh", backend="numpy", random_state=0)
+    >>> history = net.fit(X, Y, epochs=500, learning_rate=0.05)
+    >>> net.forward(X).round().astype(int).tolist()
+    [[0, 1, 1, 0]]
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        hidden_activation: str = "sigmoid",
+        loss: str = "binary_cross_entropy",
+        bias: bool = True,
+        dtype: str = "float32",
+        backend: str | Backend | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        architecture = Architecture(tuple(layer_sizes), hidden_activation, loss, bias, dtype)
+        generator = as_generator(random_state)
+        self._set_up(architecture, get_backend(backend), generator, glorot_uniform(architecture, generator))
+
+    def _set_up(self, architecture: Architecture, backend: Backend, generator: Any, flat: np.ndarray) -> None:
+        self.architecture = architecture
+        self.backend = backend
+        self.parameters = Parameters(architecture, backend.asarray(flat))
+        self._generator = generator
+        self._engines = threading.local()
+
+    @property
+    def weights(self) -> list[Array]:
+        """[W1, W2, ...], each (n_in, n_out): views of ``parameters.flat``, writable."""
+        return self.parameters.weights
+
+    @property
+    def biases(self) -> list[Array]:
+        """[b1, b2, ...], each (n_out, 1): views of ``parameters.flat``, writable; empty without bias."""
+        return self.parameters.biases
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the calling thread."""
+        if not hasattr(self._engines, "engine"):
+            self._engines.engine = self.backend.engine(self.architecture)
+        return self._engines.engine
+
+    def __repr__(self) -> str:
+        a = self.architecture
+        return (
+            f"Network({list(a.layer_sizes)}, hidden_activation={a.hidden_activation!r}, loss={a.loss!r}, "
+            f"bias={a.bias}, dtype={a.dtype!r}, backend={self.backend.name!r})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "backend": self.backend.name,
+            "generator": self._generator,
+            "flat": self.backend.to_numpy(self.parameters.flat).copy(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set_up(state["architecture"], get_backend(state["backend"]), state["generator"], state["flat"])
+
+    # The mathematics -------------------------------------------------------------------------------------------------
+
+    def forward(self, X: Any) -> Array:
+        """A_L, the output of the network.
+
+        Parameters
+        ----------
+        X : array of shape (n1, m)
+
+        Returns
+        -------
+        array of shape (nL, m), of the network's dtype, of the kind that X is
+        """
+        return self._like(X, self.engine.forward(self.parameters, self._check_X(X)))
+
+    def loss(self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
+        """J, as `loss_and_gradients` gives it, from a forward pass alone."""
+        samples = self._check_samples(X, Y, sample_weight)
+        return self.engine.loss(
+            self.parameters,
+            samples.X,
+            samples.Y,
+            samples.sample_weight,
+            check_number("alpha", alpha, 0, include_low=True),
+        )
+
+    def loss_and_gradients(
+        self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0
+    ) -> tuple[float, Gradients]:
+        """J and its gradient with respect to every weight and bias.
+
+        J = Σ wᵢ jᵢ / Σ wᵢ + ½·alpha·Σ‖W‖² / m (`sum_squared_error`: J = Σ wᵢ jᵢ + ...), wᵢ = 1 where no weights are given.
+
+        Parameters
+        ----------
+        X : array of shape (n1, m)
+        Y : array of shape (nL, m), or (m,) for one output
+        sample_weight : array of shape (m,), optional
+            Numbers >= 0, not all 0.
+        alpha : float, default 0
+            L2 strength; biases are left out of it.
+
+        Returns
+        -------
+        J : float
+        gradients : Gradients
+            `weights` [dW1, dW2, ...], `biases` [db1, ...], `flat`: arrays of the kind that X is.
+        """
+        samples = self._check_samples(X, Y, sample_weight)
+        alpha = check_number("alpha", alpha, 0, include_low=True)
+        gradients = Gradients(self.architecture, self.backend.xp.empty_like(self.parameters.flat))
+        J = self.engine.loss_and_gradients(
+            self.parameters, samples.X, samples.Y, gradients, samples.sample_weight, alpha
+        )
+        if self.backend.owns(X):
+            return J, gradients
+        return J, Gradients(self.architecture, self.backend.to_numpy(gradients.flat))
+
+    def trace(self, X: Any, Y: Any, sample_weight: Any = None, rows: bool = False) -> dict[str, Any]:
+        """Every quantity of the notes by name.
+
+        Parameters
+        ----------
+        X : array of shape (n1, m); with ``rows=True`` (m, n1)
+        Y : array of shape (nL, m); with ``rows=True`` (m, nL)
+        sample_weight : array of shape (m,), optional
+        rows : bool, default False
+            The notation of the second note: rows as samples, z2 a2 z3 yhat J delta3 dJdW2 delta2 dJdW1.
+
+        Returns
+        -------
+        dict
+            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_L, dW_L, db_L, ..., dZ1, dW1, db1. Z_l, A_l, dZ_l
+            are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not divided
+            by m. Arrays are of the kind that X is.
+        """
+        if rows:
+            X, Y = _transposed(X), _transposed(Y)
+        samples = self._check_samples(X, Y, sample_weight)
+        quantities = reference.trace(self.backend, self.parameters, samples.X, samples.Y, samples.sample_weight)
+        quantities = {name: value if name == "J" else self._like(X, value) for name, value in quantities.items()}
+        return reference.in_rows(quantities) if rows else quantities
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        Y: Any,
+        optimizer: str | Optimizer = "adam",
+        epochs: int = 100,
+        batch_size: int = 32,
+        *,
+        learning_rate: float | None = None,
+        schedule: str | Schedule = "constant",
+        sample_weight: Any = None,
+        alpha: float = 0.0,
+        shuffle: bool = True,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_fraction: float = 0.0,
+        early_stopping: bool = False,
+        patience: int = 10,
+        tolerance: float = 1e-4,
+        callbacks: Iterable[Callback | Callable[[Training], object]] = (),
+        random_state: RandomState = None,
+    ) -> History:
+        """Train in place.
+
+        Parameters
+        ----------
+        X : array of shape (n1, m)
+        Y : array of shape (nL, m), or (m,) for one output
+        optimizer : {"sgd", "momentum", "nesterov", "adam"} or Optimizer
+        epochs : int
+        batch_size : int
+            Samples of a step; at least m is full-batch training.
+        learning_rate : float, optional
+            In place of the optimizer's own.
+        schedule : {"constant", "step", "exponential", "inverse-scaling", "cosine"} or callable
+            ``schedule(epoch, learning_rate)`` is the rate of that epoch.
+        sample_weight : array of shape (m,), optional
+        alpha : float
+            L2: every batch adds ½·alpha·Σ‖W‖² / (samples of the batch).
+        shuffle : bool
+            A new order of the samples every epoch.
+        validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
+            Samples to compute a validation loss on after every epoch.
+        validation_fraction : float in [0, 1)
+            In its place: this share of the samples, drawn at random, is held back for it.
+        early_stopping : bool
+            Stop when the validation loss (the training loss, where there are no validation samples) has not improved by more
+            than `tolerance` for `patience` epochs; the weights with the lowest one are put back.
+        callbacks : iterable of Callback, or of functions called with the `Training` after every epoch
+        random_state : int or numpy random generator, optional
+            For splitting and shuffling; None goes on with the network's own.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ValueError
+            An argument is wrong; the network is as it was.
+        TrainingDivergedError
+            The loss became NaN or infinite; the best weights so far were put back.
+        """
+        generator = self._generator if random_state is None else as_generator(random_state)
+        described = as_optimizer(optimizer, learning_rate)
+        plan = Plan(
+            epochs, batch_size, as_schedule(schedule, epochs), alpha, shuffle, early_stopping, patience, tolerance
+        )
+        train = self._check_samples(X, Y, sample_weight)
+        validation = None
+        check_number("validation_fraction", validation_fraction, 0, 1, include_low=True)
+        if validation_data is not None:
+            if validation_fraction:
+                raise ValueError("validation_fraction: expected 0 where validation_data is given")
+            validation = self._check_samples(*validation_data, prefix="validation_")
+        elif validation_fraction:
+            train, validation = split_validation(train, validation_fraction, generator)
+        return Training(self.engine, self.parameters, described, plan, generator, callbacks).run(train, validation)
+
+    # Files -----------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a safetensors file, atomically: an interrupted call leaves an older file whole."""
+        save_model(path, ModelFile(self._numpy_parameters()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str | Backend | None = None) -> Network:
+        """Read a network from a file that `save` or the command line wrote.
+
+        Raises
+        ------
+        ModelFileError
+            The file is missing, truncated, or not a model file. It is a ValueError.
+        """
+        return cls.from_parameters(load_model(path).parameters, backend=backend)
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Parameters, backend: str | Backend | None = None, random_state: RandomState = None
+    ) -> Network:
+        """A network that starts from given parameters (numpy arrays) instead of drawn ones."""
+        network = cls.__new__(cls)
+        network._set_up(parameters.architecture, get_backend(backend), as_generator(random_state), parameters.flat)
+        return network
+
+    def _numpy_parameters(self) -> Parameters:
+        return Parameters(self.architecture, self.backend.to_numpy(self.parameters.flat))
+
+    # Arrays in and out -----------------------------------------------------------------------------------------------
+
+    def _check_X(self, X: Any, name: str = "X") -> Array:
+        return check_X(X, self.architecture, self.backend, name)
+
+    def _check_samples(self, X: Any, Y: Any, sample_weight: Any = None, prefix: str = "") -> Samples:
+        X = self._check_X(X, f"{prefix}X")
+        m = X.shape[1]
+        Y = check_Y(Y, m, self.architecture, self.backend, f"{prefix}Y")
+        return Samples(X, Y, check_sample_weight(sample_weight, m, self.architecture, self.backend))
+
+    def _like(self, X: Any, result: Array) -> Array:
+        """`result` in the kind of array that X is: one of the backend's own, else numpy."""
+        return result if self.backend.owns(X) else self.backend.to_numpy(result)
+
+
+def _transposed(table: Any) -> Any:
+    return table.T if hasattr(table, "T") else np.asarray(table).T

@@ -1,0 +1,94 @@
+"""Parameters: one flat vector, with a view into it per W and b. Gradients have the same form.
+
+One vector is what makes an optimizer step one pass, a checkpoint one buffer and an all-reduce one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.architecture import Architecture
+
+
+class UniformGenerator(Protocol):
+    """What an initialiser needs of a random generator; ``numpy.random.Generator`` and ``RandomState`` both have it."""
+
+    def uniform(self, low: float, high: float, size: Any) -> np.ndarray:
+        """Draw from [low, high)."""
+
+
+class Parameters:
+    """The weights and biases of a network, as views of one flat vector.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    flat : array of shape (n_parameters,)
+        W1 (row by row), b1, W2, b2, ... one after the other; owned by this object from now on.
+
+    Attributes
+    ----------
+    flat : array of shape (n_parameters,)
+    weights : list of arrays
+        W_l, shape (n_in, n_out): writing to one writes to `flat`.
+    biases : list of arrays
+        b_l, shape (n_out, 1); empty where the architecture has no bias.
+    """
+
+    def __init__(self, architecture: Architecture, flat: Array) -> None:
+        if flat.shape != (architecture.n_parameters,):
+            raise ValueError(
+                f"flat: expected shape ({architecture.n_parameters},) for layers "
+                f"{list(architecture.layer_sizes)}; got {flat.shape}"
+            )
+        self.architecture = architecture
+        self.flat = flat
+        self.weights: list[Array] = []
+        self.biases: list[Array] = []
+        offset = 0
+        for n_in, n_out in architecture.weight_shapes:
+            self.weights.append(flat[offset : offset + n_in * n_out].reshape(n_in, n_out))
+            offset += n_in * n_out
+            if architecture.bias:
+                self.biases.append(flat[offset : offset + n_out].reshape(n_out, 1))
+                offset += n_out
+
+    def bias(self, layer: int) -> Array | None:
+        """b of weight layer `layer` (0 is b1), or None where the architecture has no bias."""
+        return self.biases[layer] if self.biases else None
+
+    def named(self) -> Iterator[tuple[str, Array]]:
+        """("W1", W1), ("b1", b1), ("W2", W2), ... in the order of the flat vector."""
+        for layer, W in enumerate(self.weights):
+            yield f"W{layer + 1}", W
+            if self.biases:
+                yield f"b{layer + 1}", self.biases[layer]
+
+
+class Gradients(Parameters):
+    """∂J/∂W and ∂J/∂b in the same form as the parameters: `flat`, `weights` (dW1, dW2, ...), `biases` (db1, ...)."""
+
+
+def glorot_uniform(architecture: Architecture, generator: UniformGenerator) -> np.ndarray:
+    """Draw the flat parameter vector with Glorot and Bengio's bounds.
+
+    Each W and b is uniform in ±sqrt(c / (n_in + n_out)), c = 2 behind a sigmoid and 6 otherwise (Glorot and Bengio,
+    "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, eq. 16; the sigmoid's
+    smaller bound and the drawn biases are scikit-learn's). Drawn in float64, so every dtype starts from the same numbers.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_parameters,), of the architecture's dtype
+    """
+    factor = HIDDEN_ACTIVATIONS[architecture.hidden_activation].glorot_factor
+    drawn = Parameters(architecture, np.empty(architecture.n_parameters))
+    for layer, (n_in, n_out) in enumerate(architecture.weight_shapes):
+        bound = float(np.sqrt(factor / (n_in + n_out)))
+        drawn.weights[layer][...] = generator.uniform(-bound, bound, (n_in, n_out))
+        if architecture.bias:
+            drawn.biases[layer][...] = generator.uniform(-bound, bound, (n_out, 1))
+    return drawn.flat.astype(architecture.dtype)

@@ -1,0 +1,222 @@
+"""The training loop: epochs, mini-batches, validation, stopping, callbacks, history. It never asks which backend runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusedmlp.activations import Array
+from fusedmlp.callbacks import Callback, as_callback
+from fusedmlp.checks import check_count, check_number
+from fusedmlp.engine import Engine
+from fusedmlp.errors import TrainingDivergedError
+from fusedmlp.history import History
+from fusedmlp.optimizers import Optimizer, OptimizerState
+from fusedmlp.parameters import Parameters
+from fusedmlp.schedules import Schedule
+
+_log = logging.getLogger("fusedmlp")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Validated samples on a backend.
+
+    Attributes
+    ----------
+    X : array of shape (n1, m)
+    Y : array of shape (nL, m)
+    sample_weight : array of shape (1, m), or None
+    """
+
+    X: Array
+    Y: Array
+    sample_weight: Array | None = None
+
+    @property
+    def m(self) -> int:
+        """The number of samples."""
+        return self.X.shape[1]
+
+    def take(self, columns: np.ndarray) -> Samples:
+        """A copy of some of the samples, each contiguous."""
+        weight = None if self.sample_weight is None else self.sample_weight[:, columns]
+        return Samples(self.X.T[columns].T, self.Y.T[columns].T, weight)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: the arguments of ``Network.fit`` that are not data.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    schedule : callable
+    alpha : float
+        L2 strength.
+    shuffle : bool
+    early_stopping : bool
+        Stop after `patience` epochs without an improvement of more than `tolerance`, and put the best weights back.
+    patience : int
+    tolerance : float
+    """
+
+    epochs: int
+    batch_size: int
+    schedule: Schedule
+    alpha: float = 0.0
+    shuffle: bool = True
+    early_stopping: bool = False
+    patience: int = 10
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs)
+        check_count("batch_size", self.batch_size)
+        check_number("alpha", self.alpha, 0, include_low=True)
+        check_count("patience", self.patience)
+        check_number("tolerance", self.tolerance, 0, include_low=True)
+
+
+class Training:
+    """One run of ``Network.fit``; what callbacks are given.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Changed in place as the training goes on.
+    optimizer_state : OptimizerState
+    history : History
+    epoch : int
+        The epoch at work, from 0.
+    epochs : int
+        How many were planned.
+    rate_factor : float
+        The schedule's rate is multiplied by this; callbacks may change it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        parameters: Parameters,
+        optimizer: Optimizer,
+        plan: Plan,
+        generator: np.random.Generator | np.random.RandomState,
+        callbacks: Iterable[Callback | Callable[[Training], object]] = (),
+    ) -> None:
+        self.engine = engine
+        self.parameters = parameters
+        self.plan = plan
+        self.optimizer_state = OptimizerState(optimizer, engine.backend.xp, parameters.flat)
+        self.history = History()
+        self.epoch = 0
+        self.epochs = plan.epochs
+        self.rate_factor = 1.0
+        self._generator = generator
+        self._callbacks = [as_callback(callback) for callback in callbacks]
+        self._best_loss = math.inf
+        self._best_flat = parameters.flat.copy()
+        self._epochs_since_best = 0
+
+    def stop(self, reason: str = "stopped by a callback") -> None:
+        """End the training after this epoch."""
+        self.history.stopped = reason
+
+    @property
+    def monitored_loss(self) -> float:
+        """The newest validation loss, or training loss where there are no validation samples."""
+        return (self.history.validation_loss or self.history.loss)[-1]
+
+    def run(self, train: Samples, validation: Samples | None = None) -> History:
+        """Train to the end of the plan, or until something stops it.
+
+        Raises
+        ------
+        TrainingDivergedError
+            The loss became NaN or infinite; the best weights so far were put back.
+        """
+        self.history.samples = train.m
+        for callback in self._callbacks:
+            callback.on_fit_begin(self)
+        for self.epoch in range(self.plan.epochs):
+            self._train_epoch(train, validation)
+            self._follow_best()
+            for callback in self._callbacks:
+                callback.on_epoch_end(self)
+            if self.history.stopped:
+                break
+        else:
+            self.history.stopped = f"all {self.plan.epochs} epochs done"
+        if self.plan.early_stopping:
+            self.parameters.flat[...] = self._best_flat
+        for callback in self._callbacks:
+            callback.on_fit_end(self)
+        return self.history
+
+    def _train_epoch(self, train: Samples, validation: Samples | None) -> None:
+        start = time.perf_counter()
+        rate = self.plan.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate) * self.rate_factor
+        self.optimizer_state.learning_rate = check_number("schedule", rate, 0, include_low=True)
+        order = None
+        if self.plan.shuffle and self.plan.batch_size < train.m:
+            order = self.engine.backend.asarray(self._generator.permutation(train.m))
+        loss = self.engine.train_epoch(
+            self.parameters,
+            self.optimizer_state,
+            train.X,
+            train.Y,
+            train.sample_weight,
+            order,
+            self.plan.batch_size,
+            alpha=self.plan.alpha,
+        )
+        self.engine.backend.synchronize()
+        history = self.history
+        history.seconds.append(time.perf_counter() - start)
+        history.loss.append(loss)
+        history.learning_rate.append(rate)
+        if validation is not None:
+            history.validation_loss.append(
+                self.engine.loss(self.parameters, validation.X, validation.Y, validation.sample_weight)
+            )
+
+    def _follow_best(self) -> None:
+        """Remember the best weights; stop on a plateau if that was asked for, and at NaN or infinity in any case."""
+        loss = self.monitored_loss
+        if not (math.isfinite(loss) and math.isfinite(self.history.loss[-1])):
+            self.parameters.flat[...] = self._best_flat
+            best = (
+                f"those after epoch {self.history.best_epoch}" if self.history.best_epoch is not None else "the first"
+            )
+            raise TrainingDivergedError(
+                f"the loss became {loss} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
+                f"the best weights so far ({best}) were put back"
+            )
+        improved = loss < self._best_loss - (self.plan.tolerance if self.plan.early_stopping else 0)
+        self._epochs_since_best = 0 if improved else self._epochs_since_best + 1
+        if loss < self._best_loss:
+            self._best_loss = loss
+            self._best_flat[...] = self.parameters.flat
+            self.history.best_epoch = self.epoch
+        if self.plan.early_stopping and self._epochs_since_best >= self.plan.patience:
+            self.stop(f"no improvement of more than {self.plan.tolerance:g} for {self.plan.patience} epochs")
+            _log.info("epoch %d: %s", self.epoch, self.history.stopped)
+
+
+def split_validation(
+    samples: Samples, fraction: float, generator: np.random.Generator | np.random.RandomState
+) -> tuple[Samples, Samples]:
+    """(training samples, validation samples): a random split, the validation part rounded to at least one sample."""
+    check_number("validation_fraction", fraction, 0, 1)
+    n_validation = max(1, round(samples.m * fraction))
+    if n_validation >= samples.m:
+        raise ValueError(
+            f"validation_fraction: {fraction} of {samples.m} samples leaves none to train on; expected more samples"
+        )
+    order = generator.permutation(samples.m)
+    return samples.take(order[n_validation:]), samples.take(order[:n_validation])
