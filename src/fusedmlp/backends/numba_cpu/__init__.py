@@ -1,17 +1,5 @@
-"""Backend ``numba-cpu``: compiled, vectorised, multi-threaded primitives."""
+"""Backend ``numba-cpu``: compiled, vectorised, multi-threaded primitives on numpy arrays."""
 
-from __future__ import annotations
+from fusedmlp.backends.numba_cpu.backend import NumbaCpuBackend
 
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends.numpy_backend import NumpyBackend
-from fusedmlp.engine import ComposedEngine, Engine
-
-
-class NumbaCpuBackend(NumpyBackend):
-    """Backend ``numba-cpu``."""
-
-    name = "numba-cpu"
-
-    def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The composed engine."""
-        return ComposedEngine(self, architecture)
+__all__ = ["NumbaCpuBackend"]
