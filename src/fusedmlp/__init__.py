@@ -33,7 +33,7 @@ _HOME = {
     "TrainingDivergedError": "fusedmlp.errors",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
     from fusedmlp.architecture import Architecture as Architecture

@@ -49,7 +49,7 @@ class Architecture:
         Where a value is not one of these, naming the argument.
     """
 
-    layer_sizes: tuple[int, ...]
+    layer_sizes: Sequence[int]
     hidden_activation: str = "sigmoid"
     loss: str = "binary_cross_entropy"
     bias: bool = True

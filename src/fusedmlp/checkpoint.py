@@ -44,8 +44,8 @@ class ModelFile:
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` such that at every instant the file is the old one or the new one, whole.
 
-    A temporary file beside it is written, flushed to the disk and renamed over it; then the folder is flushed. If anything
-    goes wrong, an interrupt included, the old file stays and the temporary one goes.
+    A temporary file beside it is written, flushed to the disk and renamed over it; then the folder is flushed. If
+    anything goes wrong, an interrupt included, the old file stays and the temporary one goes.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -95,7 +95,8 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
     metadata, tensors = _read(path)
     if metadata.get("format") != FORMAT:
         raise ModelFileError(
-            f"{path}: expected a model file of format {FORMAT!r}; got a safetensors file of format {metadata.get('format')!r}"
+            f"{path}: expected a model file of format {FORMAT!r}; "
+            f"got a safetensors file of format {metadata.get('format')!r}"
         )
     try:
         architecture = Architecture(**json.loads(metadata["architecture"]))

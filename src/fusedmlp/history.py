@@ -21,7 +21,7 @@ class History:
     samples : int
         Samples trained on in an epoch.
     best_epoch : int or None
-        The epoch (from 0) whose weights early stopping kept; None without early stopping.
+        The epoch (from 0) with the lowest validation loss (training loss, where there are no validation samples).
     stopped : str
         Why the training ended.
     """
@@ -41,6 +41,6 @@ class History:
 
     @property
     def samples_per_second(self) -> float:
-        """Training throughput over all epochs but the first, whose time holds compilation (over it, if it is the only one)."""
+        """Training throughput. The first epoch, whose time holds compilation, counts only where it is the only one."""
         seconds = self.seconds[1:] or self.seconds
         return len(seconds) * self.samples / sum(seconds) if sum(seconds) > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Network: the mathematics of the notes, for any depth, on whichever backend was chosen. It never asks which one that is."""
+"""Network: the mathematics of the notes, for any depth. It never asks which backend it runs on."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def as_generator(random_state: RandomState) -> np.random.Generator | np.random.R
 class Network:
     """A multi-layer perceptron: an input layer, hidden layers, an output layer.
 
-    In everything this class takes and gives, **a column is a sample**: X is (n1, m), Y is (nL, m). A table with a row per
-    sample is passed as ``table.T``, a view.
+    In everything this class takes and gives, **a column is a sample**: X is (n1, m), Y is (nL, m). A table with a row
+    per sample is passed as ``table.T``, a view.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Network:
         backend: str | Backend | None = None,
         random_state: RandomState = None,
     ) -> None:
-        architecture = Architecture(tuple(layer_sizes), hidden_activation, loss, bias, dtype)
+        architecture = Architecture(layer_sizes, hidden_activation, loss, bias, dtype)
         generator = as_generator(random_state)
         self._set_up(architecture, get_backend(backend), generator, glorot_uniform(architecture, generator))
 
@@ -171,7 +171,8 @@ class Network:
     ) -> tuple[float, Gradients]:
         """J and its gradient with respect to every weight and bias.
 
-        J = Σ wᵢ jᵢ / Σ wᵢ + ½·alpha·Σ‖W‖² / m (`sum_squared_error`: J = Σ wᵢ jᵢ + ...), wᵢ = 1 where no weights are given.
+        J = Σ wᵢ jᵢ / Σ wᵢ + ½·alpha·Σ‖W‖² / m (`sum_squared_error`: J = Σ wᵢ jᵢ + ...), with wᵢ = 1 where no weights
+        are given.
 
         Parameters
         ----------
@@ -212,9 +213,9 @@ class Network:
         Returns
         -------
         dict
-            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_L, dW_L, db_L, ..., dZ1, dW1, db1. Z_l, A_l, dZ_l
-            are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not divided
-            by m. Arrays are of the kind that X is.
+            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_L, dW_L, db_L, ..., dZ1, dW1, db1. Z_l, A_l and
+            dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not
+            divided by m. Arrays are of the kind that X is.
         """
         if rows:
             X, Y = _transposed(X), _transposed(Y)
@@ -270,8 +271,8 @@ class Network:
         validation_fraction : float in [0, 1)
             In its place: this share of the samples, drawn at random, is held back for it.
         early_stopping : bool
-            Stop when the validation loss (the training loss, where there are no validation samples) has not improved by more
-            than `tolerance` for `patience` epochs; the weights with the lowest one are put back.
+            Stop when the validation loss (the training loss, where there are no validation samples) has not improved by
+            more than `tolerance` for `patience` epochs; the weights with the lowest one are put back.
         callbacks : iterable of Callback, or of functions called with the `Training` after every epoch
         random_state : int or numpy random generator, optional
             For splitting and shuffling; None goes on with the network's own.
@@ -298,7 +299,7 @@ class Network:
         if validation_data is not None:
             if validation_fraction:
                 raise ValueError("validation_fraction: expected 0 where validation_data is given")
-            validation = self._check_samples(*validation_data, prefix="validation_")
+            validation = self._check_validation(validation_data)
         elif validation_fraction:
             train, validation = split_validation(train, validation_fraction, generator)
         return Training(self.engine, self.parameters, described, plan, generator, callbacks).run(train, validation)
@@ -342,6 +343,12 @@ class Network:
         m = X.shape[1]
         Y = check_Y(Y, m, self.architecture, self.backend, f"{prefix}Y")
         return Samples(X, Y, check_sample_weight(sample_weight, m, self.architecture, self.backend))
+
+    def _check_validation(self, data: tuple[Any, ...]) -> Samples:
+        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+            raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
+        X, Y, sample_weight = (*data, None)[:3]
+        return self._check_samples(X, Y, sample_weight, prefix="validation_")
 
     def _like(self, X: Any, result: Array) -> Array:
         """`result` in the kind of array that X is: one of the backend's own, else numpy."""

@@ -158,7 +158,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def as_optimizer(optimizer: str | Optimizer, learning_rate: float | None = None) -> Optimizer:
-    """The description for a name ("sgd", "momentum", "nesterov", "adam") or itself, with its rate replaced if one is given."""
+    """The description for a name (a key of OPTIMIZERS) or itself, with its rate replaced if one is given."""
     if not isinstance(optimizer, Optimizer):
         optimizer = OPTIMIZERS[check_choice("optimizer", optimizer, OPTIMIZERS)]
     return optimizer if learning_rate is None else replace(optimizer, learning_rate=learning_rate)

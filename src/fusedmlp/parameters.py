@@ -78,7 +78,7 @@ def glorot_uniform(architecture: Architecture, generator: UniformGenerator) -> n
 
     Each W and b is uniform in ±sqrt(c / (n_in + n_out)), c = 2 behind a sigmoid and 6 otherwise (Glorot and Bengio,
     "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, eq. 16; the sigmoid's
-    smaller bound and the drawn biases are scikit-learn's). Drawn in float64, so every dtype starts from the same numbers.
+    smaller bound and the drawn biases are scikit-learn's). Drawn in float64: every dtype starts from the same numbers.
 
     Returns
     -------

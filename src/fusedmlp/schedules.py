@@ -1,4 +1,4 @@
-"""Learning-rate schedules: frozen descriptions, ``schedule(epoch, learning_rate)`` is the rate of that epoch (from 0)."""
+"""Learning-rate schedules: frozen descriptions; ``schedule(epoch, learning_rate)`` is the rate of an epoch (from 0)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class InverseScaling:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """From rate to `final`·rate along half a cosine over `epochs` epochs, then constant (Loshchilov and Hutter, 2017)."""
+    """From rate to `final`·rate along half a cosine over `epochs` epochs, then constant (Loshchilov, Hutter 2017)."""
 
     epochs: int = 100
     final: float = 0.0

@@ -1,4 +1,4 @@
-"""The training loop: epochs, mini-batches, validation, stopping, callbacks, history. It never asks which backend runs."""
+"""The training loop: epochs, mini-batches, validation, stopping, callbacks, history."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ class Training:
         self.history.samples = train.m
         for callback in self._callbacks:
             callback.on_fit_begin(self)
-        for self.epoch in range(self.plan.epochs):
+        for epoch in range(self.plan.epochs):
+            self.epoch = epoch
             self._train_epoch(train, validation)
             self._follow_best()
             for callback in self._callbacks:

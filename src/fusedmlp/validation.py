@@ -16,7 +16,7 @@ from fusedmlp.losses import LOSSES
 
 
 def check_X(X: Any, architecture: Architecture, backend: Backend, name: str = "X") -> Array:
-    """X as an array of the backend, shape (n1, m), of the architecture's dtype, finite; copied only where it must be."""
+    """X as an array of the backend, shape (n1, m), finite, of the architecture's dtype; copied only if it must be."""
     X = _as_array(X, backend, name)
     n1 = architecture.n_inputs
     if X.ndim != 2:

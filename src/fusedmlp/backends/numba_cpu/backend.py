@@ -22,7 +22,7 @@ _SMALLEST_TASK = 1 << 16
 # Up to so many outputs the product W dZ is computed in the same pass as f'(A); beyond, BLAS is faster.
 _FEW_OUTPUTS = 4
 # The bits that are all ones in NaN and infinity.
-_EXPONENT_MASKS = {np.dtype(np.float32): np.int32(0x7F800000), np.dtype(np.float64): np.int64(0x7FF0000000000000)}
+_EXPONENT_MASKS: dict[np.dtype, Any] = {np.dtype(np.float32): np.int32(0x7F800000), np.dtype(np.float64): np.int64(0x7FF0000000000000)}
 
 
 class NumbaCpuBackend(Backend):

@@ -1,0 +1,5 @@
+"""``python -m fusedmlp``: the command line."""
+
+from fusedmlp.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""Predictor: a network together with the preprocessing of its inputs and the meaning of its outputs, in one file.
+
+The network sees columns of standardised numbers; a `Predictor` takes tables as they were read, a row per sample, and
+answers with class names or numbers in their original units.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.base import Backend
+from fusedmlp.checkpoint import ModelFile, load_model, save_model
+from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.table import Table
+from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, target_from_state
+from fusedmlp.errors import ModelFileError
+from fusedmlp.network import Network
+from fusedmlp.parameters import Parameters
+
+_BLOCK_BYTES = 64 * 2**20
+
+
+class Predictor:
+    """A trained network that knows its preprocessing.
+
+    Parameters
+    ----------
+    network : Network
+    features : FeatureEncoder
+        ``features.n_outputs`` is n1 of the network.
+    target : ClassEncoder or NumberEncoder
+        ``target.n_outputs`` is nL of the network.
+
+    Raises
+    ------
+    ValueError
+        The three do not fit together.
+    """
+
+    def __init__(self, network: Network, features: FeatureEncoder, target: TargetEncoder) -> None:
+        _check_fit(network.architecture, features, target)
+        self.network = network
+        self.features = features
+        self.target = target
+
+    @property
+    def loss(self) -> str:
+        """The name of the network's loss."""
+        return self.network.architecture.loss
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it predicts classes; else numbers."""
+        return isinstance(self.target, ClassEncoder)
+
+    def encode_features(self, table: Table, rows: np.ndarray | None = None) -> np.ndarray:
+        """X (n1, m): a view of a table with a row per sample."""
+        return self.features.transform(table, rows, self.network.architecture.dtype).T
+
+    def predict(self, table: Table) -> np.ndarray:
+        """Class labels, shape (m,), text as objects; or numbers in original units, (m,) or (m, n_outputs)."""
+        return self.target.decode(self._forward(table))
+
+    def predict_proba(self, table: Table) -> np.ndarray:
+        """The probability of each class, shape (m, number of classes), in the order of ``target.classes``.
+
+        Raises
+        ------
+        ValueError
+            The network predicts numbers, or its loss is not one of probabilities.
+        """
+        if not isinstance(self.target, ClassEncoder) or self.loss not in CLASS_LOSSES:
+            raise ValueError(
+                f"--proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
+                f"{self.loss}" + ("" if self.is_classifier else ", and it predicts numbers")
+            )
+        return self.target.probabilities(self._forward(table))
+
+    def evaluate(self, table: Table) -> dict[str, float]:
+        """Compare predictions with the table's target.
+
+        Returns
+        -------
+        dict
+            As `scores`.
+        """
+        return self.scores(self.encode_features(table), table.require_target())
+
+    def scores(self, X: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """How good the network is on encoded features and a target as it was read.
+
+        Parameters
+        ----------
+        X : array of shape (n1, m)
+        target : array of shape (m,) or (m, n_outputs)
+
+        Returns
+        -------
+        dict
+            "loss" (without L2; of the scaled target, where numbers are scaled), and for classes "accuracy"; for numbers
+            "r2" (not with fewer than 2 rows) and "rmse" in original units; for poisson "deviance", the mean Poisson
+            deviance per output.
+        """
+        Y = self.target.encode(target, self.network.architecture.dtype)
+        scores = {"loss": self.network.loss(X, Y)}
+        if self.loss == "poisson":
+            return scores | {"deviance": 2 * scores["loss"] / self.target.n_outputs}
+        A = self.network.forward(X)
+        if isinstance(self.target, ClassEncoder):
+            return scores | {"accuracy": float((self.target.decode_indices(A) == self.target.indices(target)).mean())}
+        from sklearn.metrics import r2_score, root_mean_squared_error
+
+        truth, predicted = self.target.columns(target), self.target.decode(A).reshape(len(target), -1)
+        if len(truth) > 1:
+            scores["r2"] = float(r2_score(truth, predicted))
+        return scores | {"rmse": float(root_mean_squared_error(truth, predicted))}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file, atomically: an interrupted call leaves an older file whole.
+
+        ``Network.load`` reads the network alone from the same file.
+        """
+        feature_arrays, features = self.features.state()
+        target_arrays, target = self.target.state()
+        network = self.network
+        parameters = Parameters(network.architecture, network.backend.to_numpy(network.parameters.flat))
+        extra: dict[str, Any] = {"features": features, "target": target}
+        save_model(path, ModelFile(parameters, feature_arrays | target_arrays, extra))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str | Backend | None = None) -> Predictor:
+        """Read what `save` wrote. Nothing in the file is executed.
+
+        Raises
+        ------
+        ModelFileError
+            The file is missing, truncated, not a model file, or holds a network without preprocessing.
+        ValueError, BackendUnavailableError
+            As `fusedmlp.get_backend`.
+        """
+        model = load_model(path)
+        if "features" not in model.extra or "target" not in model.extra:
+            raise ModelFileError(
+                f"{path}: a network without its preprocessing, as Network.save writes it; expected a file that "
+                "fusedmlp train wrote (Network.load reads this one)"
+            )
+        try:
+            features = FeatureEncoder.from_state(model.extra_tensors, model.extra["features"])
+            target = target_from_state(model.extra_tensors, model.extra["target"])
+            _check_fit(model.parameters.architecture, features, target)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
+        return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
+
+    def _forward(self, table: Table) -> np.ndarray:
+        """A_L (nL, m) in main memory. Rows pass in blocks: a table larger than the memory is fine."""
+        architecture = self.network.architecture
+        A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
+        step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
+        for start in range(0, len(table), step):
+            rows = np.arange(start, min(start + step, len(table)))
+            A[:, rows] = self.network.forward(self.encode_features(table, rows))
+        return A
+
+
+def _check_fit(architecture: Architecture, features: FeatureEncoder, target: TargetEncoder) -> None:
+    for name, got, expected in (
+        ("features", features.n_outputs, architecture.n_inputs),
+        ("target", target.n_outputs, architecture.n_outputs),
+    ):
+        if got != expected:
+            raise ValueError(f"{name}: {got} columns do not fit the network's layers {list(architecture.layer_sizes)}")

@@ -1,0 +1,193 @@
+"""What is particular to numba-cpu: machine code, threads, forks, and a cache that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fusedmlp import Network, get_backend
+from fusedmlp.backends.numba_cpu import threads
+
+kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
+
+
+def run(code, **environment):
+    """What a fresh Python prints."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for x86 vector instructions")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", kernels.TAGS)
+def test_hot_loops_are_vectorised(activation, dtype):
+    """Packed arithmetic on whole vector registers in the machine code of every kernel's inner loop."""
+    tag, x, rows = kernels.TAGS[activation], np.ones(64, dtype), np.ones((2, 64), dtype)
+    suffix = "ps" if dtype is np.float32 else "pd"
+    calls = {
+        kernels.activate_flat: (tag, x, x, 0, 64),
+        kernels.activate_columns: (tag, rows, x, rows, 0, 2),
+        kernels.times_derivative_flat: (tag, x, x, 0, 64),
+        kernels.outer_times_derivative: (tag, x[:2], x, rows, rows.copy(), 0, 2, 0, 64),
+        kernels.products_times_derivative: (tag, rows[:, :2].copy(), rows, rows, rows.copy(), 0, 2, 0, 64),
+    }
+    arithmetic = rf"\tv?(?:mul|add|sub|div|fn?madd\w*|max|min|cmp\w*|andn?){suffix}\t.*[xyz]mm"
+    for kernel, arguments in calls.items():
+        if activation == "identity" and kernel in (kernels.activate_flat, kernels.times_derivative_flat):
+            continue  # nothing to compute
+        fresh = kernels.njit(**kernels._OPTIONS)(kernel.py_func)  # cached code has no assembly to look at
+        fresh(*arguments)
+        (assembly,) = fresh.inspect_asm().values()
+        assert re.search(arithmetic, assembly), f"{kernel.__name__} has no packed {suffix} instruction"
+        if activation in ("sigmoid", "tanh") and kernel.__name__.startswith("activate"):
+            packed_division = rf"\tv?div{suffix}\t.*[xyz]mm"
+            assert re.search(packed_division, assembly), f"{kernel.__name__} divides one element at a time"
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    backend = get_backend("numba-cpu")
+    rng = np.random.default_rng(0)
+    Z, b, W, dZ = (rng.normal(size=s).astype(np.float32) for s in ((300, 3001), (300, 1), (300, 1), (1, 3001)))
+
+    def results():
+        A = backend.activate(Z, "tanh", b)
+        return [A, backend.fused_backward(W, dZ, A, "tanh"), backend.fused_backward(W, dZ, A.T.copy().T, "tanh")]
+
+    expected = results()
+    for count in ("1", "3", "7"):
+        monkeypatch.setenv("FUSEDMLP_NUM_THREADS", count)
+        threads.reset()
+        assert threads.thread_count() == int(count)
+        for got, want in zip(results(), expected, strict=True):
+            assert np.array_equal(got, want)
+    monkeypatch.undo()
+    threads.reset()
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({"FUSEDMLP_NUM_THREADS": "5", "OMP_NUM_THREADS": "1"}, 5),
+        ({"FUSEDMLP_NUM_THREADS": "", "OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1,2"}, 1),
+        ({"OMP_NUM_THREADS": "4096"}, threads.usable_cores()),
+        ({}, threads.usable_cores()),
+    ],
+)
+def test_thread_count(environment, count, monkeypatch):
+    for variable in threads.ENVIRONMENT_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    threads.reset()
+    assert threads.thread_count() == count
+    monkeypatch.undo()
+    threads.reset()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_wrong_thread_counts(value, monkeypatch):
+    monkeypatch.setenv("FUSEDMLP_NUM_THREADS", value)
+    threads.reset()
+    with pytest.raises(ValueError, match="FUSEDMLP_NUM_THREADS: expected a whole number >= 1"):
+        threads.thread_count()
+    monkeypatch.undo()
+    threads.reset()
+
+
+def test_tasks_all_finish_when_one_fails():
+    done = []
+
+    def fail():
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        threads.run([lambda: done.append(0), fail, lambda: done.append(2)])
+    assert sorted(done) == [0, 2]
+
+
+def test_split():
+    assert threads.split(0, 10) == [(0, 0)]
+    assert threads.split(5, 10) == [(0, 5)]
+    for n in (1, 7, 100, 101):
+        parts = threads.split(n, 3)
+        assert parts[0][0] == 0
+        assert parts[-1][1] == n
+        assert all(stop == start for (_, stop), (start, _) in pairwise(parts))
+
+
+def train(seed):
+    """The weights after a training large enough for several threads."""
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(20, 4000)), rng.integers(0, 2, (1, 4000))
+    net = Network([20, 64, 1], backend="numba-cpu", random_state=seed)
+    net.fit(X, Y, epochs=2, batch_size=2000)
+    return net.parameters.flat
+
+
+def test_several_threads_train_at_once():
+    expected = [train(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for got, want in zip(pool.map(train, range(8)), expected, strict=True):
+            assert np.array_equal(got, want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_trains():
+    code = """
+        import os, sys, warnings
+        import numpy as np
+        from fusedmlp import Network
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads
+        X = np.random.default_rng(0).normal(size=(20, 20000)); Y = (X[:1] > 0) * 1.0
+        net = Network([20, 64, 1], backend="numba-cpu", random_state=0)
+        net.fit(X, Y, epochs=1, batch_size=20000)
+        child = os.fork()
+        if child == 0:
+            net.fit(X, Y, epochs=1, batch_size=20000)
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    assert run(code) == "7"
+
+
+def test_an_unwritable_cache_folder_costs_time_only(tmp_path):
+    import fusedmlp
+
+    # A package folder and a home that cannot hold a cache: numba finds no place for one.
+    code = """
+        from numba.core import caching
+        caching.CacheImpl._locator_classes = []
+        import numpy as np
+        from fusedmlp import get_backend
+        print(get_backend("numba-cpu").sigmoid(np.zeros((1, 2)))[0, 0])
+    """
+    assert run(code, PYTHONPATH=os.path.dirname(os.path.dirname(fusedmlp.__file__))) == "0.5"
+
+
+def test_nothing_runs_before_it_is_needed():
+    code = """
+        import sys, threading
+        from fusedmlp import Network
+        print("numba" in sys.modules, threading.active_count())
+    """
+    assert run(code) == "False 1"
+    assert threading.active_count() < 64
