@@ -1,0 +1,46 @@
+# Every target sets up what it needs in $(VENV) first; a finished set-up is not repeated.
+#   make demo               train on a real data set on every backend this machine has
+#   make test               the test suite
+#   make lint               ruff and mypy
+#   make bench              a benchmark of a few minutes: JSON, a table, two charts
+#   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
+PYTHON ?= python3
+VENV ?= .venv
+GPU ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+comma := ,
+with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
+
+.PHONY: demo test test-fast lint format bench bench-full clean
+
+# A stamp a set of extras: changing pyproject.toml installs again.
+$(VENV)/.set-up-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[$*]"
+	touch $@
+
+demo: $(VENV)/.set-up-$(call with_gpu,plot)
+	mkdir -p demo
+	$(BIN)/fusedmlp train breast-cancer --all-backends \
+		--out demo/model.safetensors --plot demo/loss.png --metrics demo/metrics.jsonl
+
+test: $(VENV)/.set-up-$(call with_gpu,test)
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.set-up-$(call with_gpu,test)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.set-up-lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.set-up-lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.set-up-$(call with_gpu,test)
+
+clean:
+	rm -rf $(VENV) demo bench/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
