@@ -78,8 +78,10 @@ def softmax(xp: Any, Z: Array, out: Array) -> Array:
 
 
 def largest_exponent(dtype: Any) -> np.floating:
-    """The largest x of this floating-point type whose exp(x) is safely finite in it."""
-    return np.nextafter(np.log(np.finfo(dtype).max), np.dtype(dtype).type(0))
+    """The largest x whose exp(x) is finite in this floating-point type, and whose sums over samples are in float64."""
+    number = np.dtype(dtype).type
+    sums_stay_finite = number(np.log(np.finfo(np.float64).max) - 40)
+    return min(np.nextafter(np.log(np.finfo(dtype).max), number(0)), sums_stay_finite)
 
 
 def exp(xp: Any, Z: Array, out: Array) -> Array:

@@ -166,16 +166,17 @@ class Training:
         order = None
         if self.plan.shuffle and self.plan.batch_size < train.m:
             order = self.engine.backend.asarray(self._generator.permutation(train.m))
-        loss = self.engine.train_epoch(
-            self.parameters,
-            self.optimizer_state,
-            train.X,
-            train.Y,
-            train.sample_weight,
-            order,
-            self.plan.batch_size,
-            alpha=self.plan.alpha,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
+            loss = self.engine.train_epoch(
+                self.parameters,
+                self.optimizer_state,
+                train.X,
+                train.Y,
+                train.sample_weight,
+                order,
+                self.plan.batch_size,
+                alpha=self.plan.alpha,
+            )
         self.engine.backend.synchronize()
         history = self.history
         history.seconds.append(time.perf_counter() - start)

@@ -126,6 +126,9 @@ def test_poisson_and_squared_error_stay_finite_as_far_as_the_type_goes(backend, 
         net.weights[0][...] = 1
         assert np.isfinite(net.loss(X[:, 1:], np.array([[3.0, 0.0]])))
         assert np.isfinite(net.forward(X)).all()
+    huge = Network([1, 2], loss="poisson", bias=False, dtype=dtype, backend=backend)
+    huge.weights[0][...] = 1e30
+    assert np.isfinite(huge.loss(np.ones((1, 50), dtype), np.ones((2, 50))))
     assert Network([1, 1], loss="poisson", bias=False, backend=backend).loss(np.zeros((1, 2)), [[1, 1]]) < 1e-12
 
 

@@ -1,0 +1,53 @@
+"""Fixtures of the CUDA tests: CupyBackend on a fake GPU, and the hardware where there is one."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from fusedmlp import backends
+from fusedmlp.backends.cupy import CupyBackend
+from harness import emulator, fake_cupy
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """g++, or a visible skip."""
+    if emulator.COMPILER is None:
+        pytest.skip("g++ is not installed: the kernels cannot be run on the CPU")
+    return emulator.COMPILER
+
+
+@pytest.fixture
+def cupy(compiler, monkeypatch):
+    """A fake CuPy in place of the real one; `cupy.launches` names the kernels that were launched."""
+    fake = fake_cupy.make()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(backends, "_instances", {})
+    return fake
+
+
+@pytest.fixture
+def emulated(cupy):
+    """CupyBackend on the fake CuPy."""
+    return CupyBackend()
+
+
+@pytest.fixture(params=emulator.ORDERS)
+def thread_order(request):
+    """Run the test under every order of the CUDA threads."""
+    with emulator.thread_order(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """CupyBackend on a real GPU, or a visible skip; a failure where FUSEDMLP_REQUIRE_BACKENDS names cupy."""
+    reason = backends.unavailable_reason("cupy")
+    if reason is None:
+        return backends.get_backend("cupy")
+    if "cupy" in os.environ.get("FUSEDMLP_REQUIRE_BACKENDS", "").split(","):
+        pytest.fail(f"FUSEDMLP_REQUIRE_BACKENDS names cupy: {reason}")
+    return pytest.skip(f"cupy: {reason}")

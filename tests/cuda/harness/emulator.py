@@ -1,0 +1,119 @@
+"""Compile CUDA sources with g++ and run their kernels on the CPU.
+
+The source that runs is the one that a GPU runs, unchanged; ``cuda_on_cpu.h`` stands in for the compiler's own words. A
+kernel is called once per CUDA thread. `order` says in which order: a result that depends on it is a race.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ORDERS = ("forward", "reverse", "shuffled")
+COMPILER = shutil.which("g++")
+
+_HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+_KERNEL = re.compile(r'extern\s+"C"\s+void\s+(?!__)(\w+)\s*\(')
+_SANITIZERS = "-fsanitize=alignment,bounds,signed-integer-overflow,shift"
+_LARGEST_GRID = (2**31 - 1, 65535, 65535)
+_LARGEST_BLOCK = (1024, 1024, 64)
+_order = ORDERS[0]
+
+
+@contextlib.contextmanager
+def thread_order(order):
+    """Run the kernels of the block in this order of blocks and threads."""
+    global _order
+    before, _order = _order, ORDERS[ORDERS.index(order)]
+    try:
+        yield
+    finally:
+        _order = before
+
+
+class Kernel:
+    """A kernel compiled for the CPU, called as CuPy's RawKernel is: ``kernel(grid, block, args)``.
+
+    Every argument is checked against the kernel's parameters: their number, kind and size. Arrays are anything with
+    ``data.ptr``; numbers must be numpy scalars.
+    """
+
+    def __init__(self, library, name):
+        self.name = name
+        self._run = library[f"run_{name}"]
+        self._run.restype = ctypes.c_ulonglong
+        text = ctypes.create_string_buffer(256)
+        library[f"describe_{name}"](text)
+        self.parameters = re.findall("..", text.value.decode())
+
+    def __call__(self, grid, block, args, shared_mem=0):
+        grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
+        assert all(1 <= n <= limit for n, limit in zip(grid, _LARGEST_GRID, strict=True)), f"{self.name}: grid {grid}"
+        assert all(1 <= n <= limit for n, limit in zip(block, _LARGEST_BLOCK, strict=True)), f"{self.name}: {block}"
+        assert len(args) == len(self.parameters), f"{self.name}: {len(args)} of {len(self.parameters)} arguments"
+        values = [self._value(i, x) for i, x in enumerate(args)]
+        pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
+        size3 = ctypes.c_uint * 3
+        complaints = self._run(size3(*grid), size3(*block), ORDERS.index(_order), pointers)
+        assert complaints == 0, f"{self.name}: {complaints} misaligned accesses, overflows or indices out of bounds"
+
+    def _value(self, i, x):
+        """The argument's bytes, as an array of one element."""
+        kind, size = self.parameters[i]
+        what = f"{self.name}: argument {i} of {len(self.parameters)}"
+        if hasattr(x, "data") and hasattr(x.data, "ptr"):
+            assert kind == "p", f"{what} is an array, the parameter {kind}{size}"
+            return np.array([x.data.ptr], np.uint64)
+        assert isinstance(x, np.generic), f"{what}: expected a numpy scalar, got {type(x).__name__}: its size is a guess"
+        null = kind == "p" and x.dtype == np.uint64 and x == 0
+        assert null or (x.dtype.kind.replace("u", "i") == kind and x.itemsize == int(size)), (
+            f"{what} is {x.dtype}, the parameter {kind}{size}"
+        )
+        return np.array([x])
+
+
+class Module:
+    """A source compiled for the CPU."""
+
+    def __init__(self, library, names):
+        self._library = library
+        self.names = names
+
+    def get_function(self, name):
+        """The kernel of this name."""
+        if name not in self.names:
+            raise KeyError(f"no kernel {name!r}; there are: {', '.join(self.names)}")
+        return Kernel(self._library, name)
+
+
+@functools.cache
+def compile_source(code):
+    """The module of a CUDA source; compiled once per process."""
+    if COMPILER is None:
+        raise RuntimeError("g++ is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
+        text = f'#include "{_HEADER}"\n{code}\n'
+        unit.write_text(text)
+        names = _KERNEL.findall(_gxx("-E", "-P", unit))
+        unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
+        # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
+        flags = ["-O1", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+        _gxx(*flags, _SANITIZERS, "-c", unit, "-o", f"{unit}.o")
+        _gxx("-shared", f"{unit}.o", "-o", library)
+        return Module(ctypes.PyDLL(str(library)), names)
+
+
+def _gxx(*arguments):
+    done = subprocess.run([COMPILER, "-std=c++17", *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"g++ failed:\n{done.stderr[:4000]}")
+    return done.stdout

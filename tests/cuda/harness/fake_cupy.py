@@ -1,0 +1,328 @@
+"""A module that looks like CuPy, with numpy arrays for memory and the CPU for a GPU.
+
+It has what the project uses of CuPy, and refuses what CuPy refuses: numpy arrays among CuPy arrays, implicit conversion
+to numpy, kernel arguments that are not sized. Every allocation lies between canaries (NaN), which are looked at after
+every kernel, and holds NaN until it is written to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import types
+
+import numpy as np
+
+from harness.emulator import compile_source
+
+CANARY_BYTES = 64
+ALIGNMENT = 512  # as CuPy's memory pool allocates
+
+
+class Allocation:
+    """Memory of a fake GPU: a piece between two canaries. Every byte is 0xFF, NaN in any floating-point type."""
+
+    def __init__(self, n_bytes, shift=0):
+        self._bytes = np.full(n_bytes + 2 * CANARY_BYTES + 2 * ALIGNMENT, 0xFF, np.uint8)
+        start = -(self._bytes.ctypes.data + CANARY_BYTES) % ALIGNMENT + CANARY_BYTES + shift
+        self.piece = self._bytes[start : start + n_bytes]
+        self._canaries = self._bytes[start - CANARY_BYTES : start], self._bytes[start + n_bytes :]
+
+    def check(self, what):
+        """Nothing outside the piece was written to."""
+        assert all((canary == 0xFF).all() for canary in self._canaries), f"{what} wrote out of bounds"
+
+
+class Pointer:
+    """cupy.cuda.MemoryPointer."""
+
+    def __init__(self, ptr, device_id):
+        self.ptr = ptr
+        self.device_id = device_id
+
+
+def allocate(shape, dtype, order="C", shift=0, device_id=0):
+    """A new array of NaN; `shift` bytes behind a well-aligned address."""
+    dtype = np.dtype(dtype)
+    memory = Allocation(int(np.prod(shape)) * dtype.itemsize, shift)
+    return ndarray(np.ndarray(shape, dtype, memory.piece, order=order), memory, device_id)
+
+
+def copied(x, order="K", shift=0):
+    """A numpy array's values in an array of the fake GPU."""
+    if order in "KA":
+        order = "F" if x.flags.fnc else "C"
+    new = allocate(x.shape, x.dtype, order, shift)
+    new.host[...] = x
+    return new
+
+
+def host(x):
+    """What numpy may compute with: the memory behind an array, or a plain number; else CuPy's TypeError."""
+    if isinstance(x, ndarray):
+        return x.host
+    if isinstance(x, bool | int | float | np.generic):
+        return x
+    raise TypeError(f"Unsupported type {type(x)}")
+
+
+def wrapped(x):
+    """A numpy result as an array; like CuPy, a scalar is an array without axes."""
+    return copied(np.asarray(x))
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
+    """cupy.ndarray, as far as the project uses it."""
+
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, x, memory, device_id=0):
+        self.host = x
+        self.memory = memory
+        self.device_id = device_id
+
+    shape = property(lambda self: self.host.shape)
+    dtype = property(lambda self: self.host.dtype)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    itemsize = property(lambda self: self.host.itemsize)
+    nbytes = property(lambda self: self.host.nbytes)
+    strides = property(lambda self: self.host.strides)
+    flags = property(lambda self: self.host.flags)
+    data = property(lambda self: Pointer(self.host.ctypes.data, self.device_id))
+    T = property(lambda self: self._view(self.host.T))
+
+    def _view(self, x):
+        return ndarray(x, self.memory, self.device_id)
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.host.ctypes.data, False),
+            "strides": self.strides,
+            "version": 3,
+        }
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        assert method == "__call__", method
+        values = [host(x) for x in inputs]
+        if out is None:
+            return wrapped(ufunc(*values, **kwargs))
+        (target,) = out
+        ufunc(*values, out=host(target), **kwargs)
+        return target
+
+    def __array_function__(self, func, types, args, kwargs):
+        raise TypeError(f"numpy.{func.__name__} is not for arrays on a GPU")
+
+    def __getitem__(self, key):
+        x = self.host[_index(key)]
+        return self._view(x) if isinstance(x, np.ndarray) and np.shares_memory(x, self.host) else wrapped(x)
+
+    def __setitem__(self, key, value):
+        self.host[_index(key)] = host(value)
+
+    def __len__(self):
+        return len(self.host)
+
+    def __iter__(self):
+        raise AssertionError("iterating over an array on a GPU takes a transfer per element")
+
+    def __float__(self):
+        return float(self.get().item())
+
+    def __int__(self):
+        return int(self.get().item())
+
+    def __bool__(self):
+        return bool(self.get())
+
+    def get(self):
+        return self.host.copy(order="A")
+
+    def item(self):
+        return self.host.item()
+
+    def fill(self, value):
+        self.host.fill(value)
+
+    def copy(self, order="C"):
+        return copied(self.host, order)
+
+    def astype(self, dtype, order="K", copy=True):
+        return self if self.dtype == dtype and not copy else copied(self.host.astype(dtype), order)
+
+    def reshape(self, *shape):
+        x = self.host.reshape(*shape)
+        return self._view(x) if np.shares_memory(x, self.host) else copied(x)
+
+    def _reduce(self, name, axis=None, out=None, keepdims=False, **kwargs):
+        result = getattr(self.host, name)(axis=axis, keepdims=keepdims, **kwargs)
+        if out is None:
+            return wrapped(result)
+        assert out.shape == result.shape, f"{name}: out {out.shape}, expected {result.shape}"
+        out.host[...] = result
+        return out
+
+    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
+        return self._reduce("sum", axis, out, keepdims, dtype=dtype)
+
+    def max(self, axis=None, out=None, keepdims=False):
+        return self._reduce("max", axis, out, keepdims)
+
+    def min(self, axis=None, out=None, keepdims=False):
+        return self._reduce("min", axis, out, keepdims)
+
+    def all(self, axis=None, out=None, keepdims=False):
+        return self._reduce("all", axis, out, keepdims)
+
+    def any(self, axis=None, out=None, keepdims=False):
+        return self._reduce("any", axis, out, keepdims)
+
+
+def _index(key):
+    """CuPy takes numpy arrays as indices, and its own."""
+    parts = tuple(part.host if isinstance(part, ndarray) else part for part in (key if isinstance(key, tuple) else (key,)))
+    return parts if isinstance(key, tuple) else parts[0]
+
+
+class RawKernel:
+    """A kernel that runs on the CPU and then looks at the canaries of its arrays."""
+
+    def __init__(self, kernel, launches):
+        self._kernel = kernel
+        self._launches = launches
+
+    def __call__(self, grid, block, args, shared_mem=0):
+        self._launches.append(self._kernel.name)
+        self._kernel(grid, block, args, shared_mem)
+        for x in args:
+            if isinstance(x, ndarray):
+                x.memory.check(self._kernel.name)
+
+
+class RawModule:
+    """cupy.RawModule."""
+
+    launches: list  # of this module object's kernels, by name; shared with the fake CuPy it belongs to
+
+    def __init__(self, code=None, *, options=()):
+        self._code = code
+        self.options = options
+
+    def get_function(self, name):
+        return RawKernel(compile_source(self._code).get_function(name), self.launches)
+
+
+def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
+    if isinstance(x, ndarray):
+        return x if dtype is None else x.astype(dtype, copy=False)
+    if hasattr(x, "__cuda_array_interface__"):
+        given = x.__cuda_array_interface__
+        n_bytes = int(np.prod(given["shape"])) * np.dtype(given["typestr"]).itemsize
+        buffer = (ctypes.c_char * n_bytes).from_address(given["data"][0])
+        memory = Allocation(0)
+        memory.owner = x
+        view = ndarray(np.ndarray(given["shape"], given["typestr"], buffer, strides=given["strides"]), memory)
+        return _asarray(view, dtype)
+    assert blocking, "an asynchronous copy: the caller may change his array before it is done"
+    return copied(np.asarray(x, dtype=dtype), order or "K")
+
+
+def _asnumpy(x, stream=None, order="C", out=None, *, blocking=True):
+    return np.array(x.host, order=order, copy=True) if isinstance(x, ndarray) else np.asarray(x)
+
+
+def _matmul(a, b, out=None):
+    assert isinstance(a, ndarray), type(a)
+    assert isinstance(b, ndarray), type(b)
+    result = a.host @ b.host
+    if out is None:
+        return copied(np.ascontiguousarray(result))
+    assert out.size == result.size  # CuPy looks no closer, and computes into what it was given
+    (out.host if out.shape == result.shape else out.host.reshape(result.shape))[...] = result
+    return out
+
+
+def _ufunc(function):
+    """The module's function: at least one array must be the GPU's."""
+
+    def call(*inputs, out=None):
+        if not any(isinstance(x, ndarray) for x in inputs):
+            raise TypeError(f"Unsupported type {type(inputs[0])}")
+        values = [host(x) for x in inputs]
+        if out is None:
+            return wrapped(function(*values))
+        function(*values, out=host(out))
+        return out
+
+    return call
+
+
+_UFUNCS = (
+    "abs add equal exp greater isfinite log log1p maximum minimum multiply negative reciprocal sqrt square subtract tanh"
+)
+
+
+class _Stream:
+    """cupy.cuda.Stream; counts how often it was waited for."""
+
+    synchronized = 0
+
+    def synchronize(self):
+        self.synchronized += 1
+
+
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime.CUDARuntimeError."""
+
+
+def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
+    """A new fake CuPy. `launches` lists the kernels that were launched.
+
+    Few multiprocessors: the kernels then have to stride over the grid even in small tests.
+    """
+    cupy = types.ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
+    cupy.launches = []
+    cupy.ndarray = ndarray
+    cupy.RawModule = type("RawModule", (RawModule,), {"launches": cupy.launches})
+    cupy.float32, cupy.float64 = np.float32, np.float64
+    cupy.asarray, cupy.asnumpy, cupy.matmul = _asarray, _asnumpy, _matmul
+    cupy.empty = lambda shape, dtype=float, order="C": allocate(shape, dtype, order)
+    cupy.empty_like = lambda x: allocate(x.shape, x.dtype)
+    cupy.zeros_like = lambda x: wrapped(np.zeros_like(x.host))
+    cupy.ones_like = lambda x: wrapped(np.ones_like(x.host))
+    cupy.where = lambda condition, x, y: wrapped(np.where(condition.host, host(x), host(y)))
+    for name in _UFUNCS.split():
+        setattr(cupy, name, _ufunc(getattr(np, name)))
+
+    def get_device_count():
+        if devices == 0:
+            raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+        if driver < runtime // 1000 * 1000:
+            raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+        return devices
+
+    stream = _Stream()
+    cupy.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: stream,
+        is_available=lambda: devices > 0,
+        runtime=types.SimpleNamespace(
+            CUDARuntimeError=CUDARuntimeError,
+            cudaDevAttrMultiProcessorCount=16,
+            deviceGetAttribute=lambda attribute, device: {16: multiprocessors}[attribute],
+            driverGetVersion=lambda: driver,
+            getDevice=lambda: 0,
+            getDeviceCount=get_device_count,
+            getDeviceProperties=lambda device: {"name": b"CPU in place of a GPU", "major": 9, "minor": 0},
+            memGetInfo=lambda: (7 * 10**9, 8 * 10**9),
+            runtimeGetVersion=lambda: runtime,
+        ),
+    )
+    return cupy

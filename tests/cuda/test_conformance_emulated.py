@@ -1,0 +1,32 @@
+"""The conformance suite once more, for the cupy backend on the fake GPU: its host code and its kernels, run by the CPU.
+
+Where there is a GPU the suite itself covers the backend; this is for the machines without one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusedmlp.backends.cupy import CupyBackend
+from harness import fake_cupy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
+
+from test_engines import *  # noqa: E402, F403
+from test_interface import (  # noqa: E402
+    test_arrays_round_trip,  # noqa: F401
+    test_description_names_device_and_versions,  # noqa: F401
+    test_engines_say_what_they_are,  # noqa: F401
+)
+from test_primitives import *  # noqa: E402, F403
+
+
+@pytest.fixture(scope="module")
+def backend(compiler):
+    """In place of the suite's own fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", fake_cupy.make())
+        yield CupyBackend()

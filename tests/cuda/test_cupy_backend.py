@@ -1,0 +1,252 @@
+"""CupyBackend beyond its primitives: whether it can run, what it says of itself, arrays in and out, whole trainings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import types
+
+import numpy as np
+import pytest
+
+from fusedmlp import BackendUnavailableError, Network, backends, kernel_sources
+from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.backends.cupy import CupyBackend, probe
+from harness import fake_cupy
+
+
+def reason_with(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    reason = CupyBackend.unavailable_reason()
+    assert reason is None or "\n" not in reason
+    assert reason is None or len(reason) < 400
+    return reason
+
+
+class TestUnavailable:
+    def test_not_installed(self, monkeypatch):
+        reason = reason_with(monkeypatch, None)
+        assert "not installed" in reason
+        assert 'pip install "fusedmlp[cuda13]"' in reason
+        assert "cuda12" in reason
+        monkeypatch.setattr(backends, "_instances", {})
+        with pytest.raises(BackendUnavailableError, match=r"backend 'cupy' is unavailable: .*pip install"):
+            Network([2, 1], backend="cupy")
+
+    def test_no_driver(self, monkeypatch):
+        reason = reason_with(monkeypatch, fake_cupy.make(driver=0))
+        assert "no NVIDIA driver" in reason
+        assert "cudaErrorInsufficientDriver" in reason
+
+    def test_driver_too_old(self, monkeypatch):
+        reason = reason_with(monkeypatch, fake_cupy.make(driver=12040))
+        assert "driver is for CUDA 12.4, CuPy for CUDA 13.2" in reason
+        assert 'pip install "fusedmlp[cuda12]"' in reason
+
+    def test_no_gpu(self, monkeypatch):
+        assert "cudaErrorNoDevice" in reason_with(monkeypatch, fake_cupy.make(devices=0))
+
+    def test_libraries_missing(self, monkeypatch):
+        def matmul(*args, **kwargs):
+            raise ImportError('Failure finding "libcublas.so.13": No such file\n  listdir("..."):\n    other.so')
+
+        cupy = fake_cupy.make()
+        cupy.matmul = matmul
+        reason = reason_with(monkeypatch, cupy)
+        assert "a product by cuBLAS failed (ImportError: Failure finding" in reason
+        assert 'pip install "fusedmlp[cuda13]"' in reason
+
+    def test_kernel_does_not_compile(self, monkeypatch):
+        class CompileException(Exception):
+            pass
+
+        def raw_module(**kwargs):
+            raise CompileException("/tmp/kern.cu(3): warning: unused\n/tmp/kern.cu(7): error: expected a ;\n1 error")
+
+        cupy = fake_cupy.make()
+        cupy.RawModule = raw_module
+        reason = reason_with(monkeypatch, cupy)
+        assert "compiling and running kernels/sigmoid.cu failed (CompileException: /tmp/kern.cu(7): error:" in reason
+
+    def test_wrong_numbers(self, monkeypatch, compiler):
+        cupy = fake_cupy.make()
+        right = cupy.RawModule
+
+        def raw_module(code, options):
+            return right(code=code.replace("T(1) / (T(1) + exp(-z))", "T(1) / (T(2) + exp(-z))"), options=options)
+
+        cupy.RawModule = raw_module
+        assert "the sigmoid of" in reason_with(monkeypatch, cupy)
+        cupy = fake_cupy.make()
+        cupy.matmul = lambda a, b, out=None: fake_cupy.copied(1.1 * (a.host @ b.host))
+        assert "a sum of products" in reason_with(monkeypatch, cupy)
+
+    @pytest.mark.parametrize("error", [ImportError("libcupy.so: undefined symbol"), OSError("no such device")])
+    def test_broken_installation(self, monkeypatch, error):
+        def find_spec(name, path=None, target=None):
+            if name == "cupy":
+                raise error
+
+        monkeypatch.delitem(sys.modules, "cupy", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [types.SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+        reason = CupyBackend.unavailable_reason()
+        assert "CuPy does not import" in reason
+        assert str(error) in reason
+
+    def test_success_is_remembered_and_failure_is_not(self, cupy):
+        works, cupy.matmul = cupy.matmul, None
+        assert "failed" in CupyBackend.unavailable_reason()
+        cupy.matmul = works
+        assert CupyBackend.unavailable_reason() is None
+        n_launches = len(cupy.launches)
+        assert CupyBackend.unavailable_reason() is None
+        assert len(cupy.launches) == n_launches
+
+    def test_this_machine(self):
+        """The real CuPy, in a process of its own: without a driver it says so; with a GPU there is nothing to say."""
+        pytest.importorskip("cupy", reason="CuPy is not installed")
+        code = "from fusedmlp.backends import unavailable_reason; print(unavailable_reason('cupy'))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        reason = done.stdout.strip()
+        assert reason == "None" or "driver" in reason or "GPU" in reason or "pip install" in reason
+        assert done.stdout.count("\n") == 1
+        assert done.stderr == ""
+
+    def test_long_messages_are_cut(self):
+        assert probe.one_line(ValueError("x" * 500)) == "ValueError: " + "x" * 187 + "…"
+        assert probe.one_line(ValueError()) == "ValueError"
+
+
+def test_import_touches_nothing():
+    code = (
+        "import sys, fusedmlp.backends.cupy as b; b.CupyBackend(); b.CupyBackend.workspace_bytes; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('cupy', 'cuda', 'cupy_backends')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_selection_by_name(cupy):
+    assert backends.get_backend("cupy,numpy").name == "cupy"
+    assert backends.get_backend("auto").name == "cupy"
+    assert "cupy" in backends.available_backends()
+    assert backends.get_backend("cupy") is backends.get_backend("cupy")
+
+
+def test_description(emulated):
+    described = emulated.describe()
+    assert described["device"] == "GPU 0, CPU in place of a GPU, compute capability 9.0"
+    assert described["memory"] == "7.0 GB of 8.0 GB free"
+    assert described["versions"] == "cupy 14.2.0, CUDA runtime 13.2"
+    for file, digest in kernel_sources.hashes().items():
+        assert f"{file} {digest[:8]}" in described["kernels"]
+
+
+class TestArrays:
+    def test_memory_order_is_kept(self, emulated):
+        x = np.arange(6.0).reshape(2, 3)
+        for host in (x, np.asfortranarray(x)):
+            native = emulated.asarray(host)
+            assert native.flags.fnc == host.flags.fnc
+            assert emulated.to_numpy(native).flags.fnc == host.flags.fnc
+            assert np.array_equal(emulated.to_numpy(native), x)
+
+    def test_no_copy_of_what_is_there(self, emulated):
+        x = fake_cupy.copied(np.ones((2, 3), np.float32))
+        assert emulated.asarray(x) is x
+        assert emulated.asarray(x, dtype="float32") is x
+        assert emulated.asarray(x, dtype="float64").dtype == np.float64
+
+    def test_arrays_of_other_libraries_are_used_where_they_are(self, emulated):
+        """Anything with __cuda_array_interface__; results stay on the GPU."""
+        x = fake_cupy.copied(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3))
+        other = types.SimpleNamespace(__cuda_array_interface__=x.__cuda_array_interface__, keep=x)
+        assert emulated.owns(other)
+        native = emulated.asarray(other)
+        assert native.data.ptr == x.data.ptr
+        net = Network([2, 3, 1], backend=emulated, random_state=0)
+        A = net.forward(other)
+        assert isinstance(A, fake_cupy.ndarray)
+        expected = Network([2, 3, 1], backend="numpy", random_state=0).forward(x.get())
+        np.testing.assert_allclose(A.get(), expected, rtol=1e-6)
+        _, gradients = net.loss_and_gradients(other, [1, 0, 1])
+        assert isinstance(gradients.flat, fake_cupy.ndarray)
+
+    def test_numpy_in_numpy_out(self, emulated):
+        assert not emulated.owns(np.ones(3))
+        assert not emulated.owns([1.0])
+        net = Network([2, 3, 1], backend=emulated)
+        assert isinstance(net.forward(np.ones((2, 4))), np.ndarray)
+
+    def test_synchronize(self, emulated, cupy):
+        emulated.synchronize()
+        assert cupy.cuda.get_current_stream().synchronized == 1
+
+    def test_bad_samples_on_the_gpu(self, emulated):
+        net = Network([2, 3, 1], backend=emulated)
+        X = np.ones((2, 5))
+        X[1, 3] = np.nan
+        with pytest.raises(ValueError, match=r"X: expected finite numbers; got nan at row 1, column \(sample\) 3"):
+            net.forward(fake_cupy.copied(X))
+        with pytest.raises(ValueError, match="labels 0 or 1; got 2.0 at sample 0"):
+            net.loss(fake_cupy.copied(np.ones((2, 5))), fake_cupy.copied(2 * np.ones((1, 5))))
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3, 20])
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
+    """Ten steps of Adam from the registry's own cupy, with every convenience of `fit`."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(5, 40)), rng.integers(0, 2, size=(n_outputs, 40))
+
+    def train(backend):
+        net = Network([5, 7, 4, n_outputs], activation, dtype="float64", backend=backend, random_state=0)
+        history = net.fit(
+            X, Y, "adam", epochs=5, batch_size=16, validation_fraction=0.2, early_stopping=True, schedule="cosine"
+        )
+        return history, net.backend.to_numpy(net.parameters.flat), net.forward(X)
+
+    (history, flat, A), (expected_history, expected_flat, expected_A) = train("cupy"), train("numpy")
+    np.testing.assert_allclose(history.loss, expected_history.loss, rtol=1e-10)
+    np.testing.assert_allclose(history.validation_loss, expected_history.validation_loss, rtol=1e-10)
+    np.testing.assert_allclose(flat, expected_flat, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(A, expected_A, rtol=0, atol=1e-10)
+    # The kernels did the work.
+    kinds = {name.removesuffix("_packed").removesuffix("_strided").removesuffix("_float64") for name in cupy.launches}
+    assert f"activate_{activation}" in kinds
+    if activation != "identity":
+        width = {1: "fused_backward_1", 3: "fused_backward_4", 20: "times_derivative"}[n_outputs]
+        assert {f"{width}_{activation}", f"fused_backward_4_{activation}"} <= kinds
+
+
+def test_files_and_pickles_move_between_backends(cupy, tmp_path):
+    net = Network([2, 3, 1], backend="cupy", random_state=0)
+    net.save(tmp_path / "model.safetensors")
+    X = np.ones((2, 4), np.float32)
+    loaded = Network.load(tmp_path / "model.safetensors", backend="numpy")
+    np.testing.assert_allclose(loaded.forward(X), net.forward(X), rtol=1e-6)
+    import pickle
+
+    assert pickle.loads(pickle.dumps(net)).backend is net.backend
+
+
+def test_threads_may_share_the_backend(emulated):
+    """Several fits at once on one backend; each network by itself."""
+    X, Y = np.random.default_rng(0).normal(size=(3, 20)), np.arange(20) % 2
+    results = {}
+
+    def fit(seed):
+        net = Network([3, 4, 1], backend=emulated, random_state=seed)
+        net.fit(X, Y, epochs=3)
+        results[seed] = net.backend.to_numpy(net.parameters.flat)
+
+    threads = [threading.Thread(target=fit, args=(seed % 2,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        net = Network([3, 4, 1], backend="numpy", random_state=seed)
+        net.fit(X, Y, epochs=3)
+        np.testing.assert_allclose(results[seed], net.parameters.flat, rtol=1e-4)

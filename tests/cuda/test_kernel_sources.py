@@ -1,0 +1,88 @@
+"""The CUDA sources as text: complete, documented, and missing ones reported."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from fusedmlp import kernel_sources
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of sources of our own making."""
+    monkeypatch.setattr(kernel_sources, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_names_and_hashes():
+    assert kernel_sources.names() == ["fused_backward.cu", "sigmoid.cu"]
+    hashes = kernel_sources.hashes()
+    assert hashes.keys() == {"common.cuh", "fused_backward.cu", "sigmoid.cu"}
+    for file, digest in hashes.items():
+        assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", kernel_sources.names())
+def test_a_source_is_complete(name):
+    text = kernel_sources.source(name)
+    assert "#include" not in text  # NVRTC finds no header
+    assert text.count("struct alignas") == 1
+    assert "extern" in text
+
+
+@pytest.mark.parametrize("name", kernel_sources.names())
+def test_a_source_says_what_it_computes(name):
+    head = kernel_sources.source(name).split("\n\n")[0:8]
+    comment = "\n".join(line for part in head for line in part.splitlines() if line.startswith("//"))
+    for part in ("f'(A)" if "backward" in name else "f(Z + b)", "(n_in, m)|(n, m)", "Bytes moved:", "[Ff]lops:"):
+        assert re.search(part if "|" in part or "[" in part else re.escape(part), comment), part
+
+
+def test_headers_are_inlined_once(elsewhere):
+    (elsewhere / "a.cuh").write_text("int a;\n")
+    (elsewhere / "b.cuh").write_text('#include "a.cuh"\nint b;\n')
+    (elsewhere / "k.cu").write_text('// kernel\n#include "b.cuh"\n  # include "a.cuh"\nint k;\n')
+    assert kernel_sources.source("k.cu").split() == ["//", "kernel", "int", "a;", "int", "b;", "int", "k;"]
+
+
+def test_a_changed_header_changes_the_text(elsewhere):
+    """CuPy keys its cache of compiled kernels by the text."""
+    (elsewhere / "k.cu").write_text('#include "a.cuh"\n')
+    (elsewhere / "a.cuh").write_text("int a;\n")
+    before = kernel_sources.source("k.cu"), kernel_sources.hashes()
+    (elsewhere / "a.cuh").write_text("int b;\n")
+    assert kernel_sources.source("k.cu") != before[0]
+    assert kernel_sources.hashes() != before[1]
+
+
+def test_missing_files(elsewhere):
+    with pytest.raises(FileNotFoundError, match=r"no CUDA source 'sigmoid.cu' in .*; there are: "):
+        kernel_sources.source("sigmoid.cu")
+    (elsewhere / "k.cu").write_text('#include "gone.cuh"\n')
+    with pytest.raises(FileNotFoundError, match=r"no CUDA source 'gone.cuh' in .*; there are: k.cu"):
+        kernel_sources.source("k.cu")
+
+
+def test_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_sources, "__file__", str(tmp_path / "src" / "fusedmlp" / "kernel_sources.py"))
+    kernel_sources.folder.cache_clear()
+    with pytest.raises(FileNotFoundError, match="the CUDA sources of fusedmlp are missing: expected"):
+        kernel_sources.names()
+    monkeypatch.undo()
+    assert kernel_sources.names()
+
+
+def test_table_of_kernels_names_every_kernel():
+    readme = (kernel_sources.folder() / "README.md").read_text(encoding="utf-8")
+    for file in kernel_sources.hashes():
+        assert f"`{file}`" in readme
+    functions = {
+        re.sub(r"\W.*", "", match)
+        for file in kernel_sources.names()
+        for match in re.findall(r"\b(activate|fused_backward_\d+|times_derivative)_##", kernel_sources.source(file))
+    }
+    for function in functions:
+        assert function in readme

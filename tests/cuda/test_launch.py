@@ -1,0 +1,261 @@
+"""What the launch function refuses, the grids it chooses, and the harness that the other tests stand on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusedmlp.backends.cupy.launch import (
+    _LARGEST_GRID_Y,
+    THREADS,
+    Operand,
+    check_matrix,
+    grid_and_block,
+    lies_in_columns,
+)
+from harness import fake_cupy
+from harness.emulator import compile_source
+
+
+def ones(shape, dtype="float32", **kwargs):
+    return fake_cupy.copied(np.ones(shape, dtype), **kwargs)
+
+
+class TestChecks:
+    """Every wrong argument is named, with what came and what was expected, and nothing is launched."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_launched(self, cupy):
+        yield
+        assert cupy.launches == []
+
+    @pytest.mark.parametrize("dtype", ["float16", "int32", "complex64", "bool"])
+    def test_dtypes_that_no_kernel_has(self, emulated, dtype):
+        x = ones((4, 4), dtype)
+        for call in (
+            lambda: emulated.sigmoid(x),
+            lambda: emulated.activate(x, "relu"),
+            lambda: emulated.matmul(x, x),
+            lambda: emulated.fused_backward(x, x, x),
+        ):
+            with pytest.raises(TypeError, match=f"expected float32 or float64; got an array of {dtype}"):
+                call()
+
+    def test_dtypes_that_differ(self, emulated):
+        x, y = ones((4, 4)), ones((4, 4), "float64")
+        with pytest.raises(TypeError, match="bias: expected float32, like the other arrays; got float64"):
+            emulated.activate(x, "tanh", ones((4, 1), "float64"))
+        with pytest.raises(TypeError, match="Z: expected float64"):
+            emulated.sigmoid(x, out=y)
+        for name, arrays in {"W": (y, x, x), "dZ": (x, y, x), "A": (x, x, y)}.items():
+            with pytest.raises(TypeError, match=f"{name}: expected float32, like the other arrays; got float64"):
+                emulated.fused_backward(*arrays, out=ones((4, 4)))
+        with pytest.raises(TypeError, match="b: expected float32"):
+            emulated.matmul(x, y)
+        with pytest.raises(TypeError, match="out: expected float32"):
+            emulated.matmul(x, x, out=y)
+
+    def test_numpy_arrays(self, emulated):
+        x, host = ones((4, 4)), np.ones((4, 4), np.float32)
+        with pytest.raises(TypeError, match=r"Z: expected a cupy.ndarray; got numpy.ndarray"):
+            emulated.sigmoid(host)
+        with pytest.raises(TypeError, match=r"out: expected a cupy.ndarray; got numpy.ndarray"):
+            emulated.sigmoid(x, out=host)
+        with pytest.raises(TypeError, match=r"dZ: expected a cupy.ndarray; got numpy.ndarray"):
+            emulated.fused_backward(x, host, x)
+        with pytest.raises(TypeError, match=r"b: expected a cupy.ndarray; got numpy.ndarray"):
+            emulated.matmul(x, host)
+
+    def test_shapes(self, emulated):
+        x = ones((4, 5))
+        with pytest.raises(ValueError, match=r"bias: expected shape \(4, 1\); got shape \(1, 5\)"):
+            emulated.activate(x, "tanh", ones((1, 5)))
+        with pytest.raises(ValueError, match=r"Z: expected shape \(5, 4\); got shape \(4, 5\)"):
+            emulated.sigmoid(x, out=ones((5, 4)))
+        with pytest.raises(ValueError, match=r"dZ: expected shape \(2, 5\); got shape \(3, 5\)"):
+            emulated.fused_backward(ones((4, 2)), ones((3, 5)), x)
+        with pytest.raises(ValueError, match=r"A: expected shape \(4, 5\); got shape \(3, 5\)"):
+            emulated.fused_backward(ones((4, 2)), ones((2, 5)), ones((3, 5)))
+        with pytest.raises(ValueError, match=r"got a \(4, 5\) and b \(4, 5\)"):
+            emulated.matmul(x, x)
+        with pytest.raises(ValueError, match=r"out: expected shape \(4, 6\); got shape \(6, 4\)"):
+            emulated.matmul(x, ones((5, 6)), out=ones((6, 4)))
+        with pytest.raises(ValueError, match=r"Z: expected 2 axes|Z: expected shape"):
+            emulated.sigmoid(ones((4,)))
+
+    def test_activations(self, emulated):
+        x = ones((4, 4))
+        with pytest.raises(ValueError, match="activation: expected one of sigmoid, tanh, relu, identity; got 'swish'"):
+            emulated.activate(x, "swish")
+        with pytest.raises(ValueError, match="activation: expected one of"):
+            emulated.fused_backward(x, x, x, "softmax")
+
+    def test_devices(self, emulated, cupy):
+        x, other = ones((4, 4)), fake_cupy.allocate((4, 4), "float32", device_id=1)
+        with pytest.raises(ValueError, match="out: expected an array on the current GPU, 0; it lies on GPU 1"):
+            emulated.sigmoid(x, out=other)
+
+    def test_broadcast_outputs_and_odd_strides(self, emulated, cupy):
+        x = ones((4, 4))
+        view = fake_cupy.ndarray(np.broadcast_to(x.host[:1], (4, 4)), x.memory)
+        with pytest.raises(ValueError, match="out: expected an array that can be written to"):
+            emulated.sigmoid(x, out=view)
+        emulated.asarray(x)  # to read from such a view is fine, see below
+        odd = np.lib.stride_tricks.as_strided(x.host, (3, 3), (6, 4))
+        with pytest.raises(ValueError, match="strides of .* bytes do not fit elements of 4 bytes"):
+            check_matrix(cupy, "Z", fake_cupy.ndarray(odd, x.memory))
+
+    def test_axes_too_long_for_cublas(self, emulated):
+        row = ones((1, 1))
+        row.host = np.broadcast_to(row.host, (1, 2**31))
+        with pytest.raises(ValueError, match="axes of at most"):
+            emulated.matmul(ones((3, 1)), row)
+
+    def test_scalars_without_a_size(self, emulated):
+        x = ones((4, 4))
+        for scalar in (4, 4.0):
+            with pytest.raises(TypeError, match="expected numpy scalars"):
+                emulated._launcher.launch(
+                    "fused_backward.cu",
+                    "fused_backward_4_tanh",
+                    walked=[("A", x), ("out", x)],
+                    operands=[Operand("W", x, (4, 4)), Operand("dZ", x, (4, 4))],
+                    scalars=[scalar],
+                )
+
+    @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+    def test_empty_arrays_need_no_kernel(self, emulated, shape):
+        Z = ones(shape)
+        assert emulated.sigmoid(Z).shape == shape
+        assert emulated.activate(Z, "tanh", ones((shape[0], 1)), out=Z) is Z
+        W, dZ = ones((shape[0], 1)), ones((1, shape[1]))
+        assert emulated.fused_backward(W, dZ, Z).shape == shape
+
+
+def test_broadcast_views_can_be_read(emulated):
+    row = ones((1, 6))
+    view = fake_cupy.ndarray(np.broadcast_to(row.host, (5, 6)), row.memory)
+    np.testing.assert_allclose(emulated.sigmoid(view).get(), 1 / (1 + np.exp(-1)), rtol=1e-6)
+
+
+@given(
+    lines=st.integers(1, 2**40), length=st.integers(1, 2**40), pack=st.sampled_from([1, 2, 4]), n=st.integers(1, 200)
+)
+def test_grids_fit_the_hardware_and_cover_something(lines, length, pack, n):
+    (x, y), (along, over) = grid_and_block(lines, length, pack, n)
+    assert along * over == THREADS
+    assert 1 <= x <= 2**31 - 1
+    assert 1 <= y <= _LARGEST_GRID_Y
+    # No block without work, and never more than fill the GPU a few times over.
+    assert (x - 1) * along * pack < length
+    assert (y - 1) * over < lines
+    assert x * y <= max(1, 16 * n)
+    # A line shorter than a block leaves the other threads to the next lines.
+    assert along // 2 * pack < length
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (np.ones((3, 4)), False),
+        (np.ones((3, 4)).T, True),
+        (np.ones((3, 1)), True),
+        (np.ones((1, 3)), False),
+        (np.ones((1, 1)), False),
+        (np.ones((6, 8))[::2, ::2], False),
+        (np.ones((6, 8))[::-1, ::-1].T, True),
+    ],
+)
+def test_lies_in_columns(x, expected):
+    assert lies_in_columns(x) is expected
+
+
+class TestHarness:
+    """The tests on the CPU are worth something only if they notice a wrong kernel."""
+
+    SOURCE = """
+extern "C" __global__ void wide(float* x, long long start) {
+    struct alignas(16) Four { float x[4]; };
+    *reinterpret_cast<Four*>(x + start) = Four{};
+}
+extern "C" __global__ void stray(float* x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i <= n) x[i] = 0;
+}
+extern "C" __global__ void racy(float* x, int n) { if (threadIdx.x < n) x[0] = threadIdx.x; }
+extern "C" __global__ void overflows(int* x, int n) { x[0] = n * 65536; }
+"""
+
+    @pytest.fixture
+    def kernels(self, compiler, cupy):
+        return cupy.RawModule(code=self.SOURCE)
+
+    def test_misaligned_accesses(self, kernels):
+        x = ones((16,))
+        kernels.get_function("wide")((1,), (1,), (x, np.int64(4)))
+        with pytest.raises(AssertionError, match="misaligned"):
+            kernels.get_function("wide")((1,), (1,), (x, np.int64(1)))
+
+    def test_writes_out_of_bounds(self, kernels):
+        x = ones((16,))
+        kernels.get_function("stray")((1,), (32,), (x, np.int32(15)))
+        with pytest.raises(AssertionError, match="stray wrote out of bounds"):
+            kernels.get_function("stray")((1,), (32,), (x, np.int32(16)))
+
+    def test_overflow(self, kernels):
+        with pytest.raises(AssertionError, match="overflows"):
+            kernels.get_function("overflows")((1,), (1,), (fake_cupy.copied(np.zeros(1, np.int32)), np.int32(65536)))
+
+    def test_orders_differ(self, kernels, thread_order):
+        x = ones((1,))
+        kernels.get_function("racy")((1,), (8,), (x, np.int32(8)))
+        assert float(x) == {"forward": 7, "reverse": 0}.get(thread_order, float(x))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (np.int32(15),),
+            (15, np.int32(15)),
+            (None, 15),
+            (None, 15.0),
+            (None, np.int64(15)),
+            (None, np.float32(15)),
+            (None, None),
+            (None, np.int32(15), np.int32(15)),
+        ],
+    )
+    def test_arguments_of_the_wrong_kind(self, kernels, arguments):
+        arguments = [ones((16,)) if argument is None else argument for argument in arguments]
+        with pytest.raises(AssertionError, match="argument"):
+            kernels.get_function("stray")((1,), (32,), arguments)
+
+    def test_sizes_that_no_gpu_has(self, kernels):
+        kernel, arguments = kernels.get_function("stray"), (ones((16,)), np.int32(15))
+        for grid, block in (((1,), (0,)), ((1,), (2048,)), ((1, 65536), (1,)), ((0,), (1,))):
+            with pytest.raises(AssertionError):
+                kernel(grid, block, arguments)
+
+    def test_sources_that_do_not_compile(self, compiler):
+        with pytest.raises(RuntimeError, match="g\\+\\+ failed"):
+            compile_source('extern "C" __global__ void f(float* x) { __syncthreads(); x[0] = 1; }')
+
+    def test_memory_is_nan_until_it_is_written(self, cupy):
+        assert np.isnan(cupy.empty((3, 4), "float32").get()).all()
+
+    @pytest.mark.parametrize(
+        "mistake",
+        [
+            lambda cupy, x: x + np.ones((2, 2), np.float32),
+            lambda cupy, x: np.ones((2, 2), np.float32) * x,
+            lambda cupy, x: np.asarray(x),
+            lambda cupy, x: np.sort(x),
+            lambda cupy, x: cupy.exp(np.ones(3)),
+            lambda cupy, x: cupy.exp(x, out=np.ones((2, 2))),
+            lambda cupy, x: x.__setitem__(0, np.ones(2)),
+        ],
+    )
+    def test_numpy_and_gpu_arrays_do_not_mix(self, cupy, mistake):
+        with pytest.raises(TypeError):
+            mistake(cupy, ones((2, 2)))

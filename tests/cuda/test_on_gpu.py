@@ -1,0 +1,164 @@
+"""What only a real GPU can show: the compiled kernels, streams, memory and sizes. The conformance suite runs there too.
+
+Skipped, visibly, where there is none; ``FUSEDMLP_REQUIRE_BACKENDS=cupy`` turns that into a failure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from fusedmlp import Network, kernel_sources
+from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from harness.emulator import COMPILER, compile_source
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = ("float32", "float64")
+f = {
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "identity": lambda z: z,
+}
+slope = {
+    "sigmoid": lambda a: a * (1 - a),
+    "tanh": lambda a: 1 - a * a,
+    "relu": lambda a: np.where(a > 0, 1.0, 0.0),
+    "identity": np.ones_like,
+}
+
+
+def arrange(cupy, x, layout):
+    """x on the GPU; "unaligned" starts one element behind a multiple of 16 bytes, "strided" has gaps."""
+    if layout == "unaligned":
+        flat = cupy.empty(x.size + 1, x.dtype)
+        view = flat[1:].reshape(x.shape)
+    elif layout == "strided":
+        view = cupy.full((2 * x.shape[0], 3 * x.shape[1]), np.nan, x.dtype)[::2, ::3]
+    else:
+        view = cupy.empty(x.shape, x.dtype, order=layout)
+    view[...] = cupy.asarray(x)
+    return view
+
+
+def check(got, expected, dtype, n_terms=1, scale=None):
+    got = got.get()
+    assert got.dtype == dtype
+    allowed = 4 * (n_terms + 1) * np.finfo(dtype).eps * np.abs(expected if scale is None else scale)
+    wrong = ~(np.abs(got - expected) <= allowed + np.finfo(dtype).tiny)
+    assert not wrong.any(), f"{np.argwhere(wrong)[0]}: {got[wrong][0]}, expected {expected[wrong][0]}"
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "unaligned", "strided"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_primitives(gpu, activation, dtype, layout):
+    rng, cupy = np.random.default_rng(0), gpu.xp
+    for n, m, n_out in itertools.product((1, 5, 64, 1000), (1, 7, 512, 3001), (1, 3, 16, 40)):
+        W, dZ, Z = (rng.normal(size=shape).astype(dtype) for shape in ((n, n_out), (n_out, m), (n, m)))
+        b = rng.normal(size=(n, 1)).astype(dtype)
+        given = arrange(cupy, Z, layout)
+        for bias in (None, b):
+            expected = f[activation]((Z if bias is None else Z + bias).astype(float))
+            out = arrange(cupy, np.full((n, m), np.nan, dtype), layout)
+            check(gpu.activate(given, activation, None if bias is None else cupy.asarray(bias), out=out), expected, dtype)
+        gpu.activate(given, activation, out=given)
+        A = given.get()
+        arrays = [arrange(cupy, x, layout) for x in (W, dZ, A)]
+        out = arrange(cupy, np.full((n, m), np.nan, dtype), layout)
+        expected = W.astype(float) @ dZ.astype(float) * slope[activation](A.astype(float))
+        scale = np.abs(W).astype(float) @ np.abs(dZ).astype(float)
+        check(gpu.fused_backward(*arrays, activation, out=out), expected, dtype, n_out, scale)
+        expected = W.T.astype(float) @ A.astype(float)
+        scale = np.abs(W.T).astype(float) @ np.abs(A).astype(float)
+        out = arrange(cupy, np.full((n_out, m), np.nan, dtype), layout)
+        check(gpu.matmul(arrays[0].T, arrays[2], out=out), expected, dtype, n, scale)
+
+
+def test_compiled_kernels_neither_spill_nor_crowd(gpu):
+    """What the driver says of the loaded kernels."""
+    if COMPILER is None:
+        pytest.skip("g++ lists the kernels of a source")
+    for file in kernel_sources.names():
+        for name in compile_source(kernel_sources.source(file)).names:
+            kernel = gpu._launcher._kernel(file, name)
+            assert kernel.local_size_bytes == 0, name
+            assert kernel.max_threads_per_block >= 256, name
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e38, -1e38, 1e4, -1e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_extreme_values(gpu, activation, dtype, special):
+    Z = np.full((3, 9), special, dtype)
+    with np.errstate(over="ignore"):
+        expected = f[activation](Z.astype(float))
+    got = gpu.activate(gpu.asarray(Z), activation).get()
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=np.finfo(dtype).tiny)
+
+
+@pytest.mark.slow
+def test_more_than_two_to_the_31_elements(gpu):
+    """The far end of an array whose indices do not fit 32 bits."""
+    cupy, size = gpu.xp, 2**31 + 4099
+    if cupy.cuda.runtime.memGetInfo()[0] < 3 * 4 * size:
+        pytest.skip("too little free memory on the GPU")
+    tail = np.linspace(-4, 4, 5000, dtype=np.float32)
+    Z = cupy.zeros((1, size), np.float32)
+    Z[0, -5000:] = cupy.asarray(tail)
+    A = gpu.sigmoid(Z, out=Z)
+    assert float(A[0, 0]) == float(A[0, size - 5001]) == 0.5
+    check(A[:, -5000:], f["sigmoid"](tail.astype(float))[None], "float32")
+    dZ = cupy.broadcast_to(cupy.ones((1, 1), np.float32), (1, size))
+    back = gpu.fused_backward(cupy.full((1, 1), 2, np.float32), dZ, A)
+    a = A[0, -5000:].get().astype(float)
+    check(back[:, -5000:], (2 * a * (1 - a))[None], "float32")
+
+
+def test_work_goes_to_the_current_stream(gpu):
+    cupy = gpu.xp
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        Z = cupy.full((512, 4096), 2.0, np.float32)
+        gpu.fused_backward(cupy.ones((512, 1), np.float32), cupy.ones((1, 4096), np.float32), gpu.sigmoid(Z, out=Z), out=Z.copy())
+        gpu.synchronize()
+        assert stream.done
+    np.testing.assert_allclose(Z.get(), 1 / (1 + np.exp(-2.0)), rtol=1e-6)
+
+
+def test_threads(gpu):
+    """Several Python threads compile, launch and train at once, each on a stream of its own."""
+    X, Y = np.random.default_rng(0).normal(size=(5, 200)), np.arange(200) % 2
+    results, errors = {}, []
+
+    def fit(seed):
+        try:
+            with gpu.xp.cuda.Stream(non_blocking=True):
+                net = Network([5, 16, 1], backend=gpu, dtype="float64", random_state=seed)
+                net.fit(X, Y, epochs=3)
+                results[seed] = gpu.to_numpy(net.parameters.flat)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fit, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for seed, flat in results.items():
+        net = Network([5, 16, 1], backend="numpy", dtype="float64", random_state=seed)
+        net.fit(X, Y, epochs=3)
+        np.testing.assert_allclose(flat, net.parameters.flat, rtol=0, atol=1e-10)
+
+
+def test_a_kernel_that_does_not_compile_is_an_error(gpu, monkeypatch):
+    from fusedmlp.backends.cupy.launch import Launcher
+
+    monkeypatch.setattr(kernel_sources, "source", lambda name: 'extern "C" __global__ void f() { nonsense }')
+    with pytest.raises(gpu.xp.cuda.compiler.CompileException, match="nonsense"):
+        Launcher(gpu.xp)._kernel("sigmoid.cu", "activate_tanh_float32_packed")
