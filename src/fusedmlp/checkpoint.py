@@ -81,7 +81,17 @@ def save_model(path: str | os.PathLike[str], model: ModelFile) -> None:
         "architecture": json.dumps(model.parameters.architecture.to_dict()),
         "extra": json.dumps(model.extra),
     }
-    write_atomically(path, safetensors.numpy.save(tensors, metadata=metadata))
+    write_atomically(path, _in_fixed_order(safetensors.numpy.save(tensors, metadata=metadata)))
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors lays them in another order every time."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -103,7 +113,7 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
         extra = json.loads(metadata["extra"])
         if not isinstance(extra, Mapping):
             raise ValueError(f"extra: expected a JSON object; got {type(extra).__name__}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: the description of the network cannot be read: {error}") from None
     # The size is known to fit what the file really holds before anything of that size is allocated.
     stored = sum(array.size for array in tensors.values())

@@ -129,7 +129,7 @@ class ComposedEngine(Engine):
         for chunk in self._chunks(m):
             _, Z_L = self._forward(parameters, X[:, chunk])
             J = J + self._weighted_loss(Z_L, Y[:, chunk], _columns(sample_weight, chunk))
-        return float(J) * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m)
+        return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
 
     def loss_and_gradients(
         self,
@@ -140,6 +140,18 @@ class ComposedEngine(Engine):
         sample_weight: Array | None = None,
         alpha: float = 0.0,
     ) -> float:
+        return float(self._gradient_pass(parameters, X, Y, gradients, sample_weight, alpha))
+
+    def _gradient_pass(
+        self,
+        parameters: Parameters,
+        X: Array,
+        Y: Array,
+        gradients: Gradients,
+        sample_weight: Array | None,
+        alpha: float,
+    ) -> Array | float:
+        """`loss_and_gradients`, with J still on the device: waiting for it after every batch would idle a GPU."""
         m = X.shape[1]
         J: Array | float = 0.0
         for chunk in self._chunks(m):
@@ -153,7 +165,7 @@ class ComposedEngine(Engine):
         if alpha:
             for W, dW in zip(parameters.weights, gradients.weights, strict=True):
                 dW += W * W.dtype.type(alpha / m)
-        return float(J) * scale + self._l2_loss(parameters, alpha, m)
+        return J * scale + self._l2_loss(parameters, alpha, m)
 
     def train_epoch(
         self,
@@ -169,16 +181,16 @@ class ComposedEngine(Engine):
         if self._gradients is None:
             self._gradients = Gradients(self.architecture, self.backend.xp.empty_like(parameters.flat))
         m = X.shape[1] if order is None else len(order)
-        total = 0.0
+        total: Array | float = 0.0
         for start in range(0, m, batch_size):
             stop = min(start + batch_size, m)
             samples = slice(start, stop) if order is None else order[start:stop]
             # X.T[samples] reads whole samples where they are contiguous, as in a table of rows.
             batch = (X.T[samples].T, Y.T[samples].T, self._gradients, _columns(sample_weight, samples), alpha)
-            J = self.loss_and_gradients(parameters, *batch)
+            J = self._gradient_pass(parameters, *batch)
             optimizer_state.step(self.backend.xp, parameters.flat, self._gradients.flat)
-            total += J * (stop - start) / m if self._loss.reduction == "mean" else J
-        return total
+            total = total + (J * ((stop - start) / m) if self._loss.reduction == "mean" else J)
+        return float(total)
 
     # One chunk -------------------------------------------------------------------------------------------------------
 
@@ -230,10 +242,11 @@ class ComposedEngine(Engine):
         return 1.0 / (m if sample_weight is None else float(sample_weight.sum(dtype=np.float64)))
 
     @staticmethod
-    def _l2_loss(parameters: Parameters, alpha: float, m: int) -> float:
+    def _l2_loss(parameters: Parameters, alpha: float, m: int) -> Array | float:
+        """½·alpha·Σ‖W‖² / m, still on the device."""
         if not alpha:
             return 0.0
-        return 0.5 * alpha / m * sum(float((W * W).sum(dtype=np.float64)) for W in parameters.weights)
+        return 0.5 * alpha / m * sum((W * W).sum(dtype=np.float64) for W in parameters.weights)
 
     def _chunks(self, m: int) -> Iterator[slice]:
         for start in range(0, m, self._chunk):

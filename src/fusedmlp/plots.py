@@ -19,7 +19,9 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     """The format that the name of a picture asks for; ValueError where it is none of `FORMATS`."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise ValueError(f"{os.fspath(path)}: expected a picture named .{', .'.join(FORMATS)}; got {suffix or 'none'!r}")
+        raise ValueError(
+            f"{os.fspath(path)}: expected a picture named .{', .'.join(FORMATS)}; got {suffix or 'none'!r}"
+        )
     return suffix
 
 
@@ -28,7 +30,9 @@ def check_plotting() -> None:
     require("matplotlib.figure", "plot", "drawing")
 
 
-def plot_loss(histories: Mapping[str, History], title: str = "Loss", validation: str = "validation") -> Any:
+def plot_loss(
+    histories: Mapping[str, History], title: str = "Loss", training: str = "training", validation: str = "validation"
+) -> Any:
     """Loss curves: a colour per training, its training loss solid, its validation loss dashed; log axis.
 
     Parameters
@@ -36,8 +40,8 @@ def plot_loss(histories: Mapping[str, History], title: str = "Loss", validation:
     histories : mapping of str to History
         By the name that the legend gives them, e.g. the backend.
     title : str
-    validation : str, default "validation"
-        What the legend calls the second loss.
+    training, validation : str
+        What the legend calls the two losses.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def plot_loss(histories: Mapping[str, History], title: str = "Loss", validation:
     for i, (name, history) in enumerate(histories.items()):
         # Backends that agree lie on top of each other: the first is drawn widest, so that each can be seen.
         width = 1.4 + 2.2 * (len(histories) - 1 - i)
-        for losses, style, what in ((history.loss, "-", "training"), (history.validation_loss, "--", validation)):
+        for losses, style, what in ((history.loss, "-", training), (history.validation_loss, "--", validation)):
             if losses:
                 axes.plot(
                     range(1, len(losses) + 1),

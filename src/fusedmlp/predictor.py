@@ -75,7 +75,7 @@ class Predictor:
         """
         if not isinstance(self.target, ClassEncoder) or self.loss not in CLASS_LOSSES:
             raise ValueError(
-                f"--proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
+                f"predict_proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
                 f"{self.loss}" + ("" if self.is_classifier else ", and it predicts numbers")
             )
         return self.target.probabilities(self._forward(table))

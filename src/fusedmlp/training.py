@@ -145,7 +145,8 @@ class Training:
             callback.on_fit_begin(self)
         for epoch in range(self.plan.epochs):
             self.epoch = epoch
-            self._train_epoch(train, validation)
+            with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
+                self._train_epoch(train, validation)
             self._follow_best()
             for callback in self._callbacks:
                 callback.on_epoch_end(self)
@@ -166,17 +167,16 @@ class Training:
         order = None
         if self.plan.shuffle and self.plan.batch_size < train.m:
             order = self.engine.backend.asarray(self._generator.permutation(train.m))
-        with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
-            loss = self.engine.train_epoch(
-                self.parameters,
-                self.optimizer_state,
-                train.X,
-                train.Y,
-                train.sample_weight,
-                order,
-                self.plan.batch_size,
-                alpha=self.plan.alpha,
-            )
+        loss = self.engine.train_epoch(
+            self.parameters,
+            self.optimizer_state,
+            train.X,
+            train.Y,
+            train.sample_weight,
+            order,
+            self.plan.batch_size,
+            alpha=self.plan.alpha,
+        )
         self.engine.backend.synchronize()
         history = self.history
         history.seconds.append(time.perf_counter() - start)

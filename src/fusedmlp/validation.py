@@ -75,15 +75,20 @@ def check_sample_weight(sample_weight: Any, m: int, architecture: Architecture, 
 
 def _as_array(x: Any, backend: Backend, name: str) -> Array:
     """x as an array, still of its own dtype, once it is known to hold real numbers."""
-    if not backend.owns(x) and not hasattr(x, "__cuda_array_interface__"):
+    if backend.owns(x):
+        x = backend.asarray(x)
+    else:
+        if hasattr(x, "__cuda_array_interface__"):
+            raise ValueError(
+                f"{name}: expected an array in main memory for backend {backend.name!r}; got one on a GPU. "
+                f"Copy it ({name}.get() for CuPy), or make the network with backend='cupy'"
+            )
         if hasattr(x, "toarray") and hasattr(x, "nnz"):
             raise ValueError(f"{name}: sparse matrices are not supported; pass {name}.toarray()")
         try:
             x = np.asarray(x)
         except ValueError as error:
             raise ValueError(f"{name}: expected an array of numbers; got rows of different lengths ({error})") from None
-    else:
-        x = backend.asarray(x)
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers; got an array of dtype {x.dtype}")
     return x

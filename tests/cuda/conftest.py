@@ -6,10 +6,10 @@ import os
 import sys
 
 import pytest
+from harness import emulator, fake_cupy
 
 from fusedmlp import backends
 from fusedmlp.backends.cupy import CupyBackend
-from harness import emulator, fake_cupy
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def cuda():
 
 
 def kernels_in(file):
-    """The kernels of a source, counted without a compiler: 4 activations (f' of the identity is 1), 2 dtypes, 2 layouts."""
+    """The kernels of a source, counted by hand: 4 activations (f' of the identity is 1), 2 dtypes, 2 layouts."""
     return {"sigmoid.cu": 4 * 2 * 2, "fused_backward.cu": (3 + 1) * 3 * 2 * 2}[file]
 
 
@@ -72,7 +72,7 @@ def test_packed_kernels_access_16_bytes(cuda, file):
     assert len(entries) == kernels_in(file)
     for name, body in entries:
         wide = "v4.f32" if "float32" in name else "v2.f64"
-        wide_accesses = {access for access in re.findall(r"\b(ld|st)\.global\S*\." + re.escape(wide), body)}
+        wide_accesses = set(re.findall(r"\b(ld|st)\.global\S*\." + re.escape(wide), body))
         assert wide_accesses == ({"ld", "st"} if name.endswith("packed") else set()), name
         assert "approx" not in body or "tanh" in name or "sigmoid" in name, f"{name} uses an approximation"
         assert "tanh.approx" not in body, f"{name} uses an approximation of the accuracy of bfloat16"

@@ -9,11 +9,11 @@ import types
 
 import numpy as np
 import pytest
+from harness import fake_cupy
 
 from fusedmlp import BackendUnavailableError, Network, backends, kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.backends.cupy import CupyBackend, probe
-from harness import fake_cupy
 
 
 def reason_with(monkeypatch, module):
@@ -36,13 +36,13 @@ class TestUnavailable:
 
     def test_no_driver(self, monkeypatch):
         reason = reason_with(monkeypatch, fake_cupy.make(driver=0))
-        assert "no NVIDIA driver" in reason
-        assert "cudaErrorInsufficientDriver" in reason
+        assert "finds no NVIDIA driver (cudaErrorInsufficientDriver): it needs an NVIDIA GPU" in reason
 
     def test_driver_too_old(self, monkeypatch):
         reason = reason_with(monkeypatch, fake_cupy.make(driver=12040))
-        assert "driver is for CUDA 12.4, CuPy for CUDA 13.2" in reason
-        assert 'pip install "fusedmlp[cuda12]"' in reason
+        assert "driver is for CUDA 12.4, CuPy for CUDA 13.2: update it, or" in reason
+        assert 'pip uninstall cupy-cuda13x and pip install "fusedmlp[cuda12]"' in reason
+        assert "pip" not in reason_with(monkeypatch, fake_cupy.make(driver=11080))
 
     def test_no_gpu(self, monkeypatch):
         assert "cudaErrorNoDevice" in reason_with(monkeypatch, fake_cupy.make(devices=0))
@@ -58,7 +58,7 @@ class TestUnavailable:
         assert 'pip install "fusedmlp[cuda13]"' in reason
 
     def test_kernel_does_not_compile(self, monkeypatch):
-        class CompileException(Exception):
+        class CompileException(Exception):  # noqa: N818 - CuPy's name
             pass
 
         def raw_module(**kwargs):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import fake_cupy
+from harness.emulator import compile_source
 
 import fusedmlp
 from fusedmlp import kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from harness import fake_cupy
-from harness.emulator import compile_source
 
 DTYPES = ("float32", "float64")
 LAYOUTS = ("C", "F", "unaligned", "strided", "reversed")
@@ -126,7 +126,9 @@ def test_layouts_may_be_mixed(emulated, activation, dtype):
             )
         for layouts in itertools.product(("C", "F", "strided"), repeat=2):
             Z = arrange(A, layouts[0])
-            got = emulated.activate(Z, activation, arrange(W[:, :1], layouts[1]), out=blank((12, 20), dtype, layouts[1]))
+            got = emulated.activate(
+                Z, activation, arrange(W[:, :1], layouts[1]), out=blank((12, 20), dtype, layouts[1])
+            )
             check(got, f[activation]((A + W[:, :1]).astype(float)), dtype)
 
 
@@ -157,7 +159,9 @@ def test_every_kernel_was_run(emulated, cupy):
     for activation, dtype, layout in itertools.product(HIDDEN_ACTIVATIONS, DTYPES, ("C", "unaligned")):
         for n_out in (1, 4, 16, 17):
             W, dZ, A = (np.ones(shape, dtype) for shape in ((8, n_out), (n_out, 8), (8, 8)))
-            emulated.fused_backward(*[arrange(x, layout) for x in (W, dZ, A)], activation, out=blank((8, 8), dtype, layout))
+            emulated.fused_backward(
+                *[arrange(x, layout) for x in (W, dZ, A)], activation, out=blank((8, 8), dtype, layout)
+            )
         emulated.activate(arrange(A, layout), activation, out=blank((8, 8), dtype, layout))
     assert set(cupy.launches) == wanted
 

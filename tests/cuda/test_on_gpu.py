@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
+from harness.emulator import COMPILER, compile_source
 
 from fusedmlp import Network, kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from harness.emulator import COMPILER, compile_source
 
 pytestmark = pytest.mark.gpu
 
@@ -65,7 +65,9 @@ def test_primitives(gpu, activation, dtype, layout):
         for bias in (None, b):
             expected = f[activation]((Z if bias is None else Z + bias).astype(float))
             out = arrange(cupy, np.full((n, m), np.nan, dtype), layout)
-            check(gpu.activate(given, activation, None if bias is None else cupy.asarray(bias), out=out), expected, dtype)
+            check(
+                gpu.activate(given, activation, None if bias is None else cupy.asarray(bias), out=out), expected, dtype
+            )
         gpu.activate(given, activation, out=given)
         A = given.get()
         arrays = [arrange(cupy, x, layout) for x in (W, dZ, A)]
@@ -124,7 +126,9 @@ def test_work_goes_to_the_current_stream(gpu):
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         Z = cupy.full((512, 4096), 2.0, np.float32)
-        gpu.fused_backward(cupy.ones((512, 1), np.float32), cupy.ones((1, 4096), np.float32), gpu.sigmoid(Z, out=Z), out=Z.copy())
+        gpu.fused_backward(
+            cupy.ones((512, 1), np.float32), cupy.ones((1, 4096), np.float32), gpu.sigmoid(Z, out=Z), out=Z.copy()
+        )
         gpu.synchronize()
         assert stream.done
     np.testing.assert_allclose(Z.get(), 1 / (1 + np.exp(-2.0)), rtol=1e-6)

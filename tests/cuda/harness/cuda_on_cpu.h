@@ -3,6 +3,7 @@
 // What a kernel uses beyond this does not compile, on purpose: barriers, shuffles and atomics need a fiber per thread, and
 // to leave __syncthreads() empty would hide the very mistakes it is there for.
 #include <math.h>
+#include <setjmp.h>
 #include <stddef.h>
 
 #include <algorithm>
@@ -23,11 +24,15 @@ struct Dim3 {
 };
 static Dim3 threadIdx, blockIdx, blockDim, gridDim;  // one kernel at a time: the Python side holds the GIL
 
-// What the undefined-behaviour sanitizer calls; its library is not needed. Accesses of 16 bytes at other addresses fault
-// on a GPU; overflows and bad indices are as wrong there as here.
-static unsigned long long complaints;
-#define COMPLAIN(name)                                                                     \
-    extern "C" void __ubsan_handle_##name(void*, uintptr_t, uintptr_t) { ++complaints; }
+// What the undefined-behaviour sanitizer calls, before the deed; its library is not needed. Accesses of 16 bytes at other
+// addresses fault on a GPU; overflows and bad indices are as wrong there as here. The first complaint ends the launch.
+static const char* complaint;
+static jmp_buf escape;
+#define COMPLAIN(name)                                                    \
+    extern "C" void __ubsan_handle_##name(void*, uintptr_t, uintptr_t) { \
+        complaint = #name;                                                \
+        longjmp(escape, 1);                                               \
+    }
 COMPLAIN(type_mismatch_v1)
 COMPLAIN(out_of_bounds)
 COMPLAIN(add_overflow)
@@ -54,15 +59,15 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
     kernel(*static_cast<std::remove_reference_t<P>*>(arguments[I])...);
 }
 
-// Runs the kernel; the number of complaints of the sanitizer comes back.
+// Runs the kernel; what the sanitizer complains of comes back, or a null pointer.
 template <typename... P>
-static unsigned long long run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, int order,
-                              void** arguments) {
-    complaints = 0;
+static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, int order, void** arguments) {
+    complaint = nullptr;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     const auto blocks = in_order(uint64_t(grid[0]) * grid[1] * grid[2], order, 1);
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
+    if (setjmp(escape)) return complaint;
     for (uint64_t b : blocks) {
         blockIdx = place(b, gridDim);
         for (uint64_t t : threads) {
@@ -70,7 +75,7 @@ static unsigned long long run(void (*kernel)(P...), const unsigned* grid, const 
             call(kernel, arguments, std::index_sequence_for<P...>());
         }
     }
-    return complaints;
+    return nullptr;
 }
 
 // One letter and a size per parameter: "p8" a pointer, "i4" and "i8" whole numbers, "f4" and "f8" floating-point ones.
@@ -80,8 +85,8 @@ static void describe(void (*)(P...), char* text) {
     *text = 0;
 }
 
-#define ENTRY(kernel)                                                                                                 \
-    extern "C" unsigned long long run_##kernel(const unsigned* grid, const unsigned* block, int order, void** arguments) { \
-        return run(&kernel, grid, block, order, arguments);                                                           \
-    }                                                                                                                 \
+#define ENTRY(kernel)                                                                                            \
+    extern "C" const char* run_##kernel(const unsigned* grid, const unsigned* block, int order, void** arguments) { \
+        return run(&kernel, grid, block, order, arguments);                                                      \
+    }                                                                                                            \
     extern "C" void describe_##kernel(char* text) { describe(&kernel, text); }

@@ -23,6 +23,7 @@ COMPILER = shutil.which("g++")
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _KERNEL = re.compile(r'extern\s+"C"\s+void\s+(?!__)(\w+)\s*\(')
 _SANITIZERS = "-fsanitize=alignment,bounds,signed-integer-overflow,shift"
+_COMPLAINTS = {"type_mismatch_v1": "a misaligned access"}
 _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
 _order = ORDERS[0]
@@ -49,7 +50,7 @@ class Kernel:
     def __init__(self, library, name):
         self.name = name
         self._run = library[f"run_{name}"]
-        self._run.restype = ctypes.c_ulonglong
+        self._run.restype = ctypes.c_char_p
         text = ctypes.create_string_buffer(256)
         library[f"describe_{name}"](text)
         self.parameters = re.findall("..", text.value.decode())
@@ -62,8 +63,8 @@ class Kernel:
         values = [self._value(i, x) for i, x in enumerate(args)]
         pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         size3 = ctypes.c_uint * 3
-        complaints = self._run(size3(*grid), size3(*block), ORDERS.index(_order), pointers)
-        assert complaints == 0, f"{self.name}: {complaints} misaligned accesses, overflows or indices out of bounds"
+        complaint = self._run(size3(*grid), size3(*block), ORDERS.index(_order), pointers)
+        assert complaint is None, f"{self.name}: {_COMPLAINTS.get(complaint.decode(), complaint.decode())}"
 
     def _value(self, i, x):
         """The argument's bytes, as an array of one element."""
@@ -72,7 +73,9 @@ class Kernel:
         if hasattr(x, "data") and hasattr(x.data, "ptr"):
             assert kind == "p", f"{what} is an array, the parameter {kind}{size}"
             return np.array([x.data.ptr], np.uint64)
-        assert isinstance(x, np.generic), f"{what}: expected a numpy scalar, got {type(x).__name__}: its size is a guess"
+        assert isinstance(x, np.generic), (
+            f"{what}: expected a numpy scalar, got {type(x).__name__}: its size is a guess"
+        )
         null = kind == "p" and x.dtype == np.uint64 and x == 0
         assert null or (x.dtype.kind.replace("u", "i") == kind and x.itemsize == int(size)), (
             f"{what} is {x.dtype}, the parameter {kind}{size}"

@@ -22,7 +22,10 @@ _SMALLEST_TASK = 1 << 16
 # Up to so many outputs the product W dZ is computed in the same pass as f'(A); beyond, BLAS is faster.
 _FEW_OUTPUTS = 4
 # The bits that are all ones in NaN and infinity.
-_EXPONENT_MASKS: dict[np.dtype, Any] = {np.dtype(np.float32): np.int32(0x7F800000), np.dtype(np.float64): np.int64(0x7FF0000000000000)}
+_EXPONENT_MASKS: dict[np.dtype, Any] = {
+    np.dtype(np.float32): np.int32(0x7F800000),
+    np.dtype(np.float64): np.int64(0x7FF0000000000000),
+}
 
 
 class NumbaCpuBackend(Backend):
@@ -138,6 +141,9 @@ def _rows_for(matrix: np.ndarray) -> int:
 
 def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
     """Run kernel(*arguments, start, stop) over the parts of n."""
+    if n < 2 * smallest:  # one part: a mini-batch should not pay for the sharing
+        kernel(*arguments, 0, n)
+        return
     threads.run([partial(kernel, *arguments, *part) for part in threads.split(n, smallest)])
 
 
@@ -151,6 +157,9 @@ def _products(tag: Any, U: np.ndarray, V: np.ndarray, A: np.ndarray, out: np.nda
         kernel, U, V = kernels.outer_times_derivative, U.reshape(-1), V.reshape(-1)
     else:
         kernel = kernels.products_times_derivative
+    if n * m < 2 * _SMALLEST_TASK:
+        kernel(tag, U, V, A, out, 0, n, 0, m)
+        return
     if n >= m:
         ranges = [(*rows, 0, m) for rows in threads.split(n, _rows_for(A))]
     else:

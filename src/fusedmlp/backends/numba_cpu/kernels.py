@@ -263,7 +263,7 @@ def times_derivative_rows(tag, A, out, row_start, row_stop):
 
 
 _BLOCK = 1024
-"""Columns that `products_times_derivative` works on at a time: a row's piece of `out` stays in the first-level cache."""
+"""Columns that `products_times_derivative` works on at a time, so that a row's piece of `out` stays in cache."""
 
 
 @compiled

@@ -1,0 +1,91 @@
+// Shared by the kernels: how they walk a matrix, accesses of 16 bytes, and the activations.
+//
+// A matrix is handed over as (pointer, line stride, step): element k of line l is p[l * line stride + k * step].
+// The host chooses lines and steps so that the steps of a line lie side by side where they can: lines are the rows of a
+// C-ordered matrix and the columns of a Fortran-ordered one (then every matrix is handed over transposed). Blocks are
+// two-dimensional: x runs along a line, V elements a thread, y over the lines; both stride by the whole grid, so that
+// any grid covers any matrix. Indices are 64 bits wide.
+//
+// V is 16 bytes' worth of elements ("packed": every line starts on a multiple of 16 bytes and the step is 1), or 1
+// ("strided": anything else; unaligned lines of step 1 still coalesce). NVRTC compiles this text without any header.
+
+typedef long long Index;
+
+constexpr int THREADS = 256;  // of a block, as launch.py starts it
+
+template <typename T, int V>
+struct alignas(sizeof(T) * V) Pack {
+    T x[V];
+};
+
+// V elements at p, of which only the first `count` exist; the others read as 0.
+template <typename T, int V>
+__device__ __forceinline__ Pack<T, V> load(const T* p, int count) {
+    Pack<T, V> pack;
+    if (V == 1 || count == V) return *reinterpret_cast<const Pack<T, V>*>(p);
+#pragma unroll
+    for (int j = 0; j < V; ++j) pack.x[j] = j < count ? p[j] : T(0);
+    return pack;
+}
+
+template <typename T, int V>
+__device__ __forceinline__ void store(T* p, const Pack<T, V>& pack, int count) {
+    if (V == 1 || count == V) {
+        *reinterpret_cast<Pack<T, V>*>(p) = pack;
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j)
+        if (j < count) p[j] = pack.x[j];
+}
+
+// Where a thread starts, and how far it moves: along the lines (x, in packs of V) and over them (y).
+template <int V>
+__device__ __forceinline__ Index first_element() {
+    return V * (blockIdx.x * Index(blockDim.x) + threadIdx.x);
+}
+template <int V>
+__device__ __forceinline__ Index next_elements() {
+    return V * (gridDim.x * Index(blockDim.x));
+}
+__device__ __forceinline__ Index first_line() { return blockIdx.y * Index(blockDim.y) + threadIdx.y; }
+__device__ __forceinline__ Index next_lines() { return gridDim.y * Index(blockDim.y); }
+
+// How many of the V elements from k on exist in a line of `length`.
+template <int V>
+__device__ __forceinline__ int count_at(Index k, Index length) {
+    return length - k < V ? int(length - k) : V;
+}
+
+// The activations: A = f(Z), and f'(Z) in terms of A, so that the backward pass needs no Z. NaN in, NaN out.
+//
+//   sigmoid   1 / (1 + exp(-z))   a (1 - a)     exp(-z) may overflow to infinity: 1 / infinity is the right 0
+//   tanh      tanh(z)             1 - a²
+//   relu      max(z, 0)           1 where a > 0, else 0
+//   identity  z                   1
+//
+// exp, tanh and the division are the accurate ones of CUDA (1 or 2 units in the last place), not its fast intrinsics.
+// CuPy compiles with -ftz=true: float32 results below 1.2e-38, the smallest normal number, come out as 0.
+enum Activation { SIGMOID, TANH, RELU, IDENTITY };
+
+template <int F, typename T>
+__device__ __forceinline__ T activation(T z) {
+    if (F == SIGMOID) return T(1) / (T(1) + exp(-z));
+    if (F == TANH) return tanh(z);
+    if (F == RELU) return z < T(0) ? T(0) : z;  // this way round, NaN stays NaN
+    return z;
+}
+
+template <int F, typename T>
+__device__ __forceinline__ T derivative(T a) {
+    if (F == SIGMOID) return a * (T(1) - a);
+    if (F == TANH) return T(1) - a * a;
+    if (F == RELU) return a > T(0) ? T(1) : (a <= T(0) ? T(0) : a);
+    return T(1);
+}
+
+// NAME(activation, its name, dtype, its name, V, layout) for every dtype and layout: the instances of a kernel.
+#define FOR_EACH_LAYOUT(NAME, F, f, T, t) NAME(F, f, T, t, 16 / sizeof(T), packed) NAME(F, f, T, t, 1, strided)
+#define FOR_EACH_DTYPE(NAME, F, f)               \
+    FOR_EACH_LAYOUT(NAME, F, f, float, float32) \
+    FOR_EACH_LAYOUT(NAME, F, f, double, float64)

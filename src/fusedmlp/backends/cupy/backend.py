@@ -1,0 +1,157 @@
+"""CupyBackend: the primitives on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fusedmlp import kernel_sources
+from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.base import Backend
+from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_in_columns
+from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
+from fusedmlp.checks import check_choice
+from fusedmlp.engine import ComposedEngine, Engine
+
+_WIDTHS = (1, 4, 16)
+"""The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""
+
+_LARGEST_AXIS = 2**31 - 1  # CuPy hands the sizes of a product to cuBLAS as 32-bit integers, without a look
+
+
+class CupyBackend(Backend):
+    """Backend ``cupy``: arrays on the current NVIDIA GPU, products by cuBLAS, the rest by ``kernels/*.cu``.
+
+    Arrays that are already on a GPU, CuPy's own or any with ``__cuda_array_interface__`` (PyTorch, numba), are used
+    where they are, and results stay there.
+    """
+
+    name = "cupy"
+    # Large enough that launches cost nothing beside the work, small enough for a GPU of 4 GB. Not taken from the memory
+    # that happens to be free: sums over chunks depend on their size, and the same seed has to give the same bits.
+    workspace_bytes = 2**30
+
+    @property
+    def xp(self) -> Any:
+        """cupy."""
+        import cupy
+
+        return cupy
+
+    @cached_property
+    def _launcher(self) -> Launcher:
+        return Launcher(self.xp)
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """Why this machine cannot run it; None only after a product and a kernel gave the right numbers here."""
+        return find_reason(cls)
+
+    def describe(self) -> dict[str, str]:
+        """Device, memory, driver, versions and the hashes of the kernels."""
+        runtime = self.xp.cuda.runtime
+        device = runtime.getDevice()
+        properties = runtime.getDeviceProperties(device)
+        free, total = runtime.memGetInfo()
+        name = properties["name"]
+        name = name.decode() if isinstance(name, bytes) else name
+        return {
+            "device": f"GPU {device}, {name}, compute capability {properties['major']}.{properties['minor']}",
+            "memory": f"{gigabytes(free)} of {gigabytes(total)} free",
+            "driver": f"for CUDA {version_text(runtime.driverGetVersion())}",
+            "BLAS": "cuBLAS",
+            "versions": f"cupy {self.xp.__version__}, CUDA runtime {version_text(runtime.runtimeGetVersion())}",
+            "kernels": ", ".join(f"{file} {digest[:8]}" for file, digest in kernel_sources.hashes().items()),
+        }
+
+    # Arrays ----------------------------------------------------------------------------------------------------------
+
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array on a GPU."""
+        return isinstance(x, self.xp.ndarray) or hasattr(x, "__cuda_array_interface__")
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` on the GPU: without a copy where it already is there in that dtype, in the memory order that it has."""
+        # blocking: the caller may change his array as soon as this returns.
+        return self.xp.asarray(x, dtype=dtype, blocking=True)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """`x` in main memory, in the memory order that it has."""
+        return self.xp.asnumpy(x, order="A")
+
+    def synchronize(self) -> None:
+        """Wait for the current stream."""
+        self.xp.cuda.get_current_stream().synchronize()
+
+    # Primitives ------------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product of a (n, k) and b (k, m), shape (n, m), by cuBLAS.
+
+        Either memory order is handed over as it is. CuPy copies an input that has gaps, and computes into a copy where
+        `out` has gaps or overlaps an input.
+        """
+        cupy = self.xp
+        check_matrix(cupy, "a", a)
+        check_matrix(cupy, "b", b, dtype=a.dtype)
+        if a.shape[1] != b.shape[0]:
+            raise ValueError(f"matmul: expected a (n, k) and b (k, m); got a {a.shape} and b {b.shape}")
+        if max(*a.shape, *b.shape) > _LARGEST_AXIS:
+            raise ValueError(f"matmul: expected axes of at most 2³¹ - 1 elements; got a {a.shape} and b {b.shape}")
+        if out is None:
+            return cupy.matmul(a, b)
+        # cupy.matmul itself would take any out with the right number of elements.
+        check_matrix(cupy, "out", out, (a.shape[0], b.shape[1]), a.dtype, written=True)
+        if lies_in_columns(out):
+            cupy.matmul(b.T, a.T, out=out.T)
+        else:
+            cupy.matmul(a, b, out=out)
+        return out
+
+    def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:
+        """A = f(Z + b) in one pass (``kernels/sigmoid.cu``); arguments as in the base class."""
+        check_choice("activation", activation, HIDDEN_ACTIVATIONS)
+        out = self.empty(Z.shape, Z.dtype) if out is None else out
+        self._launcher.launch(
+            "sigmoid.cu",
+            f"activate_{activation}",
+            walked=[("Z", Z), ("out", out)],
+            operands=[Operand("bias", bias, (Z.shape[0], 1))],
+        )
+        return out
+
+    def fused_backward(
+        self, W: Array, dZ: Array, A: Array, activation: str = "sigmoid", out: Array | None = None
+    ) -> Array:
+        """W dZ ⊙ f'(A) (``kernels/fused_backward.cu``); arguments as in the base class.
+
+        One pass for up to 16 outputs (rank 1 for a single one); cuBLAS and an in-place pass for more.
+        """
+        check_choice("activation", activation, HIDDEN_ACTIVATIONS)
+        n_in, n_out, m = W.shape[0], W.shape[-1], A.shape[-1]
+        out = self.empty((n_in, m), W.dtype) if out is None else out
+        walked = [("A", A), ("out", out)]
+        width = next((width for width in _WIDTHS if n_out <= width), None)
+        if activation == "identity":  # f' = 1
+            self.matmul(W, dZ, out=out)
+        elif width is None:
+            self.matmul(W, dZ, out=out)
+            self._launcher.launch("fused_backward.cu", f"times_derivative_{activation}", walked)
+        else:
+            self._launcher.launch(
+                "fused_backward.cu",
+                f"fused_backward_{width}_{activation}",
+                walked,
+                operands=[Operand("W", W, (n_in, n_out)), Operand("dZ", dZ, (n_out, m))],
+                scalars=[np.int32(n_out)],
+            )
+        return out
+
+    # Passes ----------------------------------------------------------------------------------------------------------
+
+    def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
+        """The composed engine."""
+        return ComposedEngine(self, architecture)

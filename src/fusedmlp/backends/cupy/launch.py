@@ -1,0 +1,211 @@
+"""The one way to a kernel. RawKernel checks nothing, and a wrong dtype, stride or device is a wrong result.
+
+`check_matrix` says what is wrong with an argument, `Launcher` compiles the sources, decides how a kernel walks its
+matrices (``kernels/common.cuh`` has the other half of that) and hands every number over in the size that it expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedmlp import kernel_sources
+from fusedmlp.activations import Array
+
+DTYPES = ("float32", "float64")
+THREADS = 256
+"""Of a block; ``kernels/common.cuh`` promises the compiler no more."""
+
+_BLOCKS_PER_MULTIPROCESSOR = 16  # twice what fits at a time, so that uneven blocks even out
+_LARGEST_GRID_Y = 65535
+_PACK_BYTES = 16
+_OPTIONS = ("-std=c++17",)
+_NULL = np.uint64(0)
+
+
+class Operand(NamedTuple):
+    """A matrix that a kernel reads element by element, in any layout; None is a null pointer."""
+
+    name: str
+    array: Array | None
+    shape: tuple[int, int]
+
+
+class Strided(NamedTuple):
+    """An array as a kernel takes it: element (l, k) is ``array[l * line + k * step]``, in elements from its start."""
+
+    array: Array | None
+    line: int
+    step: int
+
+    def arguments(self) -> list[Any]:
+        """Pointer and strides, sized."""
+        return [_NULL if self.array is None else self.array, np.int64(self.line), np.int64(self.step)]
+
+
+def check_matrix(
+    cupy: Any, name: str, x: Any, shape: tuple[int, int] | None = None, dtype: Any = None, written: bool = False
+) -> None:
+    """Check that `x` is a matrix of a supported dtype on the current GPU.
+
+    Parameters
+    ----------
+    cupy : module
+    name : str
+        Of the argument, for the message.
+    shape : (int, int), optional
+        What it has to be.
+    dtype : dtype, optional
+        What it has to be.
+    written : bool
+        Whether it is written to: then no two elements may share memory through a stride of 0.
+
+    Raises
+    ------
+    TypeError
+        It is no CuPy array, or of another dtype.
+    ValueError
+        Its shape, strides or device are wrong.
+    """
+    if not isinstance(x, cupy.ndarray):
+        raise TypeError(f"{name}: expected a cupy.ndarray; got {type(x).__module__}.{type(x).__name__}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float32 or float64; got an array of {x.dtype}")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(f"{name}: expected {np.dtype(dtype)}, like the other arrays; got {x.dtype}")
+    if x.ndim != 2 or (shape is not None and x.shape != shape):
+        expected = "2 axes, a column per sample" if shape is None else f"shape {shape}"
+        raise ValueError(f"{name}: expected {expected}; got shape {x.shape}")
+    device = cupy.cuda.runtime.getDevice()
+    if x.data.device_id != device:
+        raise ValueError(f"{name}: expected an array on the current GPU, {device}; it lies on GPU {x.data.device_id}")
+    if any(stride % x.itemsize for stride in x.strides):
+        raise ValueError(f"{name}: strides of {x.strides} bytes do not fit elements of {x.itemsize} bytes")
+    if written and any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.strides, strict=True)):
+        raise ValueError(f"{name}: expected an array that can be written to; got a broadcast view, strides {x.strides}")
+
+
+def lies_in_columns(x: Array) -> bool:
+    """Whether the elements of a column lie closer together than those of a row."""
+    if 1 in x.shape:
+        return x.shape[0] != 1
+    return abs(x.strides[0]) < abs(x.strides[1])
+
+
+def grid_and_block(lines: int, length: int, pack: int, multiprocessors: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((blocks along a line, blocks over the lines), (threads along, threads over)).
+
+    The kernels stride by the grid: any grid covers the matrix, and this one fills the GPU without more blocks than that
+    takes, so that what a thread keeps in registers serves many lines.
+    """
+    packs = -(-length // pack)
+    along = min(THREADS, 1 << (packs - 1).bit_length())
+    over = THREADS // along
+    blocks = multiprocessors * _BLOCKS_PER_MULTIPROCESSOR
+    x = min(-(-packs // along), blocks)
+    y = min(-(-lines // over), max(1, blocks // x), _LARGEST_GRID_Y)
+    return (x, y), (along, over)
+
+
+class Launcher:
+    """Compiles the CUDA sources when they are first needed, and launches their kernels on the current stream.
+
+    Parameters
+    ----------
+    cupy : module
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._modules: dict[str, Any] = {}
+        self._kernels: dict[str, Any] = {}
+
+    def launch(
+        self,
+        file: str,
+        kernel: str,
+        walked: Sequence[tuple[str, Array]],
+        operands: Sequence[Operand] = (),
+        scalars: Sequence[np.generic] = (),
+    ) -> None:
+        """Check the arguments and run a kernel on them.
+
+        Parameters
+        ----------
+        file : str
+            Of the source, e.g. "sigmoid.cu".
+        kernel : str
+            Its name without the dtype and the layout, which are found here: "activate_tanh".
+        walked : sequence of (name, array)
+            The matrices of one shape (n, m) that the kernel goes through; it writes to the last.
+        operands : sequence of Operand
+            What else it reads.
+        scalars : sequence of numpy scalars
+            What else it is told, each of the size that it expects.
+
+        Notes
+        -----
+        A kernel's parameters are the operands, the scalars, the walked matrices (each array with its two strides) and
+        the two lengths. Lines are rows, or columns where the output lies in columns: then the kernel is given the
+        transposed problem, the operands in reverse order, as in (W dZ)ᵀ = dZᵀ Wᵀ.
+        """
+        out = walked[-1][1]
+        for name, x in walked:
+            check_matrix(self._cupy, name, x, out.shape, out.dtype, written=x is out)
+        for operand in operands:
+            if operand.array is not None:
+                check_matrix(self._cupy, operand.name, operand.array, operand.shape, out.dtype)
+        for scalar in scalars:
+            if not isinstance(scalar, np.generic):
+                raise TypeError(f"{kernel}: expected numpy scalars; got {scalar!r} of type {type(scalar).__name__}")
+        if out.size == 0:
+            return
+
+        along_rows = not lies_in_columns(out)
+        lines, length = out.shape if along_rows else out.shape[::-1]
+        read = [_strided(operand.array, along_rows) for operand in operands]
+        read = read if along_rows else read[::-1]
+        matrices = [_strided(x, along_rows) for _, x in walked]
+        gapless = all(x.step == 1 and x.line == length for x in matrices)
+        if gapless and all(x.array is None for x in read):
+            lines, length = 1, lines * length
+        packed = all(_is_packed(x, lines) for x in matrices)
+
+        function = self._kernel(file, f"{kernel}_{out.dtype}_{'packed' if packed else 'strided'}")
+        grid, block = grid_and_block(
+            lines, length, _PACK_BYTES // out.itemsize if packed else 1, self._multiprocessors()
+        )
+        arguments = [argument for x in read for argument in x.arguments()]
+        arguments += scalars
+        arguments += [argument for x in matrices for argument in x.arguments()]
+        function(grid, block, (*arguments, np.int64(lines), np.int64(length)))
+
+    def _kernel(self, file: str, name: str) -> Any:
+        """The compiled function; a source that does not compile is CuPy's CompileException."""
+        if name not in self._kernels:
+            if file not in self._modules:
+                self._modules[file] = self._cupy.RawModule(code=kernel_sources.source(file), options=_OPTIONS)
+            self._kernels[name] = self._modules[file].get_function(name)
+        return self._kernels[name]
+
+    def _multiprocessors(self) -> int:
+        runtime = self._cupy.cuda.runtime
+        return runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, runtime.getDevice())
+
+
+def _strided(x: Array | None, along_rows: bool) -> Strided:
+    """The strides of a matrix in elements, of axes of length 1 as 0: a (n, 1) bias then serves a whole row."""
+    if x is None:
+        return Strided(None, 0, 0)
+    row, column = (0 if n == 1 else s // x.itemsize for n, s in zip(x.shape, x.strides, strict=True))
+    return Strided(x, row, column) if along_rows else Strided(x, column, row)
+
+
+def _is_packed(x: Strided, lines: int) -> bool:
+    """Whether the kernel may read the lines 16 bytes at a time: all of them start on a multiple of 16."""
+    array = x.array
+    assert array is not None
+    line_bytes = 0 if lines == 1 else x.line * array.itemsize
+    return x.step == 1 and array.data.ptr % _PACK_BYTES == 0 and line_bytes % _PACK_BYTES == 0

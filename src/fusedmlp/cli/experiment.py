@@ -1,0 +1,280 @@
+"""What ``fusedmlp train`` does: read, split, encode, train on each backend, score, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from fusedmlp.backends import REGISTRY, get_backend, unavailable_reason
+from fusedmlp.callbacks import Callback
+from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
+from fusedmlp.data.bundled import BUNDLED
+from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.reading import read_table
+from fusedmlp.data.table import Table
+from fusedmlp.data.targets import ClassEncoder, fit_target
+from fusedmlp.history import History
+from fusedmlp.network import Network
+from fusedmlp.optimizers import OPTIMIZERS, Optimizer, as_optimizer
+from fusedmlp.plots import check_plotting, picture_format, plot_loss, save_figure
+from fusedmlp.predictor import Predictor
+
+ADAM_LEARNING_RATE = 0.005
+"""Small tables are learned in 100 epochs at this rate; Adam's own 0.001 is for longer trainings."""
+
+EARLY_STOPPING_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``fusedmlp train``, by the names of its options."""
+
+    data: str
+    target: str | None
+    drop: tuple[str, ...]
+    categorical: tuple[str, ...]
+    test_data: str | None
+    test_target: str | None
+    test_fraction: float
+    standardize: bool
+    hidden: tuple[int, ...]
+    activation: str
+    loss: str | None
+    bias: bool
+    dtype: str
+    optimizer: str
+    learning_rate: float | None
+    schedule: str
+    epochs: int
+    batch_size: int
+    alpha: float
+    validation_fraction: float | None
+    early_stopping: bool
+    patience: int
+    random_state: int
+    backend: str | None
+    all_backends: bool
+    out: str | None
+    plot: str | None
+    metrics: str | None
+
+    def check(self) -> None:
+        """Raise where the optimizer is none, or an output could not be written in the end."""
+        self.described_optimizer()
+        read = (self.data, self.target, self.test_data, self.test_target)
+        inputs = [name for name in read if name is not None and name not in BUNDLED]
+        check_outputs({"--out": self.out, "--plot": self.plot, "--metrics": self.metrics}, inputs)
+        if self.plot is not None:
+            picture_format(self.plot)
+            check_plotting()
+
+    def described_optimizer(self) -> Optimizer:
+        """The optimizer with its learning rate."""
+        rate = self.learning_rate
+        if rate is None and self.optimizer == "adam":
+            rate = ADAM_LEARNING_RATE
+        return as_optimizer(OPTIMIZERS[self.optimizer], rate)
+
+    @property
+    def held_back(self) -> float:
+        """The share of the training rows that is held back for validation."""
+        if self.validation_fraction is None:
+            return EARLY_STOPPING_FRACTION if self.early_stopping else 0.0
+        return self.validation_fraction
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready for any backend.
+
+    Attributes
+    ----------
+    table : Table
+    features : FeatureEncoder
+    encoder : ClassEncoder or NumberEncoder
+    loss : str
+    X : array of shape (n1, m)
+    target : array of shape (m,) or (m, n_outputs)
+        As it was read.
+    held_out : tuple (X, target), or None
+        The same of the held-out rows.
+    """
+
+    table: Table
+    features: FeatureEncoder
+    encoder: Any
+    loss: str
+    X: np.ndarray
+    target: np.ndarray
+    held_out: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def n_train(self) -> int:
+        """Rows to train on, validation rows included."""
+        return self.X.shape[1]
+
+    @property
+    def n_test(self) -> int:
+        """Rows held out."""
+        return 0 if self.held_out is None else len(self.held_out[1])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A training on one backend.
+
+    Attributes
+    ----------
+    backend : str
+    engine : {"composed", "fused"}
+    history : History
+    predictor : Predictor
+    training_loss : float
+        J of the training rows with the final weights, without L2.
+    scores : dict
+        As `Predictor.scores`, of the held-out rows; empty where there are none.
+    """
+
+    backend: str
+    engine: str
+    history: History
+    predictor: Predictor
+    training_loss: float
+    scores: dict[str, float]
+
+
+def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]:
+    """(the backend whose model is saved, the backends to train on, why the others cannot run)."""
+    chosen = get_backend(settings.backend).name
+    if not settings.all_backends:
+        return chosen, [chosen], {}
+    reasons = {name: unavailable_reason(name) for name in REGISTRY}
+    return (
+        chosen,
+        [name for name, reason in reasons.items() if reason is None],
+        {name: reason for name, reason in reasons.items() if reason is not None},
+    )
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Read the data, split them, and encode both parts by what the training part tells."""
+    table = read_table(settings.data, settings.target, drop=settings.drop, categorical=settings.categorical)
+    target = table.require_target()
+    encoder, loss = fit_target(target, settings.loss, table.classification)
+    test_table, train_rows, test_rows = None, None, None
+    if settings.test_data is not None:
+        test_table = read_table(settings.test_data, settings.test_target, schema=table.schema)
+    elif settings.test_fraction > 0:
+        classes = encoder.indices(target) if isinstance(encoder, ClassEncoder) else None
+        train_rows, test_rows = split_rows(len(table), settings.test_fraction, classes, settings.random_state)
+        encoder, loss = fit_target(target, loss, table.classification, train_rows)
+        test_table = table
+    features = FeatureEncoder.fit(table, train_rows, settings.standardize)
+    X = features.transform(table, train_rows, settings.dtype).T
+    if test_table is None:
+        return Prepared(table, features, encoder, loss, X, _of(target, train_rows), None)
+    held_out = (
+        features.transform(test_table, test_rows, settings.dtype).T,
+        _of(test_table.require_target(), test_rows),
+    )
+    return Prepared(table, features, encoder, loss, X, _of(target, train_rows), held_out)
+
+
+def split_rows(
+    m: int, test_fraction: float, classes: np.ndarray | None, random_state: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows to train on, rows to hold out), in order; by class in equal shares where every class is large enough.
+
+    Parameters
+    ----------
+    m : int
+        Rows.
+    test_fraction : float in (0, 1)
+    classes : array of shape (m,) of int, optional
+    random_state : int
+    """
+    from sklearn.model_selection import train_test_split
+
+    n_test = max(1, round(m * test_fraction))
+    if n_test >= m:
+        raise ValueError(f"--test-fraction: {test_fraction:g} of {m} rows leaves none to train on")
+    if classes is not None:
+        sizes = np.bincount(classes)
+        if sizes.min() < 2 or min(n_test, m - n_test) < len(sizes):
+            classes = None
+    train, test = train_test_split(np.arange(m), test_size=n_test, random_state=random_state, stratify=classes)
+    return np.sort(train), np.sort(test)
+
+
+def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequence[Callback]) -> Result:
+    """One training; the same initial weights and the same order of samples on every backend."""
+    network = Network(
+        [data.features.n_outputs, *settings.hidden, data.encoder.n_outputs],
+        settings.activation,
+        data.loss,
+        settings.bias,
+        settings.dtype,
+        backend,
+        settings.random_state,
+    )
+    predictor = Predictor(network, data.features, data.encoder)
+    Y = data.encoder.encode(data.target, settings.dtype)
+    watched = None
+    if data.held_out is not None and not settings.held_back and not settings.early_stopping:
+        watched = (data.held_out[0], data.encoder.encode(data.held_out[1], settings.dtype))
+    history = network.fit(
+        data.X,
+        Y,
+        settings.described_optimizer(),
+        settings.epochs,
+        settings.batch_size,
+        schedule=settings.schedule,
+        alpha=settings.alpha,
+        validation_data=watched,
+        validation_fraction=settings.held_back,
+        early_stopping=settings.early_stopping,
+        patience=settings.patience,
+        callbacks=callbacks,
+    )
+    scores = {} if data.held_out is None else predictor.scores(*data.held_out)
+    return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores)
+
+
+def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> list[Result]:
+    """A training per backend, with a progress bar on a terminal and the metrics file, if one was asked for."""
+    second = "validation" if settings.held_back else "held-out"
+    results = []
+    with ExitStack() as stack:
+        metrics: IO[str] | None = None
+        if settings.metrics is not None:
+            metrics = stack.enter_context(open(settings.metrics, "w", encoding="utf-8"))
+        progress = stack.enter_context(progress_display())
+        for backend in backends:
+            callbacks: list[Callback] = []
+            if progress is not None:
+                callbacks.append(ProgressBar(progress, backend, second))
+            if metrics is not None:
+                callbacks.append(MetricsWriter(metrics, backend))
+            results.append(train_on(backend, settings, data, callbacks))
+    return results
+
+
+def draw(settings: Settings, data: Prepared, results: Sequence[Result]) -> None:
+    """Write the loss curves to ``settings.plot``."""
+    layers = "-".join(map(str, results[0].predictor.network.architecture.layer_sizes))
+    figure = plot_loss(
+        {result.backend: result.history for result in results},
+        title=f"{data.table.source}, {layers}, {data.loss}",
+        training="training (with L2)" if settings.alpha else "training",
+        validation="validation" if settings.held_back else "held-out",
+    )
+    save_figure(figure, settings.plot or "")
+
+
+def _of(target: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    return target if rows is None else target[rows]

@@ -1,0 +1,78 @@
+"""``fusedmlp info``."""
+
+from __future__ import annotations
+
+import platform
+
+import click
+
+from fusedmlp import __version__, kernel_sources
+from fusedmlp.backends import REGISTRY, _specification, get_backend, unavailable_reason
+from fusedmlp.backends.base import library_versions
+from fusedmlp.checkpoint import load_model
+from fusedmlp.data.targets import ClassEncoder
+from fusedmlp.predictor import Predictor
+
+HELP = """Show what this machine can run, or what a MODEL file holds.
+
+\b
+fusedmlp info
+FUSEDMLP_BACKEND=cupy fusedmlp info
+fusedmlp info model.safetensors
+
+Of every backend: its device, threads, libraries and versions; or why it cannot run here, and the pip command that
+mends it. Then the backend that would be chosen now and what decides it, and the hashes of the CUDA kernels. The exit
+status is 2 where the backend that is asked for cannot run.
+"""
+
+PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "safetensors", "click", "rich", "polars", "matplotlib")
+
+
+@click.command(help=HELP)
+@click.argument("model", required=False)
+def info(model: str | None) -> None:
+    """Describe the machine, or a model file."""
+    if model is not None:
+        _describe_model(model)
+        return
+    click.echo(f"fusedmlp {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo(library_versions(PACKAGES))
+    click.echo("\nBackends")
+    for name in REGISTRY:
+        reason = unavailable_reason(name)
+        click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
+        if reason is None:
+            for key, value in get_backend(name).describe().items():
+                click.echo(f"    {key + ':':<10} {value}")
+    click.echo("\nKernels (SHA-256)")
+    for file, digest in kernel_sources.hashes().items():
+        click.echo(f"  {file:<24} {digest}")
+    specification, source = _specification(None)
+    click.echo(f"\nAsked for: {specification} ({source})")
+    click.echo(f"Chosen:    {get_backend().name}")
+
+
+def _describe_model(path: str) -> None:
+    file = load_model(path)
+    architecture = file.parameters.architecture
+    click.echo(f"layers:       {'-'.join(map(str, architecture.layer_sizes))}")
+    click.echo(f"activation:   {architecture.hidden_activation} (hidden layers)")
+    click.echo(f"loss:         {architecture.loss}")
+    click.echo(f"biases:       {'yes' if architecture.bias else 'no'}")
+    click.echo(f"parameters:   {architecture.n_parameters:,} of {architecture.dtype}")
+    if "features" not in file.extra:
+        click.echo("preprocessing: none in this file")
+        return
+    predictor = Predictor.load(path, "numpy")
+    schema, target = predictor.features.schema, predictor.target
+    click.echo(f"numbers:      {_listed(schema.numeric) if schema.named else f'{len(schema.numeric)} columns'}")
+    for name, categories in zip(schema.text, predictor.features.categories, strict=True):
+        click.echo(f"categories:   {name}: {_listed(categories)}")
+    click.echo(f"target:       {schema.target or 'in a file of its own'}")
+    if isinstance(target, ClassEncoder):
+        click.echo(f"classes:      {_listed(target.classes)}")
+
+
+def _listed(names: tuple[object, ...], most: int = 12) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

@@ -1,0 +1,62 @@
+"""Parameter types and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+DATA_HELP = """
+\b
+DATA is one of
+  a bundled name   breast-cancer, digits, diabetes, wine, iris
+  .csv .tsv        a line of column names, then rows; separated by , ; tab or |;
+                   also .csv.gz. Missing: empty, NA, N/A, NaN, null, None, ?
+  .parquet .pq     columns of numbers, booleans, text or categories
+  .npy             an array (rows, columns), memory-mapped
+  .npz             arrays X and y; memory-mapped where stored uncompressed (np.savez)
+  IDX              as MNIST's images and labels, e.g. train-images-idx3-ubyte, also .gz
+"""
+
+
+class HiddenSizes(click.ParamType):
+    """ "128,64" -> (128, 64); "" or "none" -> (): no hidden layer."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The sizes of the hidden layers."""
+        if isinstance(value, tuple):
+            return value
+        if value.strip().lower() in ("", "none"):
+            return ()
+        try:
+            sizes = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            sizes = (0,)
+        if min(sizes) < 1:
+            self.fail(f"{value!r} is no list of layer sizes such as 64, 128,64 or none", param, ctx)
+        return sizes
+
+
+class Names(click.ParamType):
+    """ "a,b" -> ("a", "b")."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, stripped."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend, as every command that computes has it."""
+    return click.option(
+        "--backend",
+        metavar="NAME",
+        help="numpy, numba-cpu, cupy, auto, or several in order of preference, separated by commas. "
+        "[default: FUSEDMLP_BACKEND if it is set, else numba-cpu]",
+    )(function)

@@ -1,0 +1,78 @@
+"""``fusedmlp predict``."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import click
+import numpy as np
+
+from fusedmlp.checkpoint import write_atomically
+from fusedmlp.cli.options import DATA_HELP, backend_option
+from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.data.bundled import BUNDLED
+from fusedmlp.data.reading import read_table
+from fusedmlp.data.table import Table
+from fusedmlp.data.targets import ClassEncoder
+from fusedmlp.predictor import Predictor
+
+HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp train wrote.
+
+\b
+fusedmlp predict model.safetensors new_rows.csv
+fusedmlp predict model.safetensors new_rows.parquet --proba --out predictions.csv
+
+The answer is CSV with a line per row, on stdout or in --out: a column "prediction" (class names as they were in the
+training data, numbers in their original units; "prediction_0", ... where there are several), and with --proba a column
+"probability_CLASS" per class.
+{DATA_HELP}
+The columns are those of the training data; their order does not matter where they have names, and others are ignored,
+the target too. A category that training never saw counts as none of the known ones; a missing value is filled in as
+in training.
+"""
+
+
+@click.command(help=HELP)
+@click.argument("model")
+@click.argument("data")
+@click.option("--out", metavar="FILE", help="Write the CSV here instead of to stdout.")
+@click.option("--proba", is_flag=True, help="Add the probability of every class.")
+@backend_option
+def predict(model: str, data: str, out: str | None, proba: bool, backend: str | None) -> None:
+    """Predict and write."""
+    check_outputs({"--out": out}, [model] if data in BUNDLED else [model, data])
+    predictor = Predictor.load(model, backend)
+    table = read_table(data, schema=predictor.features.schema, target_required=False)
+    text = _as_csv(predictor, table, proba)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomically(out, text.encode())
+        click.echo(f"{len(table)} predictions: {out}")
+
+
+def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
+    columns: dict[str, list[object]] = {}
+    if proba:
+        probabilities = predictor.predict_proba(table)
+        assert isinstance(predictor.target, ClassEncoder)  # else predict_proba raised
+        columns["prediction"] = predictor.target.labels(probabilities.argmax(axis=1)).tolist()
+        for label, column in zip(predictor.target.classes, probabilities.T, strict=True):
+            columns[f"probability_{label}"] = _printed(column)
+    else:
+        predictions = predictor.predict(table)
+        if predictions.ndim == 2:
+            columns |= {f"prediction_{i}": _printed(column) for i, column in enumerate(predictions.T)}
+        else:
+            columns["prediction"] = predictions.tolist() if predictor.is_classifier else _printed(predictions)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return file.getvalue()
+
+
+def _printed(column: np.ndarray) -> list[object]:
+    """Numbers as text: 9 digits tell any two float32 numbers apart."""
+    return [f"{value:.9g}" for value in column.tolist()]

@@ -1,0 +1,59 @@
+"""Tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PIPE_WIDTH = 160
+"""Characters of a line where stdout is no terminal: nothing is wrapped."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score of `Predictor.scores` is shown.
+
+    Attributes
+    ----------
+    title : str
+    spec : str
+        Its format.
+    """
+
+    title: str
+    spec: str
+
+    def form(self, value: float) -> str:
+        """The score as text."""
+        return format(value, self.spec)
+
+
+SCORES = {
+    "accuracy": Score("accuracy", ".4f"),
+    "r2": Score("R²", ".4f"),
+    "rmse": Score("RMSE", ".4g"),
+    "deviance": Score("mean Poisson deviance", ".4g"),
+}
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A table on stdout: the first `left` columns of words, the others of numbers. Titles wrap, cells do not."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    widths = [
+        max(map(len, (*title.split(), *cells))) for title, cells in zip(titles, zip(*rows, strict=True), strict=True)
+    ]
+    narrow = sum(widths) + 2 * len(widths) > console.width
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0), show_edge=False)
+    for i, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        justify: Literal["left", "right"] = "left" if i < left else "right"
+        table.add_column(Text(title), justify=justify, min_width=width, width=width if narrow else None)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

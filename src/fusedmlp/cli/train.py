@@ -1,0 +1,230 @@
+"""``fusedmlp train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.architecture import DTYPES
+from fusedmlp.cli.experiment import (
+    ADAM_LEARNING_RATE,
+    EARLY_STOPPING_FRACTION,
+    Prepared,
+    Result,
+    Settings,
+    choose_backends,
+    draw,
+    prepare,
+    train_all,
+)
+from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
+from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.losses import LOSSES
+from fusedmlp.optimizers import OPTIMIZERS
+from fusedmlp.schedules import SCHEDULES
+
+SEED_LIMIT = 2**32 - 1
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+_LOSS_LINES = "\n".join(f"  {loss.name:<26} j = {loss.formula}" for loss in LOSSES.values())
+
+HELP = f"""Train a network on a table of data, and write it to a file.
+
+\b
+fusedmlp train breast-cancer --out model.safetensors --plot loss.png
+fusedmlp train houses.csv --target price --hidden 128,64 --early-stopping
+fusedmlp train digits --hidden 128 --all-backends
+fusedmlp train train-images-idx3-ubyte.gz --test-data t10k-images-idx3-ubyte.gz
+{DATA_HELP}
+Numbers are standardised (a copy, in --dtype; with --no-standardize a numeric array of that type with --test-data or
+--test-fraction 0 is trained on where it is, memory-mapped), categories become columns of 0 and 1, missing values
+become the mean or the most frequent category. All of it is learned from the training rows and kept in the model file.
+
+What is predicted follows from the target. Text, booleans and up to 20 different whole numbers are classes
+(binary_cross_entropy for two, else categorical_cross_entropy); other numbers are numbers (squared_error, of the
+standardised target; predictions and RMSE are in the original units). --loss overrides this: poisson is for counts and
+rates >= 0, sum_squared_error for classes, or numbers scaled to [0, 1].
+
+\b
+Losses (J is the mean of j over the samples; of sum_squared_error it is the sum):
+{_LOSS_LINES}
+
+A part of the rows is held out (equal shares of every class) and never trained on. One row per backend is printed: the
+loss of the training rows and of the held-out rows with the final weights, how good the predictions of the held-out
+rows are, samples trained on per second (the first epoch, which may compile, not counted), and seconds of training. The
+same command gives the same numbers, to the bit, on the same machine.
+"""
+
+
+@click.command(help=HELP)
+@click.argument("data")
+@click.option(
+    "--target",
+    metavar="COL",
+    help="Column to predict. CSV, Parquet: its name [default: target]. .npy: its number (-1 is the last) or a .npy "
+    "file. .npz: the name of the array [default: y]. IDX: the file of the labels [default: found by its name].",
+)
+@click.option("--drop", type=Names(), default="", metavar="COL,...", help="Columns of a CSV or Parquet to leave out.")
+@click.option(
+    "--categorical",
+    type=Names(),
+    default="",
+    metavar="COL,...",
+    help="Columns of a CSV or Parquet that hold categories although they look like numbers.",
+)
+@click.option("--test-data", metavar="DATA", help="Rows to hold out, in a data set of their own.")
+@click.option("--test-target", metavar="COL", help="Target of --test-data, where it is another than --target.")
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.25,
+    show_default=True,
+    help="Share of the rows to hold out, where there is no --test-data; 0 for none.",
+)
+@click.option("--standardize/--no-standardize", default=True, show_default=True, help="Bring columns to one scale.")
+@click.option(
+    "--hidden",
+    type=HiddenSizes(),
+    default="64",
+    show_default=True,
+    metavar="N,...",
+    help="Units of the hidden layers; none: no hidden layer, which is logistic (or linear) regression.",
+)
+@click.option(
+    "--activation",
+    type=click.Choice(list(HIDDEN_ACTIVATIONS)),
+    default="sigmoid",
+    show_default=True,
+    help="Of the hidden layers.",
+)
+@click.option("--loss", type=click.Choice(list(LOSSES)), metavar="NAME", help="See above. [default: by the target]")
+@click.option("--bias/--no-bias", default=True, show_default=True, help="With or without biases.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default=DTYPES[0], show_default=True, help="Of the network.")
+@click.option(
+    "--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", show_default=True, help="What takes the steps."
+)
+@click.option(
+    "--learning-rate",
+    type=POSITIVE,
+    metavar="RATE",
+    help=f"[default: {ADAM_LEARNING_RATE:g} for adam, {OPTIMIZERS['sgd'].learning_rate:g} for the others]",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(list(SCHEDULES)),
+    default="cosine",
+    show_default=True,
+    help="How the learning rate changes over the epochs.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples of one step.")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0),
+    default=0.01,
+    show_default=True,
+    help="L2: a step lowers the loss + ½·alpha·Σ‖W‖² / (samples of the batch).",
+)
+@click.option(
+    "--validation-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="Share of the training rows to compute a validation loss on after every epoch. "
+    f"[default: {EARLY_STOPPING_FRACTION:g} with --early-stopping, else 0]",
+)
+@click.option(
+    "--early-stopping", is_flag=True, help="Stop when the validation loss no longer falls; keep the best weights."
+)
+@click.option(
+    "--patience", type=click.IntRange(1), default=10, show_default=True, help="Epochs that --early-stopping waits."
+)
+@click.option(
+    "--random-state",
+    type=click.IntRange(0, SEED_LIMIT),
+    default=0,
+    show_default=True,
+    help="Seed of the split, the first weights and the order of the samples.",
+)
+@backend_option
+@click.option(
+    "--all-backends", is_flag=True, help="Train on every backend that can run here; write the model of --backend."
+)
+@click.option("--out", metavar="FILE", help="Write the model (safetensors), its preprocessing included.")
+@click.option("--plot", metavar="FILE", help="Draw the losses over the epochs (.png, .svg, .pdf).")
+@click.option(
+    "--metrics",
+    metavar="FILE",
+    help="Write a line of JSON per epoch: backend, epoch (from 1), loss, validation_loss (of the held-out rows, where "
+    "there is no validation part; null without either), learning_rate, seconds.",
+)
+@click.pass_context
+def train(context: click.Context, **options: Any) -> None:
+    """Train, print the results, write the files."""
+    settings = Settings(**options)
+    if not settings.early_stopping and _given(context, "patience"):
+        raise click.UsageError("--patience is for --early-stopping", context)
+    if settings.test_data is not None and _given(context, "test_fraction"):
+        raise click.UsageError("--test-data and --test-fraction exclude each other", context)
+    if settings.test_data is None and settings.test_target is not None:
+        raise click.UsageError("--test-target is for --test-data", context)
+    settings.check()
+    chosen, backends, reasons = choose_backends(settings)
+    data = prepare(settings)
+    _describe(settings, data)
+    for name, reason in reasons.items():
+        click.echo(f"{name}: not available: {reason}", err=True)
+    try:
+        results = train_all(settings, data, backends)
+    except KeyboardInterrupt:
+        kept = f"; {settings.out} was not written" if settings.out else ""
+        raise KeyboardInterrupt(f"interrupted in training{kept}") from None
+    _print_results(results)
+    if settings.out is not None:
+        next(result for result in results if result.backend == chosen).predictor.save(settings.out)
+        click.echo(f"model of {chosen}: {settings.out}")
+    if settings.plot is not None:
+        draw(settings, data, results)
+        click.echo(f"loss curves: {settings.plot}")
+    if settings.metrics is not None:
+        click.echo(f"metrics: {settings.metrics}")
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _describe(settings: Settings, data: Prepared) -> None:
+    """Say what was understood of the data, and what will be trained."""
+    schema, classes = data.table.schema, getattr(data.encoder, "classes", None)
+    columns = (
+        f"{len(schema.numeric)} columns"
+        if not schema.text
+        else (f"{len(schema.numeric)} columns of numbers, {len(schema.text)} of categories")
+    )
+    name = repr(schema.target) if schema.named else "the target"
+    outputs = data.encoder.n_outputs
+    kind = f"{len(classes)} classes" if classes else "a number" if outputs == 1 else f"{outputs} numbers"
+    layers = "-".join(map(str, (data.features.n_outputs, *settings.hidden, outputs)))
+    click.echo(f"data:    {data.table.source}: {data.n_train} rows to train on, {data.n_test} held out")
+    click.echo(f"         {columns}; {name} is {kind if not classes else f'one of {kind}'}")
+    activation = f", {settings.activation}" if settings.hidden else ""
+    click.echo(f"network: {layers}{activation}, {data.loss}, {settings.dtype}")
+    click.echo()
+
+
+def _print_results(results: list[Result]) -> None:
+    """The table, a row per backend."""
+    shown = [name for name in SCORES if name in results[0].scores]
+    titles = ["backend", "engine", "epochs", "training loss"]
+    if results[0].scores:
+        titles += ["held-out loss", *(f"held-out {SCORES[name].title}" for name in shown)]
+    rows = []
+    for result in results:
+        history = result.history
+        row = [result.backend, result.engine, str(history.epochs), f"{result.training_loss:.4g}"]
+        if result.scores:
+            row += [f"{result.scores['loss']:.4g}", *(SCORES[name].form(result.scores[name]) for name in shown)]
+        rows.append([*row, f"{history.samples_per_second:,.0f}", f"{sum(history.seconds):.2f}"])
+    print_table([*titles, "samples/s", "seconds"], rows, left=2)

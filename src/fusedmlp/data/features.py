@@ -1,0 +1,242 @@
+"""FeatureEncoder: columns of numbers and categories -> the inputs of a network. Kept as arrays and JSON, no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.data.table import Schema, Table, is_none
+
+_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """The preprocessing of a model, by scikit-learn's transformers.
+
+    Numbers: a missing one becomes its column's mean, then every column is standardised (mean 0, standard deviation 1).
+    A column that is constant or empty in training tells nothing: it enters as 0 whatever it holds later.
+    Categories: a missing one becomes the most frequent, then each category is a column of 0 and 1; one that did not
+    occur in training is 0 in all of them.
+
+    Rows pass in blocks, so that beside the result memory does not grow with their number.
+
+    Attributes
+    ----------
+    schema : Schema
+    standardize : bool
+        False: numbers enter as they are.
+    mean, scale : arrays of shape (n_numeric,), float64
+        A number x enters as (x − mean) / scale; scale is infinite for a column that tells nothing.
+    categories : tuple of tuples of str
+        Of each text column.
+    most_frequent : tuple of str
+        Of each text column.
+    """
+
+    schema: Schema
+    standardize: bool
+    mean: np.ndarray
+    scale: np.ndarray
+    categories: tuple[tuple[str, ...], ...] = ()
+    most_frequent: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n, k = len(self.schema.numeric), len(self.schema.text)
+        for name, value in (("mean", self.mean), ("scale", self.scale)):
+            if value.shape != (n,) or value.dtype != np.float64 or np.isnan(value).any():
+                raise ValueError(f"features.{name}: expected {n} float64 numbers; got {value.shape}, {value.dtype}")
+        if not np.isfinite(self.mean).all() or not (self.scale > 0).all():
+            raise ValueError("features: expected finite means, and scales > 0")
+        if not (len(self.categories) == len(self.most_frequent) == k) or not all(self.categories):
+            raise ValueError(f"features: expected the categories of {k} text columns")
+
+    @classmethod
+    def fit(cls, table: Table, rows: np.ndarray | None = None, standardize: bool = True) -> FeatureEncoder:
+        """Learn means, scales and categories.
+
+        Parameters
+        ----------
+        table : Table
+        rows : array of int, optional
+            The rows to learn from; None: all.
+        standardize : bool, default True
+
+        Raises
+        ------
+        ValueError
+            A column holds an infinite number.
+        """
+        from sklearn.preprocessing import StandardScaler
+
+        n = table.numeric.shape[1]
+        scaler = StandardScaler()
+        for block in _blocks(table, rows, n) if n else ():
+            numbers = np.asarray(table.numeric[block], dtype=np.float64)
+            _check_finite(numbers, table, block)
+            # A column without values has the mean nan, as wanted; a variance that overflows makes the scale infinite.
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                scaler.partial_fit(numbers)
+        mean, scale = np.zeros(n), np.ones(n)
+        if n:
+            # scikit-learn puts 1 where a column is constant up to rounding; nan comes from a column without values.
+            with np.errstate(invalid="ignore"):
+                varies = scaler.scale_ == np.sqrt(scaler.var_)
+            mean = np.nan_to_num(scaler.mean_)
+            scale = np.where(varies, scaler.scale_, np.inf)
+        categories, most_frequent = _fit_text(table.text if rows is None else table.text[rows])
+        return cls(table.schema, standardize, mean, scale, categories, most_frequent)
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of the result: n1 of the network."""
+        return len(self.schema.numeric) + sum(map(len, self.categories))
+
+    def transform(self, table: Table, rows: np.ndarray | None = None, dtype: str = "float32") -> np.ndarray:
+        """The inputs of a network, shape (rows, n_outputs), all finite.
+
+        Numbers that are not standardised, have the right type and miss nothing are returned where they are,
+        memory-mapped or not.
+
+        Parameters
+        ----------
+        table : Table
+            With the columns of `schema`, as `Table.aligned` gives it.
+        rows : array of int, optional
+        dtype : {"float32", "float64"}
+        """
+        if rows is None and self._usable_as_it_is(table, dtype):
+            return table.numeric
+        out = np.empty((len(table) if rows is None else len(rows), self.n_outputs), dtype=dtype)
+        n = len(self.schema.numeric)
+        done = 0
+        for block in _blocks(table, rows, max(n, self.n_outputs)):
+            numeric, text = table.take(block)
+            part = out[done : done + len(numeric)]
+            if n:
+                numbers = np.asarray(numeric, dtype=np.float64)
+                _check_finite(numbers, table, block)
+                with np.errstate(over="ignore"):  # what does not fit the type is found next
+                    part[:, :n] = self._numbers.transform(numbers)
+                _check_finite(part[:, :n], table, block, f"numbers that {dtype} can hold")
+            if self.categories:
+                part[:, n:] = self._texts.transform(text)
+            done += len(numeric)
+        return out
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(arrays, JSON data): all that `from_state` needs."""
+        arrays = {"features.mean": self.mean, "features.scale": self.scale} if self.schema.numeric else {}
+        return arrays, {
+            "schema": self.schema.to_dict(),
+            "standardize": self.standardize,
+            "categories": [list(categories) for categories in self.categories],
+            "most_frequent": list(self.most_frequent),
+        }
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> FeatureEncoder:
+        """The encoder that `state` described; its results are the same bits.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            The state is not one.
+        """
+        none = np.empty(0)
+        categories = tuple(tuple(categories) for categories in data["categories"])
+        most_frequent = tuple(data["most_frequent"])
+        if not all(isinstance(word, str) for word in (*most_frequent, *(c for cs in categories for c in cs))):
+            raise ValueError("features: expected categories that are text")
+        return cls(
+            Schema.from_dict(data["schema"]),
+            bool(data["standardize"]),
+            arrays.get("features.mean", none),
+            arrays.get("features.scale", none),
+            categories,
+            most_frequent,
+        )
+
+    @cached_property
+    def _numbers(self) -> Any:
+        """Imputer and scaler, fitted by what they are to know."""
+        from sklearn.impute import SimpleImputer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        imputer = SimpleImputer(strategy="mean").fit(self.mean[None])  # the mean of one row is that row
+        if not self.standardize:
+            return imputer
+        scaler = StandardScaler()
+        scaler.mean_, scaler.scale_, scaler.var_ = self.mean, self.scale, self.scale**2
+        scaler.n_features_in_, scaler.n_samples_seen_ = len(self.mean), 1
+        return make_pipeline(imputer, scaler)
+
+    @cached_property
+    def _texts(self) -> Any:
+        """Imputer and one-hot encoder, fitted by what they are to know."""
+        from sklearn.impute import SimpleImputer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder
+
+        row = np.array([self.most_frequent], dtype=object)
+        imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(row)
+        categories = [np.array(words, dtype=object) for words in self.categories]
+        encoder = OneHotEncoder(
+            categories=categories, handle_unknown="ignore", sparse_output=False, dtype=np.float32
+        ).fit(row)
+        return make_pipeline(imputer, encoder)
+
+    def _usable_as_it_is(self, table: Table, dtype: str) -> bool:
+        numeric = table.numeric
+        if self.standardize or self.categories or numeric.dtype != dtype or not numeric.flags.aligned:
+            return False
+        for block in _blocks(table, None, self.n_outputs):
+            numbers = numeric[block]
+            _check_finite(numbers, table, block)
+            if np.isnan(numbers).any():
+                return False
+        return True
+
+
+def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """(categories, the most frequent one) of each column; a column without values has the one category ""."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import OneHotEncoder
+
+    if text.shape[1] == 0:
+        return (), ()
+    empty = is_none(text).all(axis=0)
+    text = np.where(empty, "", text)
+    imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(text)
+    encoder = OneHotEncoder().fit(imputer.transform(text))
+    return tuple(tuple(words.tolist()) for words in encoder.categories_), tuple(imputer.statistics_.tolist())
+
+
+def _blocks(table: Table, rows: np.ndarray | None, width: int) -> Iterator[slice | np.ndarray]:
+    """The rows in pieces whose float64 numbers take `_BLOCK_BYTES`."""
+    m = len(table) if rows is None else len(rows)
+    step = max(1, _BLOCK_BYTES // (8 * max(1, width)))
+    for start in range(0, m, step):
+        piece = slice(start, min(start + step, m))
+        yield piece if rows is None else rows[piece]
+
+
+def _check_finite(
+    numbers: np.ndarray,
+    table: Table,
+    block: slice | np.ndarray,
+    expected: str = "finite numbers (a missing one is fine)",
+) -> None:
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        i, j = (int(k) for k in np.argwhere(infinite)[0])
+        row = block.start + i if isinstance(block, slice) else int(block[i])
+        raise ValueError(
+            f"{table.source}: column {table.schema.numeric[j]!r}: expected {expected}; "
+            f"got {table.numeric[row, j]} in row {row} (counted from 0)"
+        )

@@ -1,0 +1,223 @@
+"""Table: data as it was read, before any preprocessing. Rows are samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Which columns there are, and as what they are read.
+
+    Attributes
+    ----------
+    numeric : tuple of str
+        Columns of numbers, in order; of an array without names the column numbers "0", "1", ...
+    text : tuple of str
+        Columns of categories.
+    named : bool
+        False: the columns are known by their place only.
+    target : str or None
+        Where the target stands in data of the same form: a column's name or number, or a key; None: elsewhere.
+    text_target : bool
+        Whether the target is text even where it looks like numbers.
+    """
+
+    numeric: tuple[str, ...]
+    text: tuple[str, ...] = ()
+    named: bool = True
+    target: str | None = None
+    text_target: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column but the target."""
+        return (*self.numeric, *self.text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as JSON-ready data."""
+        return {
+            "numeric": list(self.numeric),
+            "text": list(self.text),
+            "named": self.named,
+            "target": self.target,
+            "text_target": self.text_target,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Schema:
+        """What `to_dict` gave; ValueError, KeyError or TypeError where it is something else."""
+        numeric, text, target = tuple(data["numeric"]), tuple(data["text"]), data["target"]
+        if not all(isinstance(name, str) for name in (*numeric, *text)) or not isinstance(target, str | None):
+            raise ValueError("schema: expected columns named by text")
+        return cls(numeric, text, bool(data["named"]), target, bool(data["text_target"]))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Data as it was read: columns of numbers, columns of categories, and a target where there is one.
+
+    Attributes
+    ----------
+    source : str
+        Where it came from, for messages.
+    schema : Schema
+        `numeric` and `text` name the columns of the two arrays, in order.
+    numeric : array of shape (m, n)
+        Of any numeric type, memory-mapped where the file allows; NaN is a missing value.
+    text : array of object, shape (m, k)
+        str, or None for a missing value.
+    target : array of shape (m,) or (m, n_outputs), or None
+        Numbers, bool, or str as objects; nothing missing.
+    classification : bool or None
+        What the source says about its target; None: the values decide.
+    """
+
+    source: str
+    schema: Schema
+    numeric: np.ndarray
+    text: np.ndarray
+    target: np.ndarray | None = None
+    classification: bool | None = None
+
+    def __post_init__(self) -> None:
+        if len(self) == 0:
+            raise ValueError(f"{self.source}: expected at least one row of data; got none")
+        if not self.schema.columns:
+            raise ValueError(f"{self.source}: expected at least one column besides the target; got none")
+        if self.target is not None and len(self.target) != len(self):
+            raise ValueError(f"{self.source}: {len(self)} rows of data, but {len(self.target)} of the target")
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+    def take(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(numeric, text) of some of the rows."""
+        return self.numeric[rows], self.text[rows]
+
+    def require_target(self) -> np.ndarray:
+        """The target, or a ValueError that says there is none."""
+        if self.target is None:
+            raise ValueError(f"target: {self.source} has no target {self.schema.target or ''}".rstrip())
+        return self.target
+
+    def aligned(self, schema: Schema) -> Table:
+        """The same rows with exactly the columns of `schema`, in its order; columns it does not know are left out.
+
+        Raises
+        ------
+        ValueError
+            Columns are missing, or of another kind than in `schema`.
+        """
+        if not self.schema.named:
+            return self._aligned_by_place(schema)
+        check_columns(schema, self.schema.columns, self.source)
+        self._check_numbers(schema)
+        numeric = _columns(self.numeric, self.schema.numeric, schema.numeric)
+        text = _columns(self.text, self.schema.text, schema.text)
+        return replace(self, schema=replace(schema, target=self.schema.target), numeric=numeric, text=text)
+
+    def _aligned_by_place(self, schema: Schema) -> Table:
+        if schema.text:
+            raise ValueError(
+                f"{self.source}: the model was trained on named columns, some of them categories "
+                f"({', '.join(schema.text)}); expected those, got an array without names"
+            )
+        if len(schema.numeric) != self.numeric.shape[1]:
+            raise ValueError(
+                f"{self.source}: the model was trained on {len(schema.numeric)} columns; got {self.numeric.shape[1]}"
+            )
+        return self
+
+    def _check_numbers(self, schema: Schema) -> None:
+        for name in schema.numeric:
+            if name in self.schema.text:
+                column = self.text[:, self.schema.text.index(name)]
+                bad = (i for i, value in enumerate(column) if value is not None and not is_number(value))
+                row = next(bad, 0)
+                raise ValueError(
+                    f"{self.source}: column {name!r}: expected numbers, as in training; got {column[row]!r} "
+                    f"in row {row} (counted from 0)"
+                )
+
+
+def check_columns(schema: Schema, columns: Sequence[str], source: str) -> None:
+    """Raise a ValueError where `schema` has columns that are not among the named `columns`."""
+    if not schema.named:
+        raise ValueError(
+            f"{source}: the model was trained on an array of {len(schema.numeric)} columns without names; "
+            "expected an array, got named columns"
+        )
+    present = set(columns)
+    missing = [name for name in schema.columns if name not in present]
+    if missing:
+        raise ValueError(f"{source}: missing columns that the model was trained on: {', '.join(missing)}")
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns(array: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+    """The wanted columns; the array itself where they are all of them in the same order."""
+    if names == wanted:
+        return array
+    place = {name: i for i, name in enumerate(names)}
+    return array[:, [place[name] for name in wanted]]
+
+
+def no_text(m: int) -> np.ndarray:
+    """The text columns of a table that has none."""
+    return np.empty((m, 0), dtype=object)
+
+
+def is_none(text: np.ndarray) -> np.ndarray:
+    """Where an array of objects has None, a missing value."""
+    return np.equal(text, np.array(None, dtype=object)).astype(bool)
+
+
+def as_features(array: np.ndarray, source: str) -> np.ndarray:
+    """An array of numbers with a row per sample; of more than two axes, all but the first become one."""
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{source}: expected an array of real numbers; got dtype {array.dtype}")
+    if array.ndim < 2:
+        raise ValueError(f"{source}: expected two axes or more, (rows, columns); got shape {array.shape}")
+    return array if array.ndim == 2 else array.reshape(len(array), -1)
+
+
+def as_target(array: np.ndarray, source: str) -> np.ndarray:
+    """A target without missing values, shape (m,) or (m, n_outputs); text as objects.
+
+    Raises
+    ------
+    ValueError
+        It is of another type or shape, or has missing or infinite values.
+    """
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind in "US":
+        array = array.astype(str).astype(object)
+    if array.dtype.kind not in "fiubO" or (array.dtype.kind == "O" and array.ndim != 1):
+        raise ValueError(f"target: {source}: expected numbers, booleans or text; got dtype {array.dtype}")
+    if array.ndim not in (1, 2) or 0 in array.shape:
+        raise ValueError(f"target: {source}: expected a value per row; got shape {array.shape}")
+    missing = is_none(array) if array.dtype.kind == "O" else np.isnan(array)
+    if missing.any():
+        rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
+        raise ValueError(
+            f"target: {source}: {len(rows)} values are missing, the first in row {rows[0]} (counted from 0); "
+            "expected a target in every row"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+        raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} in row {row} (counted from 0)")
+    return array

@@ -1,0 +1,232 @@
+"""Encoders of the target: classes as labels of 0 and 1, numbers scaled; and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Label = int | float | str | bool
+
+CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")
+NUMBER_LOSSES = ("squared_error", "poisson")
+MOST_NUMBERED_CLASSES = 20
+"""Whole numbers are taken for classes up to so many different ones."""
+
+
+@dataclass(frozen=True)
+class ClassEncoder:
+    """Classes to labels: one output for two classes, else one per class.
+
+    Attributes
+    ----------
+    classes : tuple of int, float, str or bool
+        In order; with one output the second is the label 1.
+    n_outputs : int
+    """
+
+    classes: tuple[Label, ...]
+    n_outputs: int
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(label, int | float | str) for label in self.classes):
+            raise ValueError("target: expected classes that are numbers, booleans or text")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"target: expected at least 2 different classes; got {list(self.classes)}")
+        if self.n_outputs != len(self.classes) and (self.n_outputs, len(self.classes)) != (1, 2):
+            raise ValueError(f"target: {self.n_outputs} outputs do not fit {len(self.classes)} classes")
+
+    def indices(self, target: np.ndarray) -> np.ndarray:
+        """The place of each label among the classes, shape (m,) of int; ValueError for one that is none of them."""
+        if target.ndim != 1:
+            raise ValueError(f"target: expected one class per row; got shape {target.shape}")
+        labels, inverse = np.unique(target, return_inverse=True)
+        place = {label: i for i, label in enumerate(self.classes)}
+        unknown = [label for label in labels.tolist() if label not in place]
+        if unknown:
+            raise ValueError(f"target: expected one of the classes {_listed(self.classes)}; got {unknown[0]!r}")
+        return np.array([place[label] for label in labels.tolist()])[inverse]
+
+    def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
+        """Y, shape (n_outputs, m)."""
+        indices = self.indices(target)
+        if self.n_outputs == 1:
+            return indices[None].astype(dtype)
+        Y = np.zeros((len(indices), self.n_outputs), dtype=dtype)
+        Y[np.arange(len(indices)), indices] = 1
+        return Y.T
+
+    def decode_indices(self, A: np.ndarray) -> np.ndarray:
+        """The place of the likeliest class, shape (m,), from the network's output (n_outputs, m)."""
+        return (A[0] >= 0.5).astype(np.intp) if self.n_outputs == 1 else A.argmax(axis=0)
+
+    def decode(self, A: np.ndarray) -> np.ndarray:
+        """The likeliest class of each sample, shape (m,); text as objects."""
+        return self.labels(self.decode_indices(A))
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """The classes at some places; text as objects."""
+        return np.array(self.classes, dtype=object if isinstance(self.classes[0], str) else None)[indices]
+
+    def probabilities(self, A: np.ndarray) -> np.ndarray:
+        """Shape (m, number of classes)."""
+        return np.column_stack([1 - A[0], A[0]]) if self.n_outputs == 1 else A.T
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(arrays, JSON data)."""
+        return {}, {"classes": list(self.classes), "n_outputs": self.n_outputs}
+
+
+@dataclass(frozen=True)
+class NumberEncoder:
+    """Numbers y to (y − offset) / scale, per output.
+
+    Attributes
+    ----------
+    offset, scale : arrays of shape (n_outputs,), float64
+    """
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.offset.ndim != 1 or self.offset.shape != self.scale.shape or self.offset.dtype != self.scale.dtype:
+            raise ValueError(f"target: expected an offset and a scale per output; got {self.offset.shape}")
+        if not (np.isfinite(self.offset).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("target: expected finite offsets, and finite scales > 0")
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers per sample."""
+        return len(self.offset)
+
+    def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
+        """Y, shape (n_outputs, m)."""
+        return ((self.columns(target) - self.offset) / self.scale).astype(dtype).T
+
+    def columns(self, target: np.ndarray) -> np.ndarray:
+        """The target as numbers of shape (m, n_outputs); ValueError where it is none."""
+        if target.dtype.kind not in "fiub":
+            raise ValueError(f"target: expected numbers; got text such as {target[0]!r}")
+        columns = target.reshape(len(target), -1).astype(np.float64)
+        if columns.shape[1] != self.n_outputs:
+            raise ValueError(f"target: expected {self.n_outputs} numbers per row; got {columns.shape[1]}")
+        return columns
+
+    def decode(self, A: np.ndarray) -> np.ndarray:
+        """Numbers in their original units, shape (m,), or (m, n_outputs) for several, float64."""
+        numbers = A.T.astype(np.float64) * self.scale + self.offset
+        return numbers[:, 0] if self.n_outputs == 1 else numbers
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """(arrays, JSON data)."""
+        return {"target.offset": self.offset, "target.scale": self.scale}, {}
+
+
+TargetEncoder = ClassEncoder | NumberEncoder
+
+
+def target_from_state(arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> TargetEncoder:
+    """The encoder that `state` described; ValueError, KeyError or TypeError where it is none."""
+    if "classes" in data:
+        return ClassEncoder(tuple(data["classes"]), int(data["n_outputs"]))
+    return NumberEncoder(arrays["target.offset"], arrays["target.scale"])
+
+
+def fit_target(
+    target: np.ndarray,
+    loss: str | None = None,
+    classification: bool | None = None,
+    rows: np.ndarray | slice = slice(None),
+) -> tuple[TargetEncoder, str]:
+    """Choose the loss where none is given, and learn how the target is encoded.
+
+    Text and booleans are classes; whole numbers are classes where at most 20 different ones occur; other numbers are
+    numbers. Two classes: binary_cross_entropy; more: categorical_cross_entropy; numbers: squared_error.
+
+    Parameters
+    ----------
+    target : array of shape (m,) or (m, n_outputs)
+    loss : str, optional
+        Numbers are standardised for squared_error, scaled to [0, 1] for sum_squared_error, whose outputs lie there, and
+        left as they are for poisson.
+    classification : bool, optional
+        What is known about the target, where the loss does not say it.
+    rows : array of int, optional
+        The rows that offsets and scales are learned from; classes are those of all rows.
+
+    Returns
+    -------
+    encoder : ClassEncoder or NumberEncoder
+    loss : str
+
+    Raises
+    ------
+    ValueError
+        The target does not suit the loss, or tells nothing.
+    """
+    if loss in CLASS_LOSSES:
+        classification = True
+    elif loss in NUMBER_LOSSES:
+        classification = False
+    elif classification is None:
+        classification = _looks_like_classes(target)
+    return _fit_classes(target, loss) if classification else _fit_numbers(target, loss or "squared_error", rows)
+
+
+def _looks_like_classes(target: np.ndarray) -> bool:
+    if target.ndim == 2:
+        if np.isin(target, (0, 1)).all():
+            raise ValueError(
+                f"target: expected a column of classes; got {target.shape[1]} columns of 0 and 1 "
+                "(one-hot columns become classes by np.argmax(y, axis=1); loss squared_error takes them as numbers)"
+            )
+        return False
+    if target.dtype.kind in "Ob":
+        return True
+    return bool((target == np.floor(target)).all()) and len(np.unique(target)) <= MOST_NUMBERED_CLASSES
+
+
+def _fit_classes(target: np.ndarray, loss: str | None) -> tuple[ClassEncoder, str]:
+    if target.ndim != 1:
+        raise ValueError(f"target: {loss} expects one class per row; got {target.shape[1]} columns")
+    classes = np.unique(target).tolist()
+    if len(classes) < 2:
+        raise ValueError(f"target: expected at least 2 classes; every row has {classes[0]!r}")
+    if len(classes) > MOST_NUMBERED_CLASSES and len(classes) > len(target) / 2:
+        raise ValueError(
+            f"target: expected classes that repeat; got {len(classes)} different values in {len(target)} rows, "
+            f"such as {classes[0]!r}"
+        )
+    if loss == "binary_cross_entropy" and len(classes) > 2:
+        raise ValueError(
+            f"loss: binary_cross_entropy expects 2 classes; the target has {len(classes)}: {_listed(classes)} "
+            "(categorical_cross_entropy takes any number)"
+        )
+    loss = loss or (CLASS_LOSSES[0] if len(classes) == 2 else CLASS_LOSSES[1])
+    one_output = len(classes) == 2 and loss != "categorical_cross_entropy"
+    return ClassEncoder(tuple(classes), 1 if one_output else len(classes)), loss
+
+
+def _fit_numbers(target: np.ndarray, loss: str, rows: np.ndarray | slice) -> tuple[NumberEncoder, str]:
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+    if target.dtype.kind not in "fiub":
+        raise ValueError(f"loss: {loss} expects a target of numbers; got text such as {target[0]!r}")
+    columns = target.reshape(len(target), -1).astype(np.float64)
+    if loss == "poisson":
+        if columns.min() < 0:
+            raise ValueError(f"target: poisson expects numbers >= 0; the smallest is {columns.min():g}")
+        return NumberEncoder(np.zeros(columns.shape[1]), np.ones(columns.shape[1])), loss
+    columns = columns[rows]
+    if loss == "sum_squared_error":
+        low_high = MinMaxScaler().fit(columns)
+        return NumberEncoder(low_high.data_min_, np.where(low_high.data_range_ > 0, low_high.data_range_, 1)), loss
+    standard = StandardScaler().fit(columns)
+    return NumberEncoder(standard.mean_, standard.scale_), loss
+
+
+def _listed(classes: tuple[Label, ...] | list[Label], most: int = 10) -> str:
+    return ", ".join(map(str, classes[:most])) + (", ..." if len(classes) > most else "")
