@@ -66,5 +66,5 @@ def backends_to_measure() -> list[str]:
     ValueError
         A name is unknown.
     """
-    spec, source = selection._specification(None)
-    return available_backends() if source == "default" else selection._parse(spec, source)
+    spec, source = selection.specification()
+    return available_backends() if source == "default" else selection.parse(spec, source)

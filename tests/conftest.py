@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, settings
 
 from fusedmlp import backends
+from machine import require
 
 settings.register_profile(
     "suite", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
-
-
-def require(name):
-    """The backend, or a visible skip; a failure where FUSEDMLP_REQUIRE_BACKENDS names it."""
-    reason = backends.unavailable_reason(name)
-    if reason is None:
-        return backends.get_backend(name)
-    if name in os.environ.get("FUSEDMLP_REQUIRE_BACKENDS", "").split(","):
-        pytest.fail(f"FUSEDMLP_REQUIRE_BACKENDS names {name}: {reason}")
-    return pytest.skip(f"{name}: {reason}")
 
 
 @pytest.fixture(params=list(backends.REGISTRY), scope="session")

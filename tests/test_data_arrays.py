@@ -133,6 +133,18 @@ def test_damaged_archives(tmp_path, save):
             read_table(path)
 
 
+def test_a_header_that_is_no_literal(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    data = (tmp_path / "X.npy").read_bytes()
+    for old, new in ((b"}", b" "), (b"{", b"("), (b"'shape'", b"'shap' "), (b"<f4", b"<f5")):
+        (tmp_path / "X.npy").write_bytes(data.replace(old, new))
+        with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+            archive.write(tmp_path / "X.npy", "X.npy")
+        for name in ("X.npy", "d.npz"):
+            with pytest.raises(ValueError, match=name):
+                read_table(tmp_path / name, target_required=False)
+
+
 def test_an_archive_whose_header_promises_too_much(tmp_path):
     np.save(tmp_path / "X.npy", X)
     data = (tmp_path / "X.npy").read_bytes().replace(b"(4, 3)", b"(9, 3)")

@@ -51,9 +51,9 @@ def test_formats(tmp_path, name):
 
 
 def test_unknown_formats():
-    with pytest.raises(ValueError, match=r"x\.bmp: expected a picture named \.png, \.svg, \.pdf; got 'bmp'"):
+    with pytest.raises(ValueError, match=r"x\.bmp: expected a picture whose name ends in \.png, \.svg, \.pdf"):
         picture_format("x.bmp")
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(ValueError, match="x: expected a picture"):
         picture_format("x")
 
 

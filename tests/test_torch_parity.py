@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compare import assert_close
-from conftest import require
+from machine import require
 from problems import COMBINATIONS, make_problem
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'fusedmlp[test]'")

@@ -116,9 +116,10 @@ class ComposedEngine(Engine):
 
     def forward(self, parameters: Parameters, X: Array) -> Array:
         A_L = self.backend.empty((self.architecture.n_outputs, X.shape[1]), self.architecture.dtype)
-        for chunk in self._chunks(X.shape[1]):
-            _, Z_L = self._forward(parameters, X[:, chunk])
-            A_L[:, chunk] = self._output(self.backend.xp, Z_L, Z_L)
+        with self.backend.computing():
+            for chunk in self._chunks(X.shape[1]):
+                _, Z_L = self._forward(parameters, X[:, chunk])
+                A_L[:, chunk] = self._output(self.backend.xp, Z_L, Z_L)
         return A_L
 
     def loss(
@@ -126,9 +127,10 @@ class ComposedEngine(Engine):
     ) -> float:
         m = X.shape[1]
         J: Array | float = 0.0
-        for chunk in self._chunks(m):
-            _, Z_L = self._forward(parameters, X[:, chunk])
-            J = J + self._weighted_loss(Z_L, Y[:, chunk], _columns(sample_weight, chunk))
+        with self.backend.computing():
+            for chunk in self._chunks(m):
+                _, Z_L = self._forward(parameters, X[:, chunk])
+                J = J + self._weighted_loss(Z_L, Y[:, chunk], _columns(sample_weight, chunk))
         return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
 
     def loss_and_gradients(
@@ -140,7 +142,8 @@ class ComposedEngine(Engine):
         sample_weight: Array | None = None,
         alpha: float = 0.0,
     ) -> float:
-        return float(self._gradient_pass(parameters, X, Y, gradients, sample_weight, alpha))
+        with self.backend.computing():
+            return float(self._gradient_pass(parameters, X, Y, gradients, sample_weight, alpha))
 
     def _gradient_pass(
         self,
@@ -182,14 +185,15 @@ class ComposedEngine(Engine):
             self._gradients = Gradients(self.architecture, self.backend.xp.empty_like(parameters.flat))
         m = X.shape[1] if order is None else len(order)
         total: Array | float = 0.0
-        for start in range(0, m, batch_size):
-            stop = min(start + batch_size, m)
-            samples = slice(start, stop) if order is None else order[start:stop]
-            # X.T[samples] reads whole samples where they are contiguous, as in a table of rows.
-            batch = (X.T[samples].T, Y.T[samples].T, self._gradients, _columns(sample_weight, samples), alpha)
-            J = self._gradient_pass(parameters, *batch)
-            optimizer_state.step(self.backend.xp, parameters.flat, self._gradients.flat)
-            total = total + (J * ((stop - start) / m) if self._loss.reduction == "mean" else J)
+        with self.backend.computing():
+            for start in range(0, m, batch_size):
+                stop = min(start + batch_size, m)
+                samples = slice(start, stop) if order is None else order[start:stop]
+                # X.T[samples] reads whole samples where they are contiguous, as in a table of rows.
+                batch = (X.T[samples].T, Y.T[samples].T, self._gradients, _columns(sample_weight, samples), alpha)
+                J = self._gradient_pass(parameters, *batch)
+                optimizer_state.step(self.backend.xp, parameters.flat, self._gradients.flat)
+                total = total + (J * ((stop - start) / m) if self._loss.reduction == "mean" else J)
         return float(total)
 
     # One chunk -------------------------------------------------------------------------------------------------------

@@ -19,9 +19,7 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     """The format that the name of a picture asks for; ValueError where it is none of `FORMATS`."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise ValueError(
-            f"{os.fspath(path)}: expected a picture named .{', .'.join(FORMATS)}; got {suffix or 'none'!r}"
-        )
+        raise ValueError(f"{os.fspath(path)}: expected a picture whose name ends in .{', .'.join(FORMATS)}")
     return suffix
 
 

@@ -61,7 +61,7 @@ def available_backends() -> list[str]:
     return [name for name in REGISTRY if unavailable_reason(name) is None]
 
 
-def _parse(spec: object, source: str) -> list[str]:
+def parse(spec: object, source: str = "backend") -> list[str]:
     """The names of a specification, "auto" written out; ValueError where one is unknown."""
     if not isinstance(spec, str):
         raise ValueError(f"{source}: expected the name of a backend or a Backend; got {spec!r}")
@@ -76,7 +76,7 @@ def _parse(spec: object, source: str) -> list[str]:
     return names
 
 
-def _specification(name: str | None) -> tuple[str, str]:
+def specification(name: str | None = None) -> tuple[str, str]:
     """(what was asked for, by whom): the first of argument, `use_backend`, environment and default that is set."""
     for spec, source in (
         (name, "backend"),
@@ -122,8 +122,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
     if isinstance(name, Backend):
         return name
-    spec, source = _specification(name)
-    names = _parse(spec, source)
+    spec, source = specification(name)
+    names = parse(spec, source)
     reasons = {}
     for candidate in names:
         reason = unavailable_reason(candidate)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -81,6 +82,10 @@ class Backend(ABC):
         with np.errstate(over="ignore", invalid="ignore"):
             total = float(x.sum())
         return bool(np.isfinite(total)) or bool(self.xp.isfinite(x).all())
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Entered by engines around a run of primitives: a place to set up what all of them need."""
+        return nullcontext()
 
     # Primitives ------------------------------------------------------------------------------------------------------
 

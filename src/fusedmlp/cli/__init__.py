@@ -17,6 +17,7 @@ COMMANDS = {
 
 
 @click.group(
+    name="fusedmlp",
     cls=CommandGroup,
     commands_by_name=COMMANDS,
     invoke_without_command=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from fusedmlp.data.bundled import BUNDLED
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import ClassEncoder, fit_target
+from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.history import History
 from fusedmlp.network import Network
 from fusedmlp.optimizers import OPTIMIZERS, Optimizer, as_optimizer
@@ -107,7 +108,7 @@ class Prepared:
 
     table: Table
     features: FeatureEncoder
-    encoder: Any
+    encoder: TargetEncoder
     loss: str
     X: np.ndarray
     target: np.ndarray
@@ -178,10 +179,9 @@ def prepare(settings: Settings) -> Prepared:
     X = features.transform(table, train_rows, settings.dtype).T
     if test_table is None:
         return Prepared(table, features, encoder, loss, X, _of(target, train_rows), None)
-    held_out = (
-        features.transform(test_table, test_rows, settings.dtype).T,
-        _of(test_table.require_target(), test_rows),
-    )
+    target_test = _of(test_table.require_target(), test_rows)
+    encoder.encode(target_test)  # a class that training does not know is an error now, not after the training
+    held_out = (features.transform(test_table, test_rows, settings.dtype).T, target_test)
     return Prepared(table, features, encoder, loss, X, _of(target, train_rows), held_out)
 
 
@@ -269,7 +269,7 @@ def draw(settings: Settings, data: Prepared, results: Sequence[Result]) -> None:
     layers = "-".join(map(str, results[0].predictor.network.architecture.layer_sizes))
     figure = plot_loss(
         {result.backend: result.history for result in results},
-        title=f"{data.table.source}, {layers}, {data.loss}",
+        title=f"{Path(data.table.source).name}, {layers}, {data.loss}",
         training="training (with L2)" if settings.alpha else "training",
         validation="validation" if settings.held_back else "held-out",
     )

@@ -7,7 +7,7 @@ import platform
 import click
 
 from fusedmlp import __version__, kernel_sources
-from fusedmlp.backends import REGISTRY, _specification, get_backend, unavailable_reason
+from fusedmlp.backends import REGISTRY, get_backend, specification, unavailable_reason
 from fusedmlp.backends.base import library_versions
 from fusedmlp.checkpoint import load_model
 from fusedmlp.data.targets import ClassEncoder
@@ -47,8 +47,8 @@ def info(model: str | None) -> None:
     click.echo("\nKernels (SHA-256)")
     for file, digest in kernel_sources.hashes().items():
         click.echo(f"  {file:<24} {digest}")
-    specification, source = _specification(None)
-    click.echo(f"\nAsked for: {specification} ({source})")
+    asked_for, source = specification()
+    click.echo(f"\nAsked for: {asked_for} ({source})")
     click.echo(f"Chosen:    {get_backend().name}")
 
 

@@ -10,13 +10,14 @@ import click
 DATA_HELP = """
 \b
 DATA is one of
-  a bundled name   breast-cancer, digits, diabetes, wine, iris
-  .csv .tsv        a line of column names, then rows; separated by , ; tab or |;
-                   also .csv.gz. Missing: empty, NA, N/A, NaN, null, None, ?
-  .parquet .pq     columns of numbers, booleans, text or categories
-  .npy             an array (rows, columns), memory-mapped
-  .npz             arrays X and y; memory-mapped where stored uncompressed (np.savez)
-  IDX              as MNIST's images and labels, e.g. train-images-idx3-ubyte, also .gz
+  a bundled name  breast-cancer, digits, diabetes, wine, iris
+  .csv .tsv       a line of column names, then rows, separated by , ; tab or |
+                  (also .gz); missing: empty, NA, N/A, NaN, null, None, ?
+  .parquet .pq    columns of numbers, booleans, text or categories
+  .npy            an array (rows, columns), memory-mapped
+  .npz            arrays X and y; memory-mapped where np.savez wrote them,
+                  loaded where np.savez_compressed did
+  IDX             as MNIST's, e.g. train-images-idx3-ubyte (also .gz)
 """
 
 

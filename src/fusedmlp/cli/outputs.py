@@ -35,8 +35,9 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
 
 
 def _check_output(option: str, path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{option}: expected a file; got the folder {path}")
+    if path.exists() and not path.is_file():  # a file that is renamed over a device would replace it
+        kind = "folder" if path.is_dir() else "device"
+        raise ValueError(f"{option}: expected a file; got the {kind} {path}")
     if not path.parent.is_dir():
         raise ValueError(f"{option}: the folder {path.parent} does not exist; got {path}")
     try:

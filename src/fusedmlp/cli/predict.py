@@ -21,7 +21,7 @@ HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp tr
 
 \b
 fusedmlp predict model.safetensors new_rows.csv
-fusedmlp predict model.safetensors new_rows.parquet --proba --out predictions.csv
+fusedmlp predict model.safetensors new_rows.parquet --proba --out answers.csv
 
 The answer is CSV with a line per row, on stdout or in --out: a column "prediction" (class names as they were in the
 training data, numbers in their original units; "prediction_0", ... where there are several), and with --proba a column

@@ -28,7 +28,7 @@ from fusedmlp.schedules import SCHEDULES
 SEED_LIMIT = 2**32 - 1
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
-_LOSS_LINES = "\n".join(f"  {loss.name:<26} j = {loss.formula}" for loss in LOSSES.values())
+_LOSS_LINES = "\n".join(f"{loss.name:<25} {loss.formula}" for loss in LOSSES.values())
 
 HELP = f"""Train a network on a table of data, and write it to a file.
 
@@ -36,11 +36,11 @@ HELP = f"""Train a network on a table of data, and write it to a file.
 fusedmlp train breast-cancer --out model.safetensors --plot loss.png
 fusedmlp train houses.csv --target price --hidden 128,64 --early-stopping
 fusedmlp train digits --hidden 128 --all-backends
-fusedmlp train train-images-idx3-ubyte.gz --test-data t10k-images-idx3-ubyte.gz
+fusedmlp train train-images-idx3-ubyte --test-data t10k-images-idx3-ubyte
 {DATA_HELP}
-Numbers are standardised (a copy, in --dtype; with --no-standardize a numeric array of that type with --test-data or
---test-fraction 0 is trained on where it is, memory-mapped), categories become columns of 0 and 1, missing values
-become the mean or the most frequent category. All of it is learned from the training rows and kept in the model file.
+Numbers are standardised, categories become columns of 0 and 1, missing values become the mean or the most frequent
+category. All of it is learned from the training rows and kept in the model file. The result is a copy of the data in
+--dtype; only a .npy of that type with --no-standardize, and --test-data or --test-fraction 0, is used where it is.
 
 What is predicted follows from the target. Text, booleans and up to 20 different whole numbers are classes
 (binary_cross_entropy for two, else categorical_cross_entropy); other numbers are numbers (squared_error, of the
@@ -48,7 +48,7 @@ standardised target; predictions and RMSE are in the original units). --loss ove
 rates >= 0, sum_squared_error for classes, or numbers scaled to [0, 1].
 
 \b
-Losses (J is the mean of j over the samples; of sum_squared_error it is the sum):
+Losses of a sample; J is their mean over the samples, unless they are summed:
 {_LOSS_LINES}
 
 A part of the rows is held out (equal shares of every class) and never trained on. One row per backend is printed: the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,9 @@ _HEADER_READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
+# What numpy raises at a header that is none: it is a Python literal, read by a tokenizer.
+_DAMAGED = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
+
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of a ``.npy`` file, memory-mapped."""
@@ -24,7 +28,7 @@ def read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a .npy file: it begins with {magic!r}")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path}: not an array of numbers or text, or a truncated one: {error}") from None
 
 
@@ -40,7 +44,7 @@ def read_npz_member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarra
             return mapped
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise ValueError(f"{source}: not an array of numbers or text, or a damaged one: {error}") from None
 
 

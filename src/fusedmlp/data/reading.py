@@ -56,37 +56,41 @@ def read_table(
         polars is needed and is not there.
     """
     name = os.fspath(source)
-    path = Path(name)
     if name not in BUNDLED:
-        _check_is_file(path)
-    if name not in BUNDLED and path.name.lower().endswith(FRAME_SUFFIXES):
-        table = read_frame_table(
-            path,
-            target,
-            drop=drop,
-            categorical=categorical,
-            schema=schema,
-            target_required=target_required,
-        )
-        return table if schema is None else table.aligned(schema)
+        _check_is_file(Path(name))
+        if name.lower().endswith(FRAME_SUFFIXES):
+            table = read_frame_table(
+                Path(name),
+                target,
+                drop=drop,
+                categorical=categorical,
+                schema=schema,
+                target_required=target_required,
+            )
+            return table if schema is None else table.aligned(schema)
     if drop or categorical:
         raise ValueError(f"drop, categorical: these are for columns of CSV and Parquet files; got {name}")
+    table = _read_numbers(name, target, schema, target_required)
+    return table if schema is None else table.aligned(schema)
+
+
+def _read_numbers(name: str, target: str | None, schema: Schema | None, target_required: bool) -> Table:
+    """A table that is no frame: bundled, .npy, .npz or IDX."""
     if name in BUNDLED:
         if target is not None:
             raise ValueError(f"target: the bundled data set {name} brings its own; got {target!r}")
-        table = read_bundled(name)
-    elif path.suffix.lower() == ".npy":
-        table = read_npy_table(path, target, schema, target_required)
-    elif path.suffix.lower() == ".npz":
-        table = read_npz_table(path, target, schema, target_required)
-    elif _looks_like_idx(path):
-        table = read_idx_table(path, target, target_required)
-    else:
-        raise ValueError(
-            f"{path}: unknown format; expected a bundled name ({', '.join(BUNDLED)}) or a .csv, .parquet, .npy, .npz "
-            "or IDX file"
-        )
-    return table if schema is None else table.aligned(schema)
+        return read_bundled(name)
+    path = Path(name)
+    if path.suffix.lower() == ".npy":
+        return read_npy_table(path, target, schema, target_required)
+    if path.suffix.lower() == ".npz":
+        return read_npz_table(path, target, schema, target_required)
+    if _looks_like_idx(path):
+        return read_idx_table(path, target, target_required)
+    raise ValueError(
+        f"{path}: unknown format; expected a bundled name ({', '.join(BUNDLED)}) or a .csv, .parquet, .npy, .npz "
+        "or IDX file"
+    )
 
 
 def _check_is_file(path: Path) -> None:

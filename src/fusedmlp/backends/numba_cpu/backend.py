@@ -1,11 +1,11 @@
 """The primitives of ``numba-cpu``: which kernel an operation takes, and how threads share it.
 
-Products go to numpy's BLAS, which is compiled and threaded already and bound by memory where a side is short; what it
-does badly, the outer product, never reaches it.
+Everything runs on the threads of `threads.py`, products included (`blas.py`): no other library's threads spin beside.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend, library_versions
-from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.backends.numba_cpu import blas, threads
 from fusedmlp.backends.numpy_backend import numpy_blas
 from fusedmlp.engine import ComposedEngine, Engine
 
@@ -73,6 +73,18 @@ class NumbaCpuBackend(Backend):
         bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_TASK)
         return not sum(threads.run([partial(kernels.count_not_finite, bits, mask, *part) for part in parts]))
 
+    def computing(self) -> AbstractContextManager[None]:
+        """BLAS on one thread, for as long as its products are shared among our own."""
+        return blas.one_thread
+
+    def matmul(self, a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The product of a and b; see the base class."""
+        if a.shape[1] <= 1 or a.shape[1] != b.shape[0]:
+            return super().matmul(a, b, out=out)
+        out = np.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
+        blas.multiply(a, b, out)
+        return out
+
     def activate(
         self, Z: np.ndarray, activation: str, bias: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
@@ -84,14 +96,17 @@ class NumbaCpuBackend(Backend):
         if bias is None:
             flat = _flat(Z, out)
             if flat is not None:
-                _over(flat[0].size, _SMALLEST_TASK, kernels.activate_flat, tag, *flat)
+                vector_Z, vector_out = flat
+                given = None if out is Z else vector_Z
+                _over(vector_out.size, _SMALLEST_TASK, kernels.activate_flat, tag, given, vector_out)
                 return out
             bias = np.zeros((Z.shape[0], 1), Z.dtype)
         b = np.ascontiguousarray(bias).reshape(-1)
         kernel, Z_rows, out_rows = kernels.activate_rows, Z, out
         if Z.flags.f_contiguous and out.flags.f_contiguous and not Z.flags.c_contiguous:
             kernel, Z_rows, out_rows = kernels.activate_columns, Z.T, out.T
-        _over(Z_rows.shape[0], _rows_for(Z_rows), kernel, tag, Z_rows, b, out_rows)
+        given = None if out is Z else Z_rows
+        _over(out_rows.shape[0], _rows_for(out_rows), kernel, tag, given, b, out_rows)
         return out
 
     def fused_backward(

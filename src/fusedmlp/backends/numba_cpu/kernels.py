@@ -216,31 +216,36 @@ def _select_derivative(tag, x):
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-# The inner loops run from 0 over slices: LLVM then knows that no index is negative, and vectorises.
+# The inner loops run from 0 over slices: LLVM then knows that no index is negative, and vectorises. A kernel that works
+# in place is given None for its input: handed the same array twice, the loop would find at run time that the two
+# overlap, and take its scalar path.
 
 
 @compiled
 def activate_flat(tag, Z, out, start, stop):
-    """out = f(Z), elements start to stop of vectors. Reads and writes an element once; `out` may be `Z`."""
-    z, a = Z[start:stop], out[start:stop]
+    """out = f(Z), elements start to stop of vectors; Z None: in place. Reads and writes an element once."""
+    a = out[start:stop]
+    z = a if Z is None else Z[start:stop]
     for i in range(z.size):
         a[i] = _f(tag, z[i])
 
 
 @compiled
 def activate_rows(tag, Z, bias, out, row_start, row_stop):
-    """out = f(Z + bias), rows of (n, m) matrices of any strides, bias (n,). `out` may be `Z`."""
+    """out = f(Z + bias), rows of (n, m) matrices of any strides, bias (n,); Z None: in place."""
     for row in range(row_start, row_stop):
-        z, a, b = Z[row], out[row], bias[row]
+        a, b = out[row], bias[row]
+        z = a if Z is None else Z[row]
         for i in range(z.size):
             a[i] = _f(tag, z[i] + b)
 
 
 @compiled
 def activate_columns(tag, Z, bias, out, row_start, row_stop):
-    """out = f(Z + biasᵀ), rows of (m, n) matrices, bias (n,): `activate_rows` on transposes. `out` may be `Z`."""
+    """out = f(Z + biasᵀ), rows of (m, n) matrices, bias (n,): `activate_rows` on transposes."""
     for row in range(row_start, row_stop):
-        z, a = Z[row], out[row]
+        a = out[row]
+        z = a if Z is None else Z[row]
         for i in range(z.size):
             a[i] = _f(tag, z[i] + bias[i])
 

@@ -1,0 +1,84 @@
+"""numpy's BLAS without its threads: products are cut into parts that run on the same threads as everything else.
+
+OpenBLAS's workers spin for a while after each product. Compiled kernels that follow on threads of our own would share
+the cores with them, and both would crawl.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cache, partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.numba_cpu import threads
+
+
+@cache
+def _libraries() -> list[Any]:
+    """Controllers of numpy's BLAS: its own copy, or where it shares one, every BLAS in the process."""
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    own = [library for library in found if "numpy" in os.path.basename(os.path.dirname(library.filepath))]
+    return own or found
+
+
+class _OneThread:
+    """``with one_thread:`` holds numpy's BLAS to one thread; the last of several threads to leave gives it back."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget who is inside: a forked child starts alone."""
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[tuple[Any, int]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [(library, library.get_num_threads()) for library in _libraries()]
+                for library, _ in self._before:
+                    library.set_num_threads(1)
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for library, threads in self._before:
+                    library.set_num_threads(threads)
+
+
+one_thread = _OneThread()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_thread.reset)
+
+
+# A part is worth a thread from about here: 20 µs at some 80 GFLOP/s, or at some 4 G elements/s.
+_SMALLEST_FLOPS = 1 << 21
+_SMALLEST_ELEMENTS = 1 << 16
+
+
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out = a b, for a (n, k), b (k, m), out (n, m) of any strides: 2nkm flops, cut along the longer side of `out`."""
+    (n, k), m = a.shape, b.shape[1]
+    with one_thread:
+        # A product with a vector reads its matrix once and is bound by that, any other by its flops.
+        cost, smallest = (k * max(n, m), _SMALLEST_ELEMENTS) if min(n, m) == 1 else (2 * n * k * m, _SMALLEST_FLOPS)
+        if cost < 2 * smallest:
+            np.matmul(a, b, out=out)
+        elif n > m:
+            parts = threads.split(n, smallest * n // cost + 1)
+            threads.run([partial(np.matmul, a[start:stop], b, out=out[start:stop]) for start, stop in parts])
+        else:
+            parts = threads.split(m, smallest * m // cost + 1)
+            threads.run([partial(np.matmul, a, b[:, start:stop], out=out[:, start:stop]) for start, stop in parts])

@@ -1,0 +1,80 @@
+"""The command line as a process of its own: exit status, streams, interrupts, what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "fusedmlp"]
+
+
+def call(*arguments, **options):
+    """Run to the end."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_importing_the_command_line_is_light():
+    heavy = ("numpy", "scipy", "sklearn", "numba", "matplotlib", "polars", "rich", "safetensors")
+    code = f"import fusedmlp.cli, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    code = f"""
+import sys
+from fusedmlp.cli import cli
+cli.main(["--help"], standalone_mode=False)
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_train_and_predict(tmp_path):
+    done = call("train", "iris", "--epochs", "3", "--out", "m.safetensors", "--backend", "numpy", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = call("predict", "m.safetensors", "iris", "--backend", "numpy", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 151
+
+
+def test_errors_are_one_line(tmp_path):
+    done = call("train", "nothing.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fusedmlp: nothing.csv: no such file")
+    assert done.stderr.count("\n") == 1
+    done = call("info", cwd=tmp_path, env=os.environ | {"FUSEDMLP_BACKEND": "tpu"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("fusedmlp: FUSEDMLP_BACKEND: unknown backend 'tpu'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT as a terminal sends it")
+def test_an_interrupt_leaves_the_old_model(tmp_path):
+    model, metrics = tmp_path / "m.safetensors", tmp_path / "m.jsonl"
+    model.write_bytes(b"the old model")
+    arguments = ["train", "digits", "--epochs", "1000000", "--out", model, "--metrics", metrics, "--backend", "numpy"]
+    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == f"fusedmlp: interrupted in training; {model} was not written\n"
+    assert model.read_bytes() == b"the old model"
+    assert {path.name for path in tmp_path.iterdir()} == {"m.safetensors", "m.jsonl"}
+    lines = metrics.read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as a shell makes them")
+def test_a_reader_that_stops_is_no_error(tmp_path):
+    done = subprocess.run(
+        f"{sys.executable} -m fusedmlp --help | true", shell=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert "Traceback" not in done.stderr
