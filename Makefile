@@ -40,7 +40,9 @@ format: $(VENV)/.set-up-lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.set-up-$(call with_gpu,test)
+bench bench-full: $(VENV)/.set-up-$(call with_gpu,test)
+	$(BIN)/python -m pytest bench $(if $(filter bench,$@),--quick) -q --benchmark-quiet --benchmark-json=bench/out/$@.json
+	$(BIN)/python -m bench.report bench/out/$@.json --markdown bench/out/$@.md --charts bench/out
 
 clean:
 	rm -rf $(VENV) demo bench/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

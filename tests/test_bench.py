@@ -104,7 +104,7 @@ WRONG = [
     (operations.LossAndGradients, ComposedEngine, "loss_and_gradients", without_a_sample),
     (operations.LossAndGradients, ComposedEngine, "loss_and_gradients", loss_off_by_a_little),
     (operations.AdamStep, OptimizerState, "step", step_of_another_time),
-    (operations.AdamStep, ComposedEngine, "loss_and_gradients", without_a_sample),
+    (operations.AdamStep, ComposedEngine, "_gradient_pass", without_a_sample),
 ]
 
 

@@ -150,6 +150,28 @@ def test_several_threads_train_at_once():
             assert np.array_equal(got, want)
 
 
+def test_blas_threads_are_given_back():
+    """One thread while any of several threads computes, whichever comes and goes first; what it was, afterwards."""
+    from fusedmlp.backends.numba_cpu import blas
+
+    (library,) = blas._libraries()
+    before = library.get_num_threads()
+    seen = []
+
+    def enter(_):
+        with blas.one_thread:
+            train(0)
+            seen.append(library.get_num_threads())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, range(12)))
+    assert set(seen) == {1}
+    assert library.get_num_threads() == before
+    with pytest.raises(RuntimeError), blas.one_thread:
+        raise RuntimeError
+    assert library.get_num_threads() == before
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_trains():
     code = """

@@ -25,6 +25,7 @@ _HOME = {
     "Callback": "fusedmlp.callbacks",
     "ReduceOnPlateau": "fusedmlp.callbacks",
     "History": "fusedmlp.history",
+    "Predictor": "fusedmlp.predictor",
     "get_backend": "fusedmlp.backends",
     "available_backends": "fusedmlp.backends",
     "use_backend": "fusedmlp.backends",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from fusedmlp.optimizers import Adam as Adam
     from fusedmlp.parameters import Gradients as Gradients
     from fusedmlp.parameters import Parameters as Parameters
+    from fusedmlp.predictor import Predictor as Predictor
     from fusedmlp.schedules import Constant as Constant
     from fusedmlp.schedules import CosineDecay as CosineDecay
     from fusedmlp.schedules import ExponentialDecay as ExponentialDecay

@@ -6,25 +6,50 @@ the cores with them, and both would crawl.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+from collections.abc import Callable
 from functools import cache, partial
+from itertools import product
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusedmlp.backends.numba_cpu import threads
 
 
+class _Library(NamedTuple):
+    """How to read and set the number of threads of a BLAS library."""
+
+    get_num_threads: Callable[[], int]
+    set_num_threads: Callable[[int], None]
+
+
 @cache
-def _libraries() -> list[Any]:
-    """Controllers of numpy's BLAS: its own copy, or where it shares one, every BLAS in the process."""
+def _libraries() -> list[_Library]:
+    """numpy's BLAS: its own copy, or where it shares one, every BLAS in the process."""
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController().select(user_api="blas").lib_controllers
     own = [library for library in found if "numpy" in os.path.basename(os.path.dirname(library.filepath))]
-    return own or found
+    return [
+        _openblas(library) or _Library(library.get_num_threads, library.set_num_threads) for library in own or found
+    ]
+
+
+def _openblas(library: Any) -> _Library | None:
+    """OpenBLAS's own functions: threadpoolctl lets one Python thread change its setting and ignores the others."""
+    if library.internal_api != "openblas" or library.threading_layer != "pthreads":
+        return None
+    dynamic = ctypes.CDLL(library.filepath)
+    for affixes in product(("", "scipy_"), ("", "64_", "_64")):
+        names = (f"openblas_{verb}_num_threads".join(affixes) for verb in ("get", "set"))
+        functions = [getattr(dynamic, name, None) for name in names]
+        if all(functions):
+            return _Library(*functions)  # type: ignore[arg-type]
+    return None
 
 
 class _OneThread:
@@ -37,7 +62,7 @@ class _OneThread:
         """Forget who is inside: a forked child starts alone."""
         self._lock = threading.Lock()
         self._inside = 0
-        self._before: list[tuple[Any, int]] = []
+        self._before: list[tuple[_Library, int]] = []
 
     def __enter__(self) -> None:
         with self._lock:
