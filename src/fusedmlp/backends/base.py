@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -140,16 +139,3 @@ class Backend(ABC):
     @abstractmethod
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """An engine for whole passes: this backend's fused one where it has one, else the composed one."""
-
-
-def library_versions(packages: Iterable[str]) -> str:
-    """ "numpy 2.4.6, scipy 1.17.1" for the packages that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = []
-    for package in packages:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)

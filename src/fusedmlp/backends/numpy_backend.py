@@ -7,14 +7,9 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.base import Backend, library_versions
+from fusedmlp.backends.base import Backend
+from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.engine import ComposedEngine, Engine
-
-
-def numpy_blas() -> str:
-    """The BLAS that numpy was built with, e.g. "scipy-openblas 0.3.30"."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{blas['name']} {blas.get('version', '')}".strip()
 
 
 class NumpyBackend(Backend):

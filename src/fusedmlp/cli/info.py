@@ -8,7 +8,7 @@ import click
 
 from fusedmlp import __version__, kernel_sources
 from fusedmlp.backends import REGISTRY, get_backend, specification, unavailable_reason
-from fusedmlp.backends.base import library_versions
+from fusedmlp.backends.libraries import library_versions
 from fusedmlp.checkpoint import load_model
 from fusedmlp.data.targets import ClassEncoder
 from fusedmlp.predictor import Predictor

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.base import Backend, library_versions
+from fusedmlp.backends.base import Backend
+from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.backends.numba_cpu import blas, threads
-from fusedmlp.backends.numpy_backend import numpy_blas
 from fusedmlp.engine import ComposedEngine, Engine
 
-# A task is worth a thread from about here: waking one takes some 20 µs, an element 0.2 to 1 ns.
-_SMALLEST_TASK = 1 << 16
+# A task is worth a thread from about here: waking one takes 60 to 100 µs, an element of an activation 0.2 to 0.8 ns.
+_SMALLEST_TASK = 1 << 18
+_SMALLEST_CHECK = 1 << 20  # of elements that are only looked at
 # Up to so many outputs the product W dZ is computed in the same pass as f'(A); beyond, BLAS is faster.
 _FEW_OUTPUTS = 4
 # The bits that are all ones in NaN and infinity.
@@ -70,7 +71,7 @@ class NumbaCpuBackend(Backend):
         if vectors is None or x.dtype not in _EXPONENT_MASKS:
             return super().all_finite(x)
         flat, mask = vectors[0], _EXPONENT_MASKS[x.dtype]
-        bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_TASK)
+        bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_CHECK)
         return not sum(threads.run([partial(kernels.count_not_finite, bits, mask, *part) for part in parts]))
 
     def computing(self) -> AbstractContextManager[None]:

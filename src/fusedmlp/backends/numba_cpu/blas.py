@@ -88,9 +88,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_thread.reset)
 
 
-# A part is worth a thread from about here: 20 µs at some 80 GFLOP/s, or at some 4 G elements/s.
-_SMALLEST_FLOPS = 1 << 21
-_SMALLEST_ELEMENTS = 1 << 16
+# A part is worth a thread from about here: 100 µs at some 80 GFLOP/s, or at some 4 G elements/s.
+_SMALLEST_FLOPS = 1 << 23
+_SMALLEST_ELEMENTS = 1 << 19
 
 
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
