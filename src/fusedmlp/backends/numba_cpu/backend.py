@@ -60,8 +60,12 @@ class NumbaCpuBackend(Backend):
         }
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The composed engine."""
-        return ComposedEngine(self, architecture)
+        """The fused engine, which covers every architecture; the composed one with ``fused=False``."""
+        if not fused:
+            return ComposedEngine(self, architecture)
+        from fusedmlp.backends.numba_cpu.fused_engine import FusedEngine
+
+        return FusedEngine(self, architecture)
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""

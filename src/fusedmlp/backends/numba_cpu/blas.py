@@ -28,12 +28,13 @@ class _Library(NamedTuple):
 
 
 @cache
-def _libraries() -> list[_Library]:
-    """numpy's BLAS: its own copy, or where it shares one, every BLAS in the process."""
+def _libraries(package: str) -> list[_Library]:
+    """The BLAS of numpy or scipy: its own copy, or where it shares one, every BLAS in the process."""
+    import scipy.linalg.cython_blas  # noqa: F401 - loads SciPy's BLAS, so that it can be found
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController().select(user_api="blas").lib_controllers
-    own = [library for library in found if "numpy" in os.path.basename(os.path.dirname(library.filepath))]
+    own = [library for library in found if package in os.path.basename(os.path.dirname(library.filepath))]
     return [
         _openblas(library) or _Library(library.get_num_threads, library.set_num_threads) for library in own or found
     ]
@@ -53,9 +54,10 @@ def _openblas(library: Any) -> _Library | None:
 
 
 class _OneThread:
-    """``with one_thread:`` holds numpy's BLAS to one thread; the last of several threads to leave gives it back."""
+    """``with one_thread:`` holds a BLAS to one thread; the last of several threads to leave gives it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: str) -> None:
+        self._package = package
         self.reset()
 
     def reset(self) -> None:
@@ -67,7 +69,7 @@ class _OneThread:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = [(library, library.get_num_threads()) for library in _libraries()]
+                self._before = [(library, library.get_num_threads()) for library in _libraries(self._package)]
                 for library, _ in self._before:
                     library.set_num_threads(1)
             self._inside += 1
@@ -82,10 +84,12 @@ class _OneThread:
                     library.set_num_threads(threads)
 
 
-one_thread = _OneThread()
+one_thread = _OneThread("numpy")
+scipy_one_thread = _OneThread("scipy")
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_thread.reset)
+    os.register_at_fork(after_in_child=scipy_one_thread.reset)
 
 
 # A part is worth a thread from about here: 100 µs at some 80 GFLOP/s, or at some 4 G elements/s.

@@ -33,6 +33,15 @@ def compiled(function):
         return njit(**_OPTIONS)(function)
 
 
+def summing(function):
+    """`compiled`, where sums may be reordered so that they vectorise too. No exponential may be inside."""
+    options = _OPTIONS | {"fastmath": _OPTIONS["fastmath"] | {"reassoc"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
 # exp and expm1 -------------------------------------------------------------------------------------------------------
 
 _F32, _F64 = np.float32, np.float64

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from fusedmlp.checks import check_count
 ENVIRONMENT_VARIABLES = ("FUSEDMLP_NUM_THREADS", "OMP_NUM_THREADS")
 
 _lock = threading.Lock()
+_gang = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _count: int | None = None
 
@@ -54,8 +56,8 @@ def _whole_number(text: str) -> Any:
 
 def reset() -> None:
     """Forget the pool and the thread count: a forked child has the object but not the threads."""
-    global _pool, _count, _lock
-    _pool, _count, _lock = None, None, threading.Lock()
+    global _pool, _count, _lock, _gang
+    _pool, _count, _lock, _gang = None, None, threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -86,6 +88,23 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         if error is not None:
             raise error
     return [first, *(future.result() for _, future in others)]
+
+
+@contextmanager
+def gang(wanted: int) -> Iterator[int]:
+    """How many tasks that wait for each other may run at once: `wanted` or as many as there are threads, or 1.
+
+    Only one gang at a time has the pool: two could each hold threads that the other's members are waiting for. Who
+    comes second works alone.
+    """
+    count = min(wanted, thread_count())
+    if count == 1 or not _gang.acquire(blocking=False):
+        yield 1
+        return
+    try:
+        yield count
+    finally:
+        _gang.release()
 
 
 def split(n: int, smallest: int) -> list[tuple[int, int]]:

@@ -1,0 +1,259 @@
+"""The fused engine of numba-cpu: activations never reach main memory.
+
+Samples pass through forward, loss and backward in tiles that stay in a core's cache; only gradients come out. No array
+of n × m besides X and Y is allocated or written, so memory does not grow with m. It moves X and Y once, (n1 + nL)·m
+numbers, and computes what `reference.trace` does.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.base import Backend
+from fusedmlp.backends.numba_cpu import blas, threads
+from fusedmlp.engine import Engine
+from fusedmlp.losses import LOSSES
+from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.parameters import Gradients, Parameters
+
+# Up to so many inputs compiled loops beat BLAS.
+_FEW_INPUTS = 8
+# Waking a worker takes up to 100 µs: a run shorter than this stays on one core.
+_WORTH_A_WORKER_NS = 250_000
+# A slot is worth its own sums, and a meeting of the workers, from about here.
+_WORTH_A_SLOT_NS = 20_000
+_SLOT_BYTES = 32 * 2**20
+_NONE = np.empty(0, np.int64)
+
+
+@cache
+def cache_bytes() -> int:
+    """The second-level cache of a core, read from the system; 1 MiB where it does not say."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii").strip()
+        return int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 2**20
+
+
+class FusedEngine(Engine):
+    """Tiles through the whole network, for every activation, loss and depth, both memory orders, any m."""
+
+    kind = "fused"
+
+    def __init__(self, backend: Backend, architecture: Architecture) -> None:
+        from fusedmlp.backends.numba_cpu import kernels, primitives, tiles
+
+        super().__init__(backend, architecture)
+        self._yielder = primitives.yield_address()
+        self._mean = LOSSES[architecture.loss].reduction == "mean"
+        self._T, buffers, self._workspace_size = _lay_out_workspace(architecture)
+        self._plan = (
+            kernels.TAGS[architecture.hidden_activation],
+            tiles.LOSS_CODES[architecture.loss],
+            np.array(architecture.layer_sizes, np.int64),
+            _offsets(architecture),
+            buffers,
+            self._T,
+            primitives.gemm_address(architecture.dtype),
+        )
+        # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
+        flops = 6 * sum(n_in * n_out for n_in, n_out in architecture.weight_shapes)
+        self._sample_ns = flops / 80 * (architecture.itemsize / 4) + 0.6 * sum(architecture.layer_sizes[1:-1]) + 20
+        self._slot_samples = max(16, int(_WORTH_A_SLOT_NS / self._sample_ns))
+        room = _SLOT_BYTES // (architecture.n_parameters * architecture.itemsize)
+        self._most_slots = max(2, min(64, 1 << max(0, room.bit_length() - 1)), threads.thread_count())
+        self._slot_gradients = np.empty((0, architecture.n_parameters), architecture.dtype)
+        self._gradient = np.empty(architecture.n_parameters, architecture.dtype)
+        self._workspaces: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
+        from fusedmlp.backends.numba_cpu import passes
+
+        m = X.shape[1]
+        out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
+        smallest = int(_WORTH_A_WORKER_NS / self._sample_ns)
+        with blas.scipy_one_thread:
+            x = self._reach(X, _NONE)
+            tasks = []
+            for worker, part in enumerate(threads.split(m, smallest)):
+                workspace, _ = self._worker_arrays(worker)
+                tasks.append(partial(passes.predict, self._plan, parameters.flat, workspace, x, _NONE, out, *part))
+            threads.run(tasks)
+        return out
+
+    def loss(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        alpha: float = 0.0,
+    ) -> float:
+        return float(self._run(parameters, X, Y, sample_weight, None, alpha, X.shape[1])[0])
+
+    def loss_and_gradients(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        gradients: Gradients,
+        sample_weight: np.ndarray | None = None,
+        alpha: float = 0.0,
+    ) -> float:
+        return float(self._run(parameters, X, Y, sample_weight, None, alpha, X.shape[1], gradients.flat)[0])
+
+    def train_epoch(
+        self,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        order: np.ndarray | None,
+        batch_size: int,
+        alpha: float = 0.0,
+    ) -> float:
+        m = X.shape[1] if order is None else len(order)
+        batch_size = min(batch_size, m)
+        starts = np.arange(0, m, batch_size)
+        if type(optimizer_state.optimizer) in (SGD, Adam):
+            losses = self._run(
+                parameters, X, Y, sample_weight, order, alpha, batch_size, self._gradient, optimizer_state
+            )
+            optimizer_state.t += len(losses)
+        else:  # an optimizer of the user's own steps in Python, after each fused gradient
+            order = np.arange(m) if order is None else order
+            losses = np.empty(len(starts))
+            for batch, start in enumerate(starts):
+                samples = order[start : start + batch_size]
+                losses[batch] = self._run(
+                    parameters, X, Y, sample_weight, samples, alpha, len(samples), self._gradient
+                )[0]
+                optimizer_state.step(np, parameters.flat, self._gradient)
+        sizes = np.minimum(batch_size, m - starts)
+        return float((losses * sizes).sum() / m if self._mean else losses.sum())
+
+    # One run over batches --------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        order: np.ndarray | None,
+        alpha: float,
+        batch_size: int,
+        result: np.ndarray | None = None,
+        state: OptimizerState | None = None,
+    ) -> np.ndarray:
+        """The loss of every batch; the gradient of the last in `result`, if given; a step after each, if `state` is."""
+        from fusedmlp.backends.numba_cpu import passes
+
+        alpha = float(alpha)  # an int would compile everything again
+        order = _NONE if order is None else np.ascontiguousarray(order, np.int64)
+        samples = order.size or X.shape[1]
+        optimizer, moments = _step_of(state, parameters.flat)
+        slots = min(self._most_slots, max(1, batch_size // self._slot_samples))
+        slot_gradients = self._slots(slots) if result is not None else np.empty((slots, 0), parameters.flat.dtype)
+        steps = 0 if state is None else state.t
+        batches = (samples, batch_size, self._most_slots, self._slot_samples, self._mean, result is not None, steps)
+        losses, slot_sums = np.empty(-(-samples // batch_size)), np.empty((slots, 2))
+        weights = np.empty(0, parameters.flat.dtype) if sample_weight is None else sample_weight.reshape(-1)
+        data = (
+            self._reach(X, order),
+            (Y.ctypes.data, Y.strides[0], Y.strides[1]),
+            np.ascontiguousarray(weights),
+            order,
+        )
+        flat = parameters.flat
+        vectors = (flat, flat if result is None else result, moments, slot_gradients, slot_sums)
+        counter = np.zeros(1, np.int64)
+        wanted = slots if samples * self._sample_ns > _WORTH_A_WORKER_NS else 1
+        with threads.gang(wanted) as workers, blas.scipy_one_thread:
+            tasks = []
+            for me in range(workers):
+                team, arrays = (me, workers, counter, self._yielder), self._worker_arrays(me)
+                run = partial(passes.run_batches, self._plan, team, batches, alpha, optimizer)
+                tasks.append(partial(run, *vectors, arrays, data, losses))
+            threads.run(tasks)
+        return losses
+
+    def _slots(self, slots: int) -> np.ndarray:
+        """Room for the gradient of every slot, kept between calls."""
+        if len(self._slot_gradients) < slots:
+            self._slot_gradients = np.empty((slots, self.architecture.n_parameters), self.architecture.dtype)
+        return self._slot_gradients
+
+    def _worker_arrays(self, worker: int) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers of a tile, its losses) for a worker; kept between calls."""
+        while len(self._workspaces) <= worker:
+            self._workspaces.append((np.zeros(self._workspace_size, self.architecture.dtype), np.empty(self._T)))
+        return self._workspaces[worker]
+
+    def _reach(self, X: np.ndarray, order: np.ndarray) -> tuple[int, int, int, int]:
+        """(address, bytes between rows, bytes between samples, how a tile is reached)."""
+        from fusedmlp.backends.numba_cpu import passes
+
+        n1, m = X.shape
+        row, sample = X.strides
+        samples_contiguous = row == X.itemsize or n1 == 1
+        if n1 <= _FEW_INPUTS:
+            how = passes.ROWS_PACKED
+        elif order.size or m == 1:
+            how = passes.SAMPLES_PACKED
+        elif samples_contiguous and sample % X.itemsize == 0 and n1 * X.itemsize <= sample < 2**31:
+            how = passes.SAMPLES_IN_PLACE
+        elif sample == X.itemsize and row % X.itemsize == 0 and m * X.itemsize <= row < 2**31 * X.itemsize:
+            how = passes.ROWS_IN_PLACE
+        else:
+            how = passes.SAMPLES_PACKED
+        return X.ctypes.data, row, sample, how
+
+
+def _offsets(architecture: Architecture) -> np.ndarray:
+    """Where W and b of each layer start in the flat vector, shape (layers, 2); -1 for a b that is not there."""
+    offsets, at = [], 0
+    for n_in, n_out in architecture.weight_shapes:
+        offsets.append((at, at + n_in * n_out if architecture.bias else -1))
+        at += (n_in + architecture.bias) * n_out
+    return np.array(offsets, np.int64)
+
+
+def _lay_out_workspace(architecture: Architecture) -> tuple[int, np.ndarray, int]:
+    """(samples of a tile, where each buffer starts, numbers in all).
+
+    Buffers: Z_1 ... Z_L, then Y, weights, W dZ, and packed X. A tile takes half the second-level cache.
+    """
+    n1, *layers = architecture.layer_sizes
+    widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
+    rows = [*layers, architecture.n_outputs, 1, widest, n1]
+    resident = sum(rows) * architecture.itemsize
+    T = max(32, min(512, cache_bytes() // 2 // resident // 32 * 32))
+    starts = np.concatenate([[0], np.cumsum(rows)]) * T
+    return T, starts[:-1].astype(np.int64), int(starts[-1])
+
+
+def _step_of(
+    state: OptimizerState | None, flat: np.ndarray
+) -> tuple[tuple[int, float, float, float, float], tuple[np.ndarray, np.ndarray]]:
+    """((kind of step, rate, beta_1, beta_2, epsilon), (first moment, second moment))."""
+    from fusedmlp.backends.numba_cpu import passes
+
+    if state is None:
+        return (passes.NO_STEP, 0.0, 0.0, 0.0, 0.0), (flat, flat)
+    optimizer, rate = state.optimizer, float(state.learning_rate)
+    if isinstance(optimizer, Adam):
+        moments = state.moments["m"], state.moments["v"]
+        return (passes.ADAM_STEP, rate, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon), moments
+    assert isinstance(optimizer, SGD)
+    kind = passes.SGD_STEP
+    if optimizer.momentum:
+        kind = passes.NESTEROV_STEP if optimizer.nesterov else passes.MOMENTUM_STEP
+    velocity = state.moments["velocity"]
+    return (kind, rate, optimizer.momentum, 0.0, 0.0), (velocity, velocity)

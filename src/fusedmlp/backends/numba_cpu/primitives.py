@@ -1,0 +1,120 @@
+"""What compiled code cannot say in Python: a BLAS call, a load from an address, an atomic counter, a yield.
+
+Addresses come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
+process.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from numba.core import cgutils, types
+from numba.extending import get_cython_function_address, intrinsic
+
+
+@cache
+def gemm_address(dtype: str) -> int:
+    """Where SciPy's sgemm (float32) or dgemm (float64) starts, as it is exported to compiled code."""
+    return get_cython_function_address("scipy.linalg.cython_blas", {"float32": "sgemm", "float64": "dgemm"}[dtype])
+
+
+@cache
+def yield_address() -> int:
+    """Where the C library's sched_yield starts; 0 where there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError, TypeError):
+        return 0
+
+
+def _by_reference(builder: Any, value: Any, llvm_type: Any) -> Any:
+    pointer = cgutils.alloca_once(builder, llvm_type)
+    builder.store(value, pointer)
+    return pointer
+
+
+@intrinsic
+def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """C ← alpha op(A) op(B) + beta C, column-major, C (m, n): BLAS's gemm at the address `routine`.
+
+    Leading dimensions count elements, arrays are addresses, trans_a and trans_b whether to transpose. alpha and beta
+    have the type of the elements.
+    """
+    integers = [types.int64] * 3
+    signature = types.void(
+        types.int64, types.boolean, types.boolean, *integers, alpha, types.int64, types.int64, types.int64, types.int64,
+        beta, types.int64, types.int64,
+    )  # fmt: skip
+
+    def codegen(context, builder, signature, arguments):
+        from llvmlite import ir
+
+        byte, int32 = ir.IntType(8), ir.IntType(32)
+        number = arguments[6].type
+        pointers = []
+        for kind, value in zip("tteeenpepenpe", arguments[1:], strict=True):
+            if kind == "p":
+                pointers.append(builder.inttoptr(value, number.as_pointer()))
+            elif kind == "n":
+                pointers.append(_by_reference(builder, value, number))
+            elif kind == "e":
+                pointers.append(_by_reference(builder, builder.trunc(value, int32), int32))
+            else:
+                flag = builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
+                letter = builder.select(flag, ir.Constant(byte, ord("T")), ir.Constant(byte, ord("N")))
+                pointers.append(_by_reference(builder, letter, byte))
+        function = ir.FunctionType(ir.VoidType(), [pointer.type for pointer in pointers])
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), pointers)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def load(typing_context, like, address):
+    """The number at an address, of the type of `like`."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.load(builder.inttoptr(arguments[1], arguments[0].type.as_pointer()), align=1)
+
+    return like(like, types.int64), codegen
+
+
+@intrinsic
+def atomic_add(typing_context, array, value):
+    """array[0] += value for an int64 array that several threads share; what it was before."""
+
+    def codegen(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, arguments[1], "seq_cst")
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing_context, array):
+    """array[0] of an int64 array that several threads share, and everything written before it was last changed."""
+
+    def codegen(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(data, "acquire", 8)
+
+    return types.int64(array), codegen
+
+
+@intrinsic
+def yield_processor(typing_context, routine):
+    """Let another thread have this core: sched_yield at the address `routine`."""
+
+    def codegen(context, builder, signature, arguments):
+        from llvmlite import ir
+
+        function = ir.FunctionType(ir.IntType(32), [])
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
