@@ -1,0 +1,247 @@
+"""numba-cpu's fused engine beyond the conformance suite: slots, workers, layouts, memory, accuracy."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import oracle
+from compare import assert_close
+from fusedmlp import SGD, Adam, Network, get_backend
+from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.losses import LOSSES
+from fusedmlp.optimizers import Optimizer, OptimizerState
+from fusedmlp.parameters import Gradients
+from problems import make_problem, targets
+
+kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
+
+LARGE = 7001  # many tiles, several slots, a last tile that is not full
+
+
+def against_oracle(problem, alpha=0.0):
+    """Loss and gradients of a problem against the oracle, per parameter array."""
+    net, a = problem.net, problem.net.architecture
+    J, dWs, dbs = oracle.loss_and_gradients(
+        net.weights,
+        [b[:, 0] for b in net.biases],
+        problem.X.T,
+        problem.Y.T,
+        a.hidden_activation,
+        a.loss,
+        problem.sample_weight,
+        alpha,
+    )
+    got, gradients = net.loss_and_gradients(problem.X, problem.Y, problem.sample_weight, alpha)
+    assert got == pytest.approx(J, rel={"float32": 1e-5, "float64": 1e-12}[a.dtype])
+    for layer, (dW, db) in enumerate(zip(dWs, dbs, strict=True)):
+        assert_close(gradients.weights[layer], dW, f"dW{layer + 1}")
+        assert_close(gradients.biases[layer], db[:, None], f"db{layer + 1}")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [[5, 40, 1], [20, 40, 1], [20, 30, 30, 3], [9, 1, 1], [30, 2], [3, 4, 5, 6, 7, 2]])
+def test_many_tiles_and_slots(loss, dtype, sizes):
+    if loss == "categorical_cross_entropy":
+        sizes = [*sizes[:-1], max(2, sizes[-1])]
+    problem = make_problem("tanh", loss, weighted=True, dtype=dtype, backend="numba-cpu", m=LARGE, sizes=sizes)
+    assert problem.net.engine.kind == "fused"
+    against_oracle(problem, alpha=0.4)
+
+
+@pytest.mark.parametrize("n1", [2, 8, 9, 40])
+@pytest.mark.parametrize("layout", ["C", "F", "slice", "gaps", "reversed", "memmap", "broadcast"])
+def test_every_layout_of_X(n1, layout, tmp_path):
+    problem = make_problem(backend="numba-cpu", m=1500, sizes=[n1, 16, 1])
+    X = problem.X
+    if layout in "CF":
+        problem.X = np.asarray(X, order=layout)
+    elif layout == "slice":
+        problem.X = np.concatenate([X, X], axis=1)[:, 700 : 700 + 1500]
+        problem.Y = np.concatenate([problem.Y, problem.Y], axis=1)[:, 700 : 700 + 1500]
+    elif layout == "gaps":
+        larger = np.full((2 * n1, 3 * 1500), np.nan)
+        larger[::2, ::3] = X
+        problem.X = larger[::2, ::3]
+    elif layout == "reversed":
+        problem.X = np.ascontiguousarray(X[::-1, ::-1])[::-1, ::-1]
+    elif layout == "memmap":
+        np.save(tmp_path / "table.npy", X.T)
+        problem.X = np.load(tmp_path / "table.npy", mmap_mode="r").T
+    else:
+        problem.X = np.broadcast_to(X[:, :1], X.shape)
+    against_oracle(problem)
+    _, expected = oracle.forward(
+        problem.net.weights, [b[:, 0] for b in problem.net.biases], problem.X.T, "sigmoid", "binary_cross_entropy"
+    )
+    assert_close(problem.net.forward(problem.X), expected.T)
+
+
+@pytest.mark.parametrize("batch_size", [1, 37, 1000, LARGE])
+@pytest.mark.parametrize("optimizer", [SGD(0.01), SGD(0.01, 0.9), SGD(0.01, 0.9, True), Adam(0.01)])
+def test_an_epoch_equals_the_composed_one(optimizer, batch_size):
+    """Shuffled, a subset of the samples, with weights and L2; the moments and the step count too."""
+    rng = np.random.default_rng(0)
+    m = 300 if batch_size == 1 else LARGE
+    problem = make_problem("tanh", weighted=True, backend="numba-cpu", m=m, sizes=[12, 20, 2])
+    order = rng.permutation(m)[: m - 13]
+    results = []
+    for fused in (True, False):
+        engine = problem.net.backend.engine(problem.net.architecture, fused=fused)
+        net = Network.from_parameters(problem.net._numpy_parameters(), "numba-cpu")
+        net.parameters.flat = net.parameters.flat.copy()
+        parameters = type(net.parameters)(net.architecture, net.parameters.flat)
+        state = OptimizerState(optimizer, np, parameters.flat)
+        weight = problem.sample_weight[None]
+        losses = [
+            engine.train_epoch(parameters, state, problem.X, problem.Y, weight, order, batch_size, alpha=0.2)
+            for _ in range(2)
+        ]
+        results.append((engine.kind, losses, parameters.flat, state))
+    (kind, losses, flat, state), (other_kind, other_losses, other_flat, other_state) = results
+    assert (kind, other_kind) == ("fused", "composed")
+    np.testing.assert_allclose(losses, other_losses, rtol=1e-10)
+    assert_close(flat, other_flat, tolerance=1e-9)
+    assert state.t == other_state.t
+    for name, moment in state.moments.items():
+        if optimizer != SGD(0.01):
+            assert_close(moment, other_state.moments[name], name, tolerance=1e-9)
+
+
+@dataclass(frozen=True)
+class SignDescent(Optimizer):
+    """An optimizer of the user's own."""
+
+    learning_rate: float = 0.01
+
+    def update(self, xp, state, theta, gradient):
+        theta -= state.learning_rate * xp.sign(gradient)
+
+
+def test_an_optimizer_of_the_users_own():
+    flats = []
+    for backend in ("numba-cpu", "numpy"):
+        problem = make_problem(backend=backend, m=100)
+        problem.net.fit(problem.X, problem.Y, SignDescent(), epochs=2, batch_size=30, random_state=0)
+        flats.append(problem.net.parameters.flat)
+    assert_close(flats[0], flats[1])
+
+
+def trained(seed, m=20000):
+    """Weights after full-batch and mini-batch epochs that several workers share."""
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(m, 20)).astype(np.float32).T, rng.integers(0, 2, (1, m))
+    net = Network([20, 64, 1], backend="numba-cpu", random_state=seed)
+    net.fit(X, Y, epochs=2, batch_size=m // 4)
+    net.fit(X, Y, epochs=1, batch_size=m)
+    return net.parameters.flat
+
+
+def test_same_bits_for_any_number_of_workers(monkeypatch):
+    expected = trained(0)
+    for count in ("1", "2", "3", "5"):
+        monkeypatch.setenv("FUSEDMLP_NUM_THREADS", count)
+        threads.reset()
+        assert np.array_equal(trained(0), expected), f"{count} workers"
+    monkeypatch.undo()
+    threads.reset()
+
+
+def test_several_fits_at_once_neither_hang_nor_mix(monkeypatch):
+    """More callers than workers: who finds the workers taken goes alone, and gets the same bits."""
+    monkeypatch.setenv("FUSEDMLP_NUM_THREADS", "3")
+    threads.reset()
+    expected = [trained(seed, 8000) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(trained, seed, 8000) for seed in range(6)]
+        for future, want in zip(futures, expected, strict=True):
+            assert np.array_equal(future.result(timeout=120), want)
+    monkeypatch.undo()
+    threads.reset()
+
+
+def test_a_gang_has_the_workers_for_itself(monkeypatch):
+    monkeypatch.setenv("FUSEDMLP_NUM_THREADS", "4")
+    threads.reset()
+    with threads.gang(2) as first, threads.gang(4) as second, threads.gang(1) as third:
+        assert (first, second, third) == (2, 1, 1)
+    with threads.gang(9) as alone:
+        assert alone == 4
+    monkeypatch.undo()
+    threads.reset()
+
+
+def test_memory_does_not_grow_with_m():
+    """numpy's allocations in a step: a few megabytes, whether X has 20 thousand samples or 400 thousand."""
+    net = Network([10, 256, 1], backend="numba-cpu", random_state=0)
+    net.loss_and_gradients(np.zeros((10, 100), np.float32), np.zeros((1, 100), np.float32))
+    peaks = []
+    for m in (20_000, 400_000):
+        X = np.random.default_rng(0).normal(size=(m, 10)).astype(np.float32).T
+        Y = np.zeros((1, m), np.float32)
+        gradients = Gradients(net.architecture, np.empty_like(net.parameters.flat))
+        tracemalloc.start()
+        net.engine.loss_and_gradients(net.parameters, X, Y, gradients)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 16 * 2**20
+    assert peaks[1] < 2 * peaks[0] + 2**20
+
+
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_nan_in_the_parameters_is_not_hidden(activation):
+    net = Network([3, 5, 1], activation, backend="numba-cpu", random_state=0)
+    net.weights[0][1, 2] = np.nan
+    X, Y = np.ones((3, 10)), np.ones((1, 10))
+    assert np.isnan(net.loss(X, Y))
+    assert np.isnan(net.forward(X)).all()
+    J, gradients = net.loss_and_gradients(X, Y)
+    assert np.isnan(J)
+    assert np.isnan(gradients.flat).any()
+
+
+def test_engines_of_different_threads_do_not_share_a_workspace():
+    net = Network([3, 5, 1], backend="numba-cpu", random_state=0)
+    engines = {id(net.engine)}
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(net.engine))
+    thread.start()
+    thread.join()
+    assert id(kept[0]) not in engines
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softplus_is_accurate_over_the_whole_range(dtype):
+    """log(1 + exp(z)) through J of one sample each: a few units in the last place of the network's type."""
+    z = np.concatenate([np.linspace(-40, 40, 801), [1e-3, -1e-3, 0.0]]).astype(dtype)
+    net = Network([1, 1], bias=False, dtype=dtype.__name__, backend="numba-cpu")
+    net.weights[0][...] = 1
+    for label, exact in ((0, np.logaddexp(0, z.astype(float))), (1, np.logaddexp(0, -z.astype(float)))):
+        got = np.array([net.loss(value[None, None], [[label]]) for value in z])
+        assert (np.abs(got - exact) <= 4 * np.finfo(dtype).eps * exact).all()
+
+
+def test_targets_in_any_layout():
+    rng = np.random.default_rng(0)
+    Y = targets("categorical_cross_entropy", 4, 500, rng)
+    net = Network([6, 10, 4], loss="categorical_cross_entropy", dtype="float64", backend="numba-cpu", random_state=0)
+    X = rng.normal(size=(6, 500))
+    expected = net.loss(X, np.ascontiguousarray(Y))
+    larger = np.zeros((8, 1000))
+    larger[::2, ::2] = Y
+    for same in (np.asfortranarray(Y), larger[::2, ::2], Y[::-1, :][::-1, :]):
+        assert net.loss(X, same) == expected
+
+
+def test_the_backend_is_asked_for_the_composed_engine_by_name():
+    backend = get_backend("numba-cpu")
+    architecture = Network([2, 1], backend=backend).architecture
+    assert backend.engine(architecture).kind == "fused"
+    assert backend.engine(architecture, fused=False).kind == "composed"
