@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from fusedmlp import __version__
@@ -40,10 +42,11 @@ def cli(context: click.Context, verbose: bool) -> None:
 
     Exit status: 0; 2 for bad usage or data, with one line on stderr; 130 when interrupted.
     """
-    if verbose:
+    if verbose or sys.stderr.isatty():
         import logging
 
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("fusedmlp" if verbose else "fusedmlp.compilation").setLevel(logging.INFO)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

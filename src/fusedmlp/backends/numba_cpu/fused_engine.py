@@ -7,6 +7,10 @@ numbers, and computes what `reference.trace` does.
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -26,8 +30,13 @@ _FEW_INPUTS = 8
 _WORTH_A_WORKER_NS = 250_000
 # A slot is worth its own sums, and a meeting of the workers, from about here.
 _WORTH_A_SLOT_NS = 20_000
+# Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
+_BYTE_NS = 0.09
+_SLOT_SHARE = 16
 _SLOT_BYTES = 32 * 2**20
 _NONE = np.empty(0, np.int64)
+
+_log = logging.getLogger("fusedmlp.compilation")
 
 
 @cache
@@ -64,11 +73,13 @@ class FusedEngine(Engine):
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in architecture.weight_shapes)
         self._sample_ns = flops / 80 * (architecture.itemsize / 4) + 0.6 * sum(architecture.layer_sizes[1:-1]) + 20
-        self._slot_samples = max(16, int(_WORTH_A_SLOT_NS / self._sample_ns))
+        slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * architecture.n_parameters * architecture.itemsize * _BYTE_NS)
+        self._slot_samples = max(16, int(slot_ns / self._sample_ns))
         room = _SLOT_BYTES // (architecture.n_parameters * architecture.itemsize)
         self._most_slots = max(2, min(64, 1 << max(0, room.bit_length() - 1)), threads.thread_count())
         self._slot_gradients = np.empty((0, architecture.n_parameters), architecture.dtype)
         self._gradient = np.empty(architecture.n_parameters, architecture.dtype)
+        self._has_run = False
         self._workspaces: list[tuple[np.ndarray, np.ndarray]] = []
 
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
@@ -77,7 +88,7 @@ class FusedEngine(Engine):
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
         smallest = int(_WORTH_A_WORKER_NS / self._sample_ns)
-        with blas.scipy_one_thread:
+        with self._announced(), blas.scipy_one_thread:
             x = self._reach(X, _NONE)
             tasks = []
             for worker, part in enumerate(threads.split(m, smallest)):
@@ -159,7 +170,7 @@ class FusedEngine(Engine):
         order = _NONE if order is None else np.ascontiguousarray(order, np.int64)
         samples = order.size or X.shape[1]
         optimizer, moments = _step_of(state, parameters.flat)
-        slots = min(self._most_slots, max(1, batch_size // self._slot_samples))
+        slots = passes.slots_of(batch_size, self._most_slots, self._slot_samples)
         slot_gradients = self._slots(slots) if result is not None else np.empty((slots, 0), parameters.flat.dtype)
         steps = 0 if state is None else state.t
         batches = (samples, batch_size, self._most_slots, self._slot_samples, self._mean, result is not None, steps)
@@ -175,7 +186,7 @@ class FusedEngine(Engine):
         vectors = (flat, flat if result is None else result, moments, slot_gradients, slot_sums)
         counter = np.zeros(1, np.int64)
         wanted = slots if samples * self._sample_ns > _WORTH_A_WORKER_NS else 1
-        with threads.gang(wanted) as workers, blas.scipy_one_thread:
+        with self._announced(), threads.gang(wanted) as workers, blas.scipy_one_thread:
             tasks = []
             for me in range(workers):
                 team, arrays = (me, workers, counter, self._yielder), self._worker_arrays(me)
@@ -183,6 +194,23 @@ class FusedEngine(Engine):
                 tasks.append(partial(run, *vectors, arrays, data, losses))
             threads.run(tasks)
         return losses
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Say so, where a first call takes more than a second: the kernels are being compiled."""
+        if self._has_run:
+            yield
+            return
+        a = self.architecture
+        message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: some 10 seconds, once on a machine"
+        timer = threading.Timer(1.0, _log.info, (message,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._has_run = True
 
     def _slots(self, slots: int) -> np.ndarray:
         """Room for the gradient of every slot, kept between calls."""

@@ -280,6 +280,15 @@ def wait_for_all(counter, workers, meeting, yielder):
 
 
 @compiled
+def slots_of(samples, most_slots, slot_samples):
+    """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
+    slots = 1
+    while 2 * slots <= most_slots and 2 * slots * slot_samples <= samples:
+        slots *= 2
+    return slots
+
+
+@compiled
 def weight_decay_loss(flat, sizes, offsets, factor):
     """½ · factor · Σ‖W‖²."""
     total = 0.0
@@ -332,7 +341,7 @@ def run_batches(
     for batch in range(losses.size):
         start = batch * batch_size
         size = min(batch_size, samples - start)
-        slots = min(most_slots, max(1, size // slot_samples))
+        slots = slots_of(size, most_slots, slot_samples)
         for slot in range(slots * me // workers, slots * (me + 1) // workers):
             first, last = start + size * slot // slots, start + size * (slot + 1) // slots
             sums = sum_samples(plan, backward, flat, slot_gradients[slot], arrays, data, first, last)

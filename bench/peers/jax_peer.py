@@ -1,0 +1,90 @@
+"""JAX on the CPU: everything inside jax.jit, an epoch as one ``lax.scan`` over its batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.peers.cases import ADAM, SOFTMAX, Case, Problem
+from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
+
+
+class Jax(Peer):
+    """XLA takes as many threads as the process has cores."""
+
+    name = "jax"
+    module = "jax"
+    distributions = ("jax", "jaxlib")
+
+    def __init__(self, threads: int) -> None:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        self._jax = jax
+
+    def _logits(self, case: Case, layers: Any, X: Any) -> Any:
+        jax = self._jax
+        activation = {"sigmoid": jax.nn.sigmoid, "tanh": jax.numpy.tanh, "relu": jax.nn.relu}[case.hidden_activation]
+        A = X
+        for layer in range(0, len(layers), 2):
+            Z = A @ layers[layer] + layers[layer + 1]
+            A = activation(Z)
+        return Z
+
+    def _loss(self, case: Case) -> Any:
+        jax = self._jax
+
+        def loss(layers: Any, X: Any, Y: Any) -> Any:
+            Z = self._logits(case, layers, X)
+            if case.loss == SOFTMAX:
+                return -(Y * jax.nn.log_softmax(Z)).sum(axis=1).mean()
+            return (jax.nn.softplus(Z) - Y * Z).mean()
+
+        return loss
+
+    def bind(self, problem: Problem) -> Bound:
+        jax, case = self._jax, problem.case
+        X, Y = jax.numpy.asarray(problem.X), jax.numpy.asarray(problem.Y)
+        layers = [jax.numpy.asarray(x) for x in problem.layers()]
+        if case.task == "forward":
+            output = jax.nn.softmax if case.loss == SOFTMAX else jax.nn.sigmoid
+            forward = jax.jit(lambda layers, X: output(self._logits(case, layers, X)))
+            A = Latest(lambda: forward(layers, X).block_until_ready())
+            return Bound(A, lambda: {"A": A.value})
+        if case.task == "epoch":
+            return self._epoch(problem, layers, X, Y)
+        function = jax.jit(jax.value_and_grad(self._loss(case)))
+        latest = Latest(lambda: jax.block_until_ready(function(layers, X, Y)))
+        return Bound(latest, lambda: named_step(problem, latest.value[0], latest.value[1]))
+
+    def _epoch(self, problem: Problem, layers: Any, X: Any, Y: Any) -> Bound:
+        jax, case = self._jax, problem.case
+        jnp, slope = jax.numpy, jax.value_and_grad(self._loss(case))
+        batch_size = case.batch_size or case.m
+        whole = case.m // batch_size
+        order = jnp.asarray(problem.order)
+
+        def step(state: Any, samples: Any) -> Any:
+            theta, first, second, t = state
+            J, g = slope(theta, X[samples], Y[samples])
+            t = t + 1
+            rate = ADAM.learning_rate * jnp.sqrt(1 - ADAM.beta_2**t) / (1 - ADAM.beta_1**t)
+            first = jax.tree.map(lambda m, g: ADAM.beta_1 * m + (1 - ADAM.beta_1) * g, first, g)
+            second = jax.tree.map(lambda v, g: ADAM.beta_2 * v + (1 - ADAM.beta_2) * g * g, second, g)
+            theta = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + ADAM.epsilon), theta, first, second)
+            return (theta, first, second, t), J
+
+        @jax.jit
+        def epoch(state: Any, order: Any) -> Any:
+            batches = order[: whole * batch_size].reshape(whole, batch_size)
+            state, losses = jax.lax.scan(step, state, batches)
+            total = losses.sum() * batch_size
+            if case.m % batch_size:  # the last batch is smaller, so it has a step of its own
+                state, J = step(state, order[whole * batch_size :])
+                total += J * (case.m % batch_size)
+            return state, total / case.m
+
+        zeros = [jnp.zeros_like(x) for x in layers]
+        latest = Latest(lambda: None)
+        latest.value = ((layers, zeros, zeros, jnp.float32(0)), None)
+        latest.function = lambda: jax.block_until_ready(epoch(latest.value[0], order))
+        return Bound(latest, lambda: named_epoch(problem, latest.value[1], latest.value[0][0]))
