@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _one, compiled, summing
+from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _one, compiled, internal, summing
 from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, yield_processor
 from fusedmlp.backends.numba_cpu.tiles import (
     activate,
@@ -56,20 +56,20 @@ def _select_number(like, value):
     return {types.float32: _number_32, types.float64: _number_64}.get(like)
 
 
-@compiled
+@internal
 def matrix(workspace, offset, rows, T):
     """`rows` rows of T numbers in a workspace."""
     return workspace[offset : offset + rows * T].reshape(rows, T)
 
 
-@compiled
+@internal
 def weights_of(flat, sizes, offsets, layer):
     """W_{layer+1} (n_in, n_out), a view of a flat vector."""
     n_in, n_out = sizes[layer], sizes[layer + 1]
     return flat[offsets[layer, 0] : offsets[layer, 0] + n_in * n_out].reshape(n_in, n_out)
 
 
-@compiled
+@internal
 def biases_of(flat, sizes, offsets, layer):
     """b_{layer+1} (n_out,), a view of a flat vector; empty where the network has none."""
     if offsets[layer, 1] < 0:
@@ -77,7 +77,7 @@ def biases_of(flat, sizes, offsets, layer):
     return flat[offsets[layer, 1] : offsets[layer, 1] + sizes[layer + 1]]
 
 
-@compiled
+@internal
 def reach_X(workspace, buffers, T, n1, x, order, start, t):
     """(address, whether transposed, step) of a tile of X for BLAS; it is packed first where it must be."""
     address, row_step, sample_step, how = x
@@ -93,7 +93,7 @@ def reach_X(workspace, buffers, T, n1, x, order, start, t):
     return (at, True, sample_step // itemsize) if how == SAMPLES_IN_PLACE else (at, False, row_step // itemsize)
 
 
-@compiled
+@internal
 def forward_tile(plan, flat, workspace, x, order, start, t):
     """Z_1 ... A_{L-1} and the logits Z_L into the workspace: Z = Wᵀ A + b, A = f(Z); how X was reached."""
     tag, _, sizes, offsets, buffers, T, routine = plan
@@ -124,7 +124,7 @@ def forward_tile(plan, flat, workspace, x, order, start, t):
     return reached
 
 
-@compiled
+@internal
 def backward_tile(plan, flat, gradient, workspace, few_inputs, reached, t):
     """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace."""
     tag, _, sizes, offsets, buffers, T, routine = plan
@@ -153,7 +153,7 @@ def backward_tile(plan, flat, gradient, workspace, few_inputs, reached, t):
         dZ = A
 
 
-@compiled
+@internal
 def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     """(Σ wᵢ jᵢ, Σ wᵢ) over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters into `gradient`."""
     code, sizes, buffers, T = plan[1], plan[2], plan[4], plan[5]
@@ -203,7 +203,7 @@ def predict(plan, flat, workspace, x, order, out, start, stop):
 # After a batch -------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@internal
 def add_slots(slot_gradients, slots, result, start, stop, scale):
     """result = scale · Σ over slots, in the order of the slots; elements start to stop."""
     total = result[start:stop]
@@ -219,7 +219,7 @@ def add_slots(slot_gradients, slots, result, start, stop, scale):
         total[i] *= factor
 
 
-@compiled
+@internal
 def add_decay(flat, gradient, sizes, offsets, start, stop, decay):
     """gradient += decay · W, for the weights among elements start to stop."""
     factor = _number(flat[0], decay)
@@ -241,7 +241,7 @@ def sum_of_squares(x):
     return total
 
 
-@compiled
+@internal
 def step(kind, theta, g, m, v, rate, beta_1, beta_2, epsilon):
     """One optimizer step on a piece of the flat vector: `optimizers.SGD.update` and `optimizers.Adam.update`."""
     rate_, beta_1_, beta_2_ = _number(theta[0], rate), _number(theta[0], beta_1), _number(theta[0], beta_2)
@@ -266,7 +266,7 @@ def step(kind, theta, g, m, v, rate, beta_1, beta_2, epsilon):
             theta[i] -= rate_ * m[i] / (one * np.sqrt(v[i]) + epsilon_)
 
 
-@compiled
+@internal
 def wait_for_all(counter, workers, meeting, yielder):
     """Return when every worker has come to this meeting; what each wrote before is then visible to all."""
     if workers == 1:
@@ -288,7 +288,7 @@ def slots_of(samples, most_slots, slot_samples):
     return slots
 
 
-@compiled
+@internal
 def weight_decay_loss(flat, sizes, offsets, factor):
     """½ · factor · Σ‖W‖²."""
     total = 0.0
@@ -297,7 +297,7 @@ def weight_decay_loss(flat, sizes, offsets, factor):
     return 0.5 * factor * total
 
 
-@compiled
+@internal
 def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slot_gradients, slots, scale, size):
     """A worker's piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
     sizes, offsets = plan[2], plan[3]

@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import overload
 
 from fusedmlp.activations import largest_exponent
-from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _derivative, _exp_parts, _f, _one, _zero, compiled, summing
+from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _derivative, _exp_parts, _f, _one, _zero, internal, summing
 from fusedmlp.backends.numba_cpu.primitives import gemm, load
 
 _LARGEST_64 = np.float64(largest_exponent(np.float64))
@@ -90,7 +90,7 @@ def _select_held(x):
 # Input ---------------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@internal
 def pack_rows(out, address, row_step, sample_step, order, start, t):
     """out[k, i] = x[k, sample i]: a row per input, for any strides (bytes); `order` names the samples, if not empty."""
     for i in range(t):
@@ -100,7 +100,7 @@ def pack_rows(out, address, row_step, sample_step, order, start, t):
             out[k, i] = load(out[0, 0], at + k * row_step)
 
 
-@compiled
+@internal
 def pack_samples(out, address, row_step, sample_step, order, start, t):
     """out[i, k] = x[k, sample i]: a sample per row, for samples that are contiguous where they come from."""
     for i in range(t):
@@ -114,7 +114,7 @@ def pack_samples(out, address, row_step, sample_step, order, start, t):
 # Forward -------------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@internal
 def short_products(W, X, Z, t):
     """Z = Wᵀ X for a few inputs, row by row: Z (n_out, t), X (n_in, t); BLAS does badly there."""
     for j in range(Z.shape[0]):
@@ -128,7 +128,7 @@ def short_products(W, X, Z, t):
                 z[i] += w * x[i]
 
 
-@compiled
+@internal
 def activate(tag, A, b, t):
     """A = f(A + b) in place."""
     for j in range(A.shape[0]):
@@ -137,7 +137,7 @@ def activate(tag, A, b, t):
             a[i] = _f(tag, a[i] + bias)
 
 
-@compiled
+@internal
 def activate_and_sum(tag, A, b, w, z, t):
     """A = f(A + b) in place and z = wᵀ A, the logit of a single output, in the same sweep."""
     logit = z[:t]
@@ -154,7 +154,7 @@ def activate_and_sum(tag, A, b, w, z, t):
 # Output --------------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@internal
 def output(code, Z, t):
     """A_L in place of Z_L: the output activation of a loss."""
     if code == CATEGORICAL:
@@ -182,7 +182,7 @@ def output(code, Z, t):
                 z[i] = two_n * em1 + two_n
 
 
-@compiled
+@internal
 def binary_losses(z, y, j):
     """j += max(z, 0) - y z + log(1 + exp(-|z|)), a row of outputs."""
     for i in range(z.size):
@@ -191,7 +191,7 @@ def binary_losses(z, y, j):
         j[i] += positive - y[i] * z[i] + _log1p_unit(two_n * em1 + two_n)
 
 
-@compiled
+@internal
 def per_sample(code, Z, Y, j, t):
     """j (t,) in float64 from the logits; `losses.LOSSES`' per_sample, a column per sample."""
     for i in range(t):
@@ -232,7 +232,7 @@ def per_sample(code, Z, Y, j, t):
                 j[i] += y_log_y - target * np.float64(z[i]) - target + np.float64(two_n * em1 + two_n)
 
 
-@compiled
+@internal
 def output_error(code, A, Y, w, t):
     """dZ_L in place of A_L: A - Y (⊙ A (1 - A) for the sum of squared errors), times the samples' weights if any."""
     for k in range(A.shape[0]):
@@ -311,7 +311,7 @@ def short_outer_products(X, dZ, dW, t):
 # its columns, step), as `passes.reach_X` gives it.
 
 
-@compiled
+@internal
 def layer_products(routine, W, x, Z, t):
     """Z = Wᵀ X: Z (n_out, t)."""
     (n_in, n_out), T = W.shape, Z.shape[1]
@@ -320,7 +320,7 @@ def layer_products(routine, W, x, Z, t):
     gemm(routine, transposed, True, t, n_out, n_in, one, address, step, W.ctypes.data, n_out, zero, Z.ctypes.data, T)
 
 
-@compiled
+@internal
 def weight_products(routine, x, dZ, dW, t):
     """dW += X dZᵀ."""
     (n_in, n_out), T = dW.shape, dZ.shape[1]
@@ -329,7 +329,7 @@ def weight_products(routine, x, dZ, dW, t):
     gemm(routine, True, transposed, n_out, n_in, t, one, dZ.ctypes.data, T, address, step, one, dW.ctypes.data, n_out)
 
 
-@compiled
+@internal
 def error_products(routine, W, dZ, D, t):
     """D = W dZ."""
     (n_in, n_out), T = W.shape, dZ.shape[1]

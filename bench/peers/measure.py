@@ -1,0 +1,231 @@
+"""Measuring a case: first whether every library computes it rightly, then how long each takes, in turns."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.measure import WrongResultError
+from bench.peers import exact
+from bench.peers.cases import Case, problem
+from bench.peers.registry import missing
+from bench.peers.results import OURS_FIRST, Entry, Measured
+from bench.peers.worker import PeerError, Worker
+
+TOLERANCE = {
+    # (task, whether it is our fused engine): the largest error, relative to the largest number of each part
+    ("step", True): 1e-5,
+    ("step", False): 1e-4,
+    ("forward", True): 1e-5,
+    ("forward", False): 1e-5,
+    # The change of all parameters by an epoch, in the Euclidean norm. Adam divides by the gradient's size: where that
+    # is near 0, rounding decides, and so does epsilon, which torch adds elsewhere than the others.
+    ("epoch", True): 1e-4,
+    ("epoch", False): 2e-2,
+}
+LOSS_TOLERANCE = {True: 1e-6, False: 1e-5}
+"""Of J; whether it is our fused engine."""
+TURN_SECONDS = 0.03
+"""A turn is as many calls as fill this."""
+PAUSE_SECONDS = 0.05
+"""Before each turn: longer than OpenMP's and OpenBLAS's idle workers keep spinning."""
+MEMORY_SHARE = 0.4
+"""Of the memory that is free: a case for which a library would need more is not measured on it."""
+STORES_NOTHING = ("fused", "composed", "numpy")
+"""Those that need little memory beyond X and Y."""
+
+
+def errors_of(case: Case, result: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """The relative error of each part; infinity where its shape is wrong or a number is not finite."""
+    errors = {}
+    for name, right in expected.items():
+        got = result.get(name)
+        if got is None or got.shape != right.shape or not np.isfinite(got).all():
+            errors[name] = float("inf")
+            continue
+        difference, size = np.ravel(got - right).astype(np.float64), np.ravel(right)
+        norm = np.linalg.norm if name == "change" else (lambda x: np.max(np.abs(x)))
+        errors[name] = float(norm(difference) / norm(size))
+    return errors
+
+
+def check(case: Case, peer: str, errors: dict[str, float]) -> None:
+    """Compare the errors with what is allowed.
+
+    Raises
+    ------
+    WrongResultError
+    """
+    ours = peer == OURS_FIRST
+    for name, error in errors.items():
+        allowed = LOSS_TOLERANCE[ours] if name == "J" else TOLERANCE[case.task, ours]
+        if not error <= allowed:
+            raise WrongResultError(f"{name}: error {error:.2g} of the largest value; expected at most {allowed:g}")
+
+
+def why_not(case: Case, peer: str, tasks: dict[str, tuple[str, ...]]) -> str | None:
+    """Why a library does not take part in a case."""
+    if case.only and peer not in case.only:
+        return f"measured on {', '.join(case.only)} alone at this size"
+    if case.task not in tasks[peer]:
+        return f"no {case.task} of its own"
+    free = _free_bytes()
+    if peer not in STORES_NOTHING and free is not None and case.stored_bytes > MEMORY_SHARE * free:
+        return f"needs about {case.stored_bytes / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
+    return None
+
+
+def _free_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+class Field:
+    """The libraries of a run: those that are installed and start, the others with the reason.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Keys of `registry.PEERS`.
+    threads : int
+    say : callable
+        Takes a line of progress.
+    """
+
+    def __init__(self, names: list[str], threads: int, say: Callable[[str], None]) -> None:
+        from bench.peers.registry import peer_class
+
+        self.threads = threads
+        self.say = say
+        self.reasons: dict[str, str] = {}
+        self.workers: dict[str, Worker] = {}
+        self.tasks: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            reason = missing(name)
+            if reason is None:
+                worker = Worker(name, threads)
+                try:
+                    worker.begin()
+                    self.workers[name], self.tasks[name] = worker, peer_class(name).tasks
+                    continue
+                except PeerError as error:
+                    reason = str(error)
+            self.reasons[name] = reason
+            say(f"skipped: {name}: {reason}")
+
+    def __enter__(self) -> Field:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for worker in self.workers.values():
+            worker.stop()
+
+    def measure(self, case: Case, floor_seconds: float, rounds: int) -> Measured:
+        """Check and time a case on every library."""
+        entries = {name: Entry(name, "skipped", reason) for name, reason in self.reasons.items()}
+        taking_part = []
+        for name in self.workers:
+            reason = why_not(case, name, self.tasks)
+            if reason is None:
+                taking_part.append(name)
+            elif not case.only:
+                entries[name] = Entry(name, "skipped", reason)
+        expected = exact.expected(problem(case))
+        for name in taking_part:
+            entries[name] = self._start(case, self.workers[name], expected)
+        load = Load()
+        self._time(entries, rounds)
+        others = load.others_cores()
+        ordered = [entries[name] for name in (*self.workers, *self.reasons) if name in entries]
+        for entry in ordered:
+            if entry.status in ("wrong", "failed"):
+                self.say(f"{entry.status}: {entry.peer} at {case}: {entry.reason}")
+        return Measured(case, ordered, floor_seconds, others)
+
+    def _start(self, case: Case, worker: Worker, expected: dict[str, np.ndarray]) -> Entry:
+        entry = Entry(worker.name)
+        try:
+            worker.begin()
+            result, entry.first_seconds = worker.ask("start", case)
+            entry.errors = errors_of(case, result, expected)
+            check(case, worker.name, entry.errors)
+        except WrongResultError as error:
+            entry.status, entry.reason = "wrong", str(error)
+            worker.ask("finish")
+        except PeerError as error:
+            entry.status, entry.reason = "failed", str(error)
+        return entry
+
+    def _time(self, entries: dict[str, Entry], rounds: int) -> None:
+        """Rounds in which every library has a turn, each round starting with another one."""
+        turning = [name for name, entry in entries.items() if entry.status == "ok"]
+        for number in range(rounds):
+            shift = number % max(1, len(turning))
+            for name in turning[shift:] + turning[:shift]:
+                entry = entries[name]
+                if entry.status != "ok":
+                    continue
+                time.sleep(PAUSE_SECONDS)
+                try:
+                    entry.rounds.append(statistics.median(self.workers[name].ask("turn", TURN_SECONDS)))
+                except PeerError as error:
+                    entry.status, entry.reason = "failed", str(error)
+        for name in turning:
+            entry = entries[name]
+            if entry.status == "ok":
+                entry.seconds = statistics.median(entry.rounds)
+                entry.peak_bytes = self.workers[name].ask("finish")
+
+
+class Load:
+    """How busy other processes keep the machine from here on; nothing but Linux says."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float] | None:
+        """(seconds that all cores were busy, seconds now)."""
+        try:
+            line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+        except OSError:
+            return None
+        user, nice, system, _idle, _wait, irq, softirq, steal = (int(x) for x in line[:8])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy - _family_seconds(), time.monotonic()
+
+    def others_cores(self) -> float | None:
+        """Busy cores on average that neither this process nor its children used."""
+        now = self._read()
+        if now is None or self._before is None or now[1] <= self._before[1]:
+            return None
+        return round(max(0.0, (now[0] - self._before[0]) / (now[1] - self._before[1])), 3)
+
+
+def _family_seconds() -> float:
+    """Processor seconds of this process and its living children."""
+    total = 0.0
+    for pid in (os.getpid(), *_descendants(os.getpid())):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        children: list[Any] = task.read_text(encoding="ascii").split()
+        for child in map(int, children):
+            found += [child, *_descendants(child)]
+    return found
