@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.measure import WrongResultError
 from bench.peers import exact
 from bench.peers.cases import Case, problem
-from bench.peers.registry import missing
+from bench.peers.registry import missing, peer_class
 from bench.peers.results import OURS_FIRST, Entry, Measured
 from bench.peers.worker import PeerError, Worker
 
@@ -101,8 +100,6 @@ class Field:
     """
 
     def __init__(self, names: list[str], threads: int, say: Callable[[str], None]) -> None:
-        from bench.peers.registry import peer_class
-
         self.threads = threads
         self.say = say
         self.reasons: dict[str, str] = {}
@@ -141,7 +138,7 @@ class Field:
         expected = exact.expected(problem(case))
         for name in taking_part:
             entries[name] = self._start(case, self.workers[name], expected)
-        load = Load()
+        load = Load(worker.pid for worker in self.workers.values() if worker.pid is not None)
         self._time(entries, rounds)
         others = load.others_cores()
         ordered = [entries[name] for name in (*self.workers, *self.reasons) if name in entries]
@@ -186,46 +183,32 @@ class Field:
 
 
 class Load:
-    """How busy other processes keep the machine from here on; nothing but Linux says."""
+    """How busy processes other than `pids` and this one keep the machine from here on; only Linux says."""
 
-    def __init__(self) -> None:
+    def __init__(self, pids: Iterable[int] = ()) -> None:
+        self._pids = (os.getpid(), *pids)
         self._before = self._read()
 
-    @staticmethod
-    def _read() -> tuple[float, float] | None:
-        """(seconds that all cores were busy, seconds now)."""
+    def _read(self) -> tuple[float, float] | None:
+        """(seconds that all cores were busy for others, the time)."""
         try:
             line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+            own = sum(_processor_ticks(pid) for pid in self._pids)
         except OSError:
             return None
         user, nice, system, _idle, _wait, irq, softirq, steal = (int(x) for x in line[:8])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return busy - _family_seconds(), time.monotonic()
+        busy = user + nice + system + irq + softirq + steal
+        return (busy - own) / os.sysconf("SC_CLK_TCK"), time.monotonic()
 
     def others_cores(self) -> float | None:
-        """Busy cores on average that neither this process nor its children used."""
+        """How many cores were busy with others, on average."""
         now = self._read()
-        if now is None or self._before is None or now[1] <= self._before[1]:
+        if now is None or self._before is None:
             return None
         return round(max(0.0, (now[0] - self._before[0]) / (now[1] - self._before[1])), 3)
 
 
-def _family_seconds() -> float:
-    """Processor seconds of this process and its living children."""
-    total = 0.0
-    for pid in (os.getpid(), *_descendants(os.getpid())):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        children: list[Any] = task.read_text(encoding="ascii").split()
-        for child in map(int, children):
-            found += [child, *_descendants(child)]
-    return found
+def _processor_ticks(pid: int) -> int:
+    """Of user and system time."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

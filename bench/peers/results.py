@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from dataclasses import asdict, dataclass, field
@@ -124,8 +125,6 @@ class Results:
                 points.append((size, ours.seconds))
         if len({size for size, _ in points}) < 2:
             return None
-        import math
-
         x, y = ([math.log(value) for value in values] for values in zip(*points, strict=True))
         slope = statistics.linear_regression(x, y).slope
         return {"exponent": round(slope, 4), "from": min(points)[0], "to": max(points)[0]}

@@ -11,7 +11,7 @@ import gc
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -52,6 +52,31 @@ def limited(threads: int) -> Iterator[None]:
             os.sched_setaffinity(0, cores)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def in_new_process(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a module's function returns in a process of its own.
+
+    Raises
+    ------
+    PeerError
+        It raised, or the process died.
+    """
+    context = get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    with limited(threads):
+        process = context.Process(target=_return_through, args=(sending, function, *arguments))
+        process.start()
+    sending.close()
+    try:
+        kind, answer = receiving.recv()
+    except EOFError:
+        process.join()
+        raise PeerError(f"{function.__name__}: its process died (exit code {process.exitcode})") from None
+    process.join()
+    if kind == "failed":
+        raise PeerError(answer)
+    return answer
 
 
 # In the worker --------------------------------------------------------------------------------------------------------
@@ -148,6 +173,15 @@ def serve(connection: Connection, name: str, threads: int) -> None:
             return
 
 
+def _return_through(connection: Connection, function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        answer = ("done", function(*arguments))
+    except Exception as error:
+        traceback.print_exc()
+        answer = ("failed", _said(error))
+    connection.send(answer)
+
+
 def _said(error: Exception) -> str:
     """Type and first line of an error, without paths."""
     line = re.sub(r"(/[\w.+-]+)+/", "", (str(error).splitlines() or [""])[0])
@@ -178,6 +212,10 @@ class Worker:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def begin(self) -> None:
         """Start the process and import the library.

@@ -91,8 +91,10 @@ class FusedEngine(Engine):
         with self._announced(), blas.scipy_one_thread:
             x = self._reach(X, _NONE)
             tasks = []
-            for worker, part in enumerate(threads.split(m, smallest)):
+            # Whole tiles to each worker: the same tiles, and bits, whatever the number of workers.
+            for worker, (first, last) in enumerate(threads.split(-(-m // self._T), -(-smallest // self._T))):
                 workspace, _ = self._worker_arrays(worker)
+                part = first * self._T, min(m, last * self._T)
                 tasks.append(partial(passes.predict, self._plan, parameters.flat, workspace, x, _NONE, out, *part))
             threads.run(tasks)
         return out

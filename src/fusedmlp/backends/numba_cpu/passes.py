@@ -37,6 +37,7 @@ from fusedmlp.backends.numba_cpu.tiles import (
 SAMPLES_IN_PLACE, ROWS_IN_PLACE, ROWS_PACKED, SAMPLES_PACKED = range(4)
 NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
 _SPINS_BEFORE_YIELD = 2000
+_PIECE = 128
 
 
 def _number(like, value):
@@ -302,7 +303,11 @@ def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slo
     """A worker's piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
     sizes, offsets = plan[2], plan[3]
     me, workers = team[0], team[1]
-    start, stop = flat.size * me // workers, flat.size * (me + 1) // workers
+    # Pieces start at multiples of what a vectorised loop takes at a time: the elements of its scalar rest, which may round
+    # otherwise, are then the same ones whatever the number of workers.
+    blocks = (flat.size + _PIECE - 1) // _PIECE
+    start = min(flat.size, blocks * me // workers * _PIECE)
+    stop = min(flat.size, blocks * (me + 1) // workers * _PIECE)
     if start == stop:
         return
     add_slots(slot_gradients, slots, result, start, stop, scale)
