@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ TURN_SECONDS = 0.03
 """A turn is as many calls as fill this."""
 PAUSE_SECONDS = 0.05
 """Before each turn: longer than OpenMP's and OpenBLAS's idle workers keep spinning."""
+MOST_SECONDS = 60.0
+"""Rounds of a case end after this, but not before FEWEST_ROUNDS of them."""
+FEWEST_ROUNDS = 3
 MEMORY_SHARE = 0.4
 """Of the memory that is free: a case for which a library would need more is not measured on it."""
 STORES_NOTHING = ("fused", "composed", "numpy")
@@ -81,10 +85,14 @@ def why_not(case: Case, peer: str, tasks: dict[str, tuple[str, ...]]) -> str | N
 
 
 def _free_bytes() -> int | None:
+    """Memory that can be had without swapping; None where the system does not say."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        found = re.search(
+            r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE
+        )
+    except OSError:
         return None
+    return int(found[1]) * 1024 if found else None
 
 
 class Field:
@@ -164,7 +172,10 @@ class Field:
     def _time(self, entries: dict[str, Entry], rounds: int) -> None:
         """Rounds in which every library has a turn, each round starting with another one."""
         turning = [name for name, entry in entries.items() if entry.status == "ok"]
+        start = time.monotonic()
         for number in range(rounds):
+            if number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS:
+                break
             shift = number % max(1, len(turning))
             for name in turning[shift:] + turning[:shift]:
                 entry = entries[name]

@@ -83,7 +83,7 @@ class Torch(Peer):
                 J = loss(layers, X[samples], Y[samples])
                 J.backward()
                 optimizer.step()
-                total += float(J) * len(samples)
+                total += J.item() * len(samples)
             return total / problem.case.m
 
         J = Latest(epoch)

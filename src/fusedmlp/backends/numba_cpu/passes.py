@@ -303,8 +303,8 @@ def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slo
     """A worker's piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
     sizes, offsets = plan[2], plan[3]
     me, workers = team[0], team[1]
-    # Pieces start at multiples of what a vectorised loop takes at a time: the elements of its scalar rest, which may round
-    # otherwise, are then the same ones whatever the number of workers.
+    # Pieces start at multiples of what a vectorised loop takes at a time: the elements of its scalar rest, which may
+    # round otherwise, are then the same ones whatever the number of workers.
     blocks = (flat.size + _PIECE - 1) // _PIECE
     start = min(flat.size, blocks * me // workers * _PIECE)
     stop = min(flat.size, blocks * (me + 1) // workers * _PIECE)
