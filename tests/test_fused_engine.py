@@ -199,11 +199,11 @@ def test_memory_does_not_grow_with_m():
 def test_nan_in_the_parameters_is_not_hidden(activation):
     net = Network([3, 5, 1], activation, backend="numba-cpu", random_state=0)
     net.weights[0][1, 2] = np.nan
-    X, Y = np.ones((3, 10)), np.ones((1, 10))
-    assert np.isnan(net.loss(X, Y))
-    assert np.isnan(net.forward(X)).all()
-    J, gradients = net.loss_and_gradients(X, Y)
-    assert np.isnan(J)
+    X, Y = np.ones((3, 10), np.float32), np.ones((1, 10), np.float32)
+    gradients = Gradients(net.architecture, np.zeros_like(net.parameters.flat))
+    assert np.isnan(net.engine.loss(net.parameters, X, Y))
+    assert np.isnan(net.engine.forward(net.parameters, X)).all()
+    assert np.isnan(net.engine.loss_and_gradients(net.parameters, X, Y, gradients))
     assert np.isnan(gradients.flat).any()
 
 

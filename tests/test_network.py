@@ -37,6 +37,8 @@ def net():
         ({"hidden_activation": None}, "hidden_activation: expected one of"),
         ({"loss": "hinge"}, "loss: expected one of binary_cross_entropy, .*; got 'hinge'"),
         ({"loss": "categorical_cross_entropy"}, "categorical_cross_entropy needs at least 2 outputs"),
+        ({"layer_sizes": [10**10, 10**10]}, "layer_sizes: .* parameters: too many"),
+        ({"bias": "no"}, "bias: expected True or False; got 'no'"),
         ({"dtype": "float16"}, "dtype: expected one of float32, float64; got 'float16'"),
         ({"backend": "torch"}, "unknown backend 'torch'"),
         ({"random_state": "x"}, "random_state: expected"),
@@ -70,6 +72,7 @@ def test_dtype_may_be_a_numpy_type(dtype):
         ([[1, 2], [3]], "X: expected an array of numbers; got rows of different lengths"),
         (sparse.csr_matrix(X), r"X: sparse matrices are not supported; pass X\.toarray\(\)"),
         (None, "X: expected real numbers"),
+        (np.ma.masked_less(X, 0.5), r"X: masked arrays are not supported; pass X\.filled"),
     ],
 )
 def test_wrong_X(net, X, message):
@@ -172,6 +175,33 @@ def test_initial_weights_are_the_same_for_every_backend_and_dtype():
     assert 0.5 * bound < np.abs(double.biases[0]).max() <= bound
     relu = Network([30, 64, 1], "relu", random_state=3, backend="numpy")
     np.testing.assert_allclose(relu.weights[0], single.weights[0] * np.sqrt(3), rtol=1e-6)
+
+
+def test_networks_from_the_same_parameters_are_independent(net):
+    other = Network.from_parameters(net.parameters, backend="numpy")
+    other.weights[0][...] = 0
+    assert net.weights[0].any()
+
+
+def test_assigning_a_weight_writes_into_the_network(net):
+    net.weights[0] = np.full((3, 2), 2.0)
+    net.biases[1] = 5
+    assert (net.parameters.flat[:6] == 2).all()
+    assert net.parameters.flat[-1] == 5
+    with pytest.raises(ValueError, match="broadcast"):
+        net.weights[0] = np.ones((2, 3))
+
+
+def test_weights_that_are_not_finite(net):
+    net.weights[0][0, 0] = np.nan
+    for call in (
+        net.forward,
+        lambda X: net.loss(X, Y),
+        lambda X: net.loss_and_gradients(X, Y),
+        lambda X: net.fit(X, Y),
+    ):
+        with pytest.raises(ValueError, match="weights: expected finite numbers"):
+            call(X)
 
 
 def test_copies_and_pickles_are_independent(net):

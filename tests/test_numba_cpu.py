@@ -155,6 +155,8 @@ def test_blas_threads_are_given_back():
     from fusedmlp.backends.numba_cpu import blas
 
     (library,) = blas._libraries("numpy")
+    at_first = library.get_num_threads()
+    library.set_num_threads(2)
     before = library.get_num_threads()
     seen = []
 
@@ -169,7 +171,8 @@ def test_blas_threads_are_given_back():
     assert library.get_num_threads() == before
     with pytest.raises(RuntimeError), blas.one_thread:
         raise RuntimeError
-    assert library.get_num_threads() == before
+    assert library.get_num_threads() == before == 2
+    library.set_num_threads(at_first)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -45,6 +45,9 @@ def test_order_of_precedence(monkeypatch):
         assert backend.name == get_backend().name == "numpy"
         assert get_backend("numba-cpu").name == "numba-cpu"
     assert get_backend().name == "numba-cpu"
+    with use_backend(None):
+        assert get_backend().name == "numpy"
+    assert get_backend().name == "numba-cpu"
     use_backend(None)
     assert get_backend().name == "numpy"
 

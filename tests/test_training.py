@@ -137,6 +137,12 @@ def test_validation():
     split = net.fit(X, Y, epochs=3, validation_fraction=0.25, sample_weight=np.ones(60))
     assert len(split.validation_loss) == 3
     assert split.samples == 45
+    # The weights of the samples held back go with them.
+    weight, order = np.r_[np.zeros(20), np.linspace(1, 3, 40)], np.random.default_rng(7).permutation(60)[:15]
+    net = network()
+    drawn = net.fit(X, Y, epochs=1, validation_fraction=0.25, sample_weight=weight, random_state=7)
+    by_hand = net.loss(X[:, order], Y[:, order], weight[order])
+    assert drawn.validation_loss[0] == pytest.approx(by_hand, rel=1e-12)
     net = network()
     weighted = net.fit(X, Y, epochs=1, validation_data=(X, Y, np.r_[np.ones(10), np.zeros(50)]))
     assert weighted.validation_loss[0] == pytest.approx(net.loss(X[:, :10], Y[:, :10]), rel=1e-12)
@@ -240,6 +246,11 @@ def test_divergence_stops_and_puts_the_best_weights_back():
         ({"learning_rate": np.nan}, "learning_rate: expected"),
         ({"schedule": "linear"}, "schedule: expected one of constant"),
         ({"schedule": lambda epoch, rate: -1}, "schedule: expected a number"),
+        ({"schedule": lambda epoch, rate: "a"}, "schedule: expected a number"),
+        ({"callbacks": print}, "callbacks: expected an iterable"),
+        ({"shuffle": "no"}, "shuffle: expected True or False; got 'no'"),
+        ({"early_stopping": 1}, "early_stopping: expected True or False"),
+        ({"validation_data": (X, Y, np.ones(3))}, "validation_sample_weight: expected shape"),
         ({"alpha": -0.1}, r"alpha: expected a number in \[0, inf\)"),
         ({"validation_fraction": 1.0}, r"validation_fraction: expected a number in \[0, 1\); got 1.0"),
         ({"validation_fraction": 0.5, "validation_data": (X, Y)}, "validation_fraction: expected 0 where"),
@@ -263,6 +274,25 @@ def test_wrong_arguments_leave_the_network_as_it_was(arguments, message):
 def test_too_few_samples_to_split():
     with pytest.raises(ValueError, match="validation_fraction: 0.9 of 1 samples leaves none"):
         network().fit(X[:, :1], Y[:, :1], validation_fraction=0.9)
+
+
+@pytest.mark.parametrize("backend_name", ["numpy", "numba-cpu"])
+def test_a_batch_whose_weights_are_all_zero_adds_nothing(backend_name):
+    weight = np.r_[np.zeros(30), np.ones(30)]
+    net, other = network(backend=backend_name), network(backend=backend_name)
+    net.fit(X, Y, SGD(0.1), epochs=1, batch_size=30, sample_weight=weight, shuffle=False)
+    other.fit(X[:, 30:], Y[:, 30:], SGD(0.1), epochs=1, batch_size=30, shuffle=False)
+    np.testing.assert_allclose(net.parameters.flat, other.parameters.flat, rtol=1e-12)
+    with pytest.raises(ValueError, match="all weights of the 1 samples in the validation part are 0"):
+        network().fit(X, Y, sample_weight=np.r_[1.0, np.zeros(59)], validation_fraction=0.01, random_state=3)
+
+
+def test_divergence_in_the_very_last_step():
+    net = network(hidden_activation="identity", loss="squared_error")
+    before = net.parameters.flat.copy()
+    with pytest.raises(TrainingDivergedError, match="the weights became NaN or infinite in epoch 0"):
+        net.fit(X * 1e10, Y, SGD(1e300), epochs=1, batch_size=100)
+    assert np.array_equal(net.parameters.flat, before)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.checks import check_choice
+from fusedmlp.checks import check_choice, check_flag
 from fusedmlp.losses import LOSSES
 
 DTYPES = ("float32", "float64")
@@ -60,9 +60,11 @@ class Architecture:
         object.__setattr__(
             self, "dtype", check_choice("dtype", str(getattr(self.dtype, "__name__", self.dtype)), DTYPES)
         )
-        object.__setattr__(self, "bias", bool(self.bias))
+        object.__setattr__(self, "bias", check_flag("bias", self.bias))
         check_choice("hidden_activation", self.hidden_activation, HIDDEN_ACTIVATIONS)
         check_choice("loss", self.loss, LOSSES)
+        if self.n_parameters * self.itemsize >= 2**48:
+            raise ValueError(f"layer_sizes: {list(self.layer_sizes)} has {self.n_parameters:,} parameters: too many")
         if self.loss == "categorical_cross_entropy" and self.layer_sizes[-1] < 2:
             raise ValueError(
                 "layer_sizes: categorical_cross_entropy needs at least 2 outputs (one per class); "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,10 +47,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     A temporary file beside it is written, flushed to the disk and renamed over it; then the folder is flushed. If
     anything goes wrong, an interrupt included, the old file stays and the temporary one goes.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link stays a link
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -70,6 +73,8 @@ def save_model(path: str | os.PathLike[str], model: ModelFile) -> None:
     """Write a model file, atomically; an interrupted call leaves an older file whole."""
     import safetensors.numpy
 
+    if not np.isfinite(model.parameters.flat).all():
+        raise ValueError("weights: expected finite numbers to save; the network's parameters hold NaN or infinity")
     tensors = {name: np.ascontiguousarray(array) for name, array in model.parameters.named()}
     clash = tensors.keys() & model.extra_tensors.keys()
     if clash:
@@ -131,6 +136,8 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
                 f"got {stored_array.shape}, {stored_array.dtype}"
             )
         view[...] = stored_array
+    if not np.isfinite(parameters.flat).all():
+        raise ModelFileError(f"{path}: expected finite weights; the file holds NaN or infinity")
     return ModelFile(parameters, tensors, dict(extra))
 
 
@@ -139,7 +146,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise ModelFileError(f"{path}: no such file")
+        raise ModelFileError(f"{path}: {'expected a file; got a folder' if Path(path).is_dir() else 'no such file'}")
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

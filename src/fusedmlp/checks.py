@@ -37,6 +37,13 @@ def check_number(
     return number
 
 
+def check_flag(argument: str, value: object) -> bool:
+    """`value`, if it is True or False (numpy's will do)."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError(f"{argument}: expected True or False; got {value!r}")
+    return bool(value)
+
+
 def check_count(argument: str, value: int, low: int = 1) -> int:
     """`value` as an int, if it is a whole number of at least `low`."""
     try:

@@ -243,7 +243,8 @@ class ComposedEngine(Engine):
         """1 / Σw, or 1 for a loss that is a sum."""
         if self._loss.reduction == "sum":
             return 1.0
-        return 1.0 / (m if sample_weight is None else float(sample_weight.sum(dtype=np.float64)))
+        total = m if sample_weight is None else float(sample_weight.sum(dtype=np.float64))
+        return 1.0 / total if total else 0.0  # a batch whose weights are all 0 adds nothing
 
     @staticmethod
     def _l2_loss(parameters: Parameters, alpha: float, m: int) -> Array | float:

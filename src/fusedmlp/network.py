@@ -289,6 +289,8 @@ class Network:
             The loss became NaN or infinite; the best weights so far were put back.
         """
         generator = self._generator if random_state is None else as_generator(random_state)
+        if not isinstance(callbacks, Iterable):
+            raise ValueError(f"callbacks: expected an iterable of them; got {callbacks!r}")
         described = as_optimizer(optimizer, learning_rate)
         plan = Plan(
             epochs, batch_size, as_schedule(schedule, epochs), alpha, shuffle, early_stopping, patience, tolerance
@@ -325,9 +327,11 @@ class Network:
     def from_parameters(
         cls, parameters: Parameters, backend: str | Backend | None = None, random_state: RandomState = None
     ) -> Network:
-        """A network that starts from given parameters (numpy arrays) instead of drawn ones."""
+        """A network that starts from a copy of given parameters (numpy arrays) instead of drawn ones."""
         network = cls.__new__(cls)
-        network._set_up(parameters.architecture, get_backend(backend), as_generator(random_state), parameters.flat)
+        network._set_up(
+            parameters.architecture, get_backend(backend), as_generator(random_state), parameters.flat.copy()
+        )
         return network
 
     def _numpy_parameters(self) -> Parameters:
@@ -336,13 +340,17 @@ class Network:
     # Arrays in and out -----------------------------------------------------------------------------------------------
 
     def _check_X(self, X: Any, name: str = "X") -> Array:
+        if not self.backend.all_finite(self.parameters.flat):
+            raise ValueError("weights: expected finite numbers; the network's parameters hold NaN or infinity")
         return check_X(X, self.architecture, self.backend, name)
 
     def _check_samples(self, X: Any, Y: Any, sample_weight: Any = None, prefix: str = "") -> Samples:
         X = self._check_X(X, f"{prefix}X")
         m = X.shape[1]
         Y = check_Y(Y, m, self.architecture, self.backend, f"{prefix}Y")
-        return Samples(X, Y, check_sample_weight(sample_weight, m, self.architecture, self.backend))
+        return Samples(
+            X, Y, check_sample_weight(sample_weight, m, self.architecture, self.backend, f"{prefix}sample_weight")
+        )
 
     def _check_validation(self, data: tuple[Any, ...]) -> Samples:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):

@@ -21,6 +21,13 @@ class UniformGenerator(Protocol):
         """Draw from [low, high)."""
 
 
+class Views(list[Array]):
+    """A list of views: assigning to one of them writes into the array that it looks at."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self[index][...] = value
+
+
 class Parameters:
     """The weights and biases of a network, as views of one flat vector.
 
@@ -47,8 +54,8 @@ class Parameters:
             )
         self.architecture = architecture
         self.flat = flat
-        self.weights: list[Array] = []
-        self.biases: list[Array] = []
+        self.weights: list[Array] = Views()
+        self.biases: list[Array] = Views()
         offset = 0
         for n_in, n_out in architecture.weight_shapes:
             self.weights.append(flat[offset : offset + n_in * n_out].reshape(n_in, n_out))

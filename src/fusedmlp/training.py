@@ -12,7 +12,7 @@ import numpy as np
 
 from fusedmlp.activations import Array
 from fusedmlp.callbacks import Callback, as_callback
-from fusedmlp.checks import check_count, check_number
+from fusedmlp.checks import check_count, check_flag, check_number
 from fusedmlp.engine import Engine
 from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.history import History
@@ -79,6 +79,8 @@ class Plan:
         check_count("epochs", self.epochs)
         check_count("batch_size", self.batch_size)
         check_number("alpha", self.alpha, 0, include_low=True)
+        check_flag("shuffle", self.shuffle)
+        check_flag("early_stopping", self.early_stopping)
         check_count("patience", self.patience)
         check_number("tolerance", self.tolerance, 0, include_low=True)
 
@@ -162,8 +164,9 @@ class Training:
 
     def _train_epoch(self, train: Samples, validation: Samples | None) -> None:
         start = time.perf_counter()
-        rate = self.plan.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate) * self.rate_factor
-        self.optimizer_state.learning_rate = check_number("schedule", rate, 0, include_low=True)
+        planned = self.plan.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
+        rate = check_number("schedule", planned, 0, include_low=True) * self.rate_factor
+        self.optimizer_state.learning_rate = rate
         order = None
         if self.plan.shuffle and self.plan.batch_size < train.m:
             order = self.engine.backend.asarray(self._generator.permutation(train.m))
@@ -190,13 +193,16 @@ class Training:
     def _follow_best(self) -> None:
         """Remember the best weights; stop on a plateau if that was asked for, and at NaN or infinity in any case."""
         loss = self.monitored_loss
-        if not (math.isfinite(loss) and math.isfinite(self.history.loss[-1])):
+        finite = math.isfinite(loss) and math.isfinite(self.history.loss[-1])
+        # The last step comes after the last loss: only the weights themselves tell that it went wrong.
+        if not (finite and self.engine.backend.all_finite(self.parameters.flat)):
             self.parameters.flat[...] = self._best_flat
+            what = "the weights became NaN or infinite" if finite else f"the loss became {loss}"
             best = (
                 f"those after epoch {self.history.best_epoch}" if self.history.best_epoch is not None else "the first"
             )
             raise TrainingDivergedError(
-                f"the loss became {loss} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
+                f"{what} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
                 f"the best weights so far ({best}) were put back"
             )
         improved = loss < self._best_loss - (self.plan.tolerance if self.plan.early_stopping else 0)
@@ -221,4 +227,8 @@ def split_validation(
             f"validation_fraction: {fraction} of {samples.m} samples leaves none to train on; expected more samples"
         )
     order = generator.permutation(samples.m)
-    return samples.take(order[n_validation:]), samples.take(order[:n_validation])
+    train, validation = samples.take(order[n_validation:]), samples.take(order[:n_validation])
+    for name, part in (("training", train), ("validation", validation)):
+        if part.sample_weight is not None and float(part.sample_weight.sum()) == 0:
+            raise ValueError(f"sample_weight: all weights of the {part.m} samples in the {name} part are 0")
+    return train, validation

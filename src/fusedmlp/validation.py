@@ -57,24 +57,28 @@ def check_Y(Y: Any, m: int, architecture: Architecture, backend: Backend, name: 
     return Y
 
 
-def check_sample_weight(sample_weight: Any, m: int, architecture: Architecture, backend: Backend) -> Array | None:
+def check_sample_weight(
+    sample_weight: Any, m: int, architecture: Architecture, backend: Backend, name: str = "sample_weight"
+) -> Array | None:
     """sample_weight as an array of the backend, shape (1, m), or None: finite, >= 0, not all 0."""
     if sample_weight is None:
         return None
-    weight = _as_array(sample_weight, backend, "sample_weight")
+    weight = _as_array(sample_weight, backend, name)
     if weight.shape not in ((m,), (1, m)):
-        raise ValueError(f"sample_weight: expected shape (m={m},), a number per sample of X; got {weight.shape}")
-    weight = _finite(weight.reshape(1, m), architecture, backend, "sample_weight")
+        raise ValueError(f"{name}: expected shape (m={m},), a number per sample of X; got {weight.shape}")
+    weight = _finite(weight.reshape(1, m), architecture, backend, name)
     smallest, total = float(weight.min()), float(weight.sum(dtype=np.float64))
     if smallest < 0:
-        raise ValueError(f"sample_weight: expected numbers >= 0; the smallest is {smallest}")
+        raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
     if total == 0:
-        raise ValueError("sample_weight: expected at least one weight > 0; all are 0")
+        raise ValueError(f"{name}: expected at least one weight > 0; all are 0")
     return weight
 
 
 def _as_array(x: Any, backend: Backend, name: str) -> Array:
     """x as an array, still of its own dtype, once it is known to hold real numbers."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name}: masked arrays are not supported; pass {name}.filled(value)")
     if backend.owns(x):
         x = backend.asarray(x)
     else:

@@ -78,10 +78,12 @@ def parse(spec: object, source: str = "backend") -> list[str]:
 
 def specification(name: str | None = None) -> tuple[str, str]:
     """(what was asked for, by whom): the first of argument, `use_backend`, environment and default that is set."""
+    here = _context_choice.get()
+    process = _process_choices[-1].spec if _process_choices and here is None else None
     for spec, source in (
         (name, "backend"),
-        (_context_choice.get(), "use_backend"),
-        (_process_choices[-1].spec if _process_choices else None, "use_backend"),
+        (here, "use_backend"),
+        (process, "use_backend"),
         (os.environ.get(ENVIRONMENT_VARIABLE, "").strip(), ENVIRONMENT_VARIABLE),
     ):
         if spec is not None and spec != "":
@@ -151,7 +153,8 @@ class _Selection:
     def __enter__(self) -> Backend:
         with _lock:
             _process_choices[:] = [choice for choice in _process_choices if choice.selection() is not self]
-        self._token = _context_choice.set(self._spec)
+        # "" says: in this block no choice, whatever the process has; None would say: nothing said here.
+        self._token = _context_choice.set(self._spec or "")
         return get_backend()
 
     def __exit__(self, *exc: Any) -> None:

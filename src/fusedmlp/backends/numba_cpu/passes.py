@@ -358,7 +358,9 @@ def run_batches(
         for slot in range(slots):
             loss += slot_sums[slot, 0]
             total_weight += slot_sums[slot, 1]
-        scale = 1.0 / total_weight if mean else 1.0
+        scale = 1.0
+        if mean:  # a batch whose weights are all 0 adds nothing
+            scale = 1.0 / total_weight if total_weight > 0 else 0.0
         if me == 0:
             losses[batch] = loss * scale + decay
         if backward:
