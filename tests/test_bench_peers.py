@@ -413,7 +413,7 @@ def test_run_writes_results_table_and_charts(no_processes, monkeypatch, tmp_path
     cases = {
         "full-batch": (STEP,),
         "epochs": (Case("epoch", (5, 6, 1), 70, batch_size=16),),
-        "sweep": (Case("m", (5, 6, 1), 100), Case("m", (5, 6, 1), 200, only=("fused",))),
+        "sweep": (Case("m", (5, 6, 1), 70), Case("m", (5, 6, 1), 200, only=("fused",))),
     }
     monkeypatch.setattr(command, "cases_of", lambda part, quick: cases.get(part, ()))
     monkeypatch.setattr(
@@ -432,6 +432,8 @@ def test_run_writes_results_table_and_charts(no_processes, monkeypatch, tmp_path
     read = results.load(tmp_path / "new" / "results.json")
     assert [m.case for m in read.measured] == [case for part in cases.values() for case in part]
     assert list(read.machine["versions"]) == ["fused", "numpy"]
+    assert read.measured[0].entries == read.measured[2].entries  # the same work, measured once
+    assert [e.peer for e in read.measured[3].entries] == ["fused"]
     again = CliRunner().invoke(
         command.main, ["--report", str(tmp_path / "new" / "results.json"), "--out", str(tmp_path / "again")]
     )

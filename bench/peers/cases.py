@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -81,6 +81,10 @@ class Case:
     def stored_bytes(self) -> int:
         """What a library that stores activations and errors needs, about: X, and four arrays of every other layer."""
         return 4 * self.m * (self.layer_sizes[0] + 4 * sum(self.layer_sizes[1:]))
+
+    def same_work(self, other: Case) -> bool:
+        """Whether both measure the same: a sweep passes through sizes of the tables."""
+        return replace(self, group=self.task) == replace(other, group=other.task)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value not in (None, ())}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from bench.peers.cases import ADAM, ORDER_SEED, Problem
@@ -15,14 +13,17 @@ from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
 
 
 class Sklearn(Peer):
-    """A step is the classifier's own `_backprop`, which its training calls; an epoch is one `partial_fit`."""
+    """What its training calls once the input is checked: `_backprop` for a step, `_fit_stochastic` for an epoch.
+
+    Checking takes `partial_fit` a millisecond and more each time, which a longer `fit` does once.
+    """
 
     name = "scikit-learn"
     module = "sklearn"
     distributions = ("scikit-learn", "numpy")
 
     def __init__(self, threads: int) -> None:
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        """Nothing to set: its BLAS and OpenMP follow the environment."""
 
     def bind(self, problem: Problem) -> Bound:
         case = problem.case
@@ -33,8 +34,7 @@ class Sklearn(Peer):
             return Bound(A, lambda: {"A": A.value if case.layer_sizes[-1] > 1 else A.value[:, 1:]})
         if case.task == "step":
             return self._step(problem, classifier)
-        fit = Latest(lambda: classifier.partial_fit(problem.X, labels))
-        return Bound(fit, lambda: named_epoch(problem, np.float32(classifier.loss_), _layers(classifier)))
+        return self._epoch(problem, classifier)
 
     def _started(self, problem: Problem, labels: np.ndarray) -> MLPClassifier:
         """A classifier that has seen the classes, with the problem's weights and a new optimizer."""
@@ -62,7 +62,7 @@ class Sklearn(Peer):
         layers = problem.layers()
         depth = len(layers) // 2
         gradients = [np.empty_like(x) for x in layers[::2]], [np.empty_like(x) for x in layers[1::2]]
-        weights = (None,) if "sample_weight" in inspect.signature(classifier._backprop).parameters else ()
+        weights = _no_weights(classifier._backprop)
 
         def step() -> Any:
             activations = [problem.X, *[None] * depth]
@@ -75,6 +75,26 @@ class Sklearn(Peer):
             return named_step(problem, np.float32(J), [g for pair in zip(dW, db, strict=True) for g in pair])
 
         return Bound(latest, result)
+
+    def _epoch(self, problem: Problem, classifier: Any) -> Bound:
+        layers, sizes = problem.layers(), list(problem.case.layer_sizes)
+        depth = len(layers) // 2
+        activations, deltas = [problem.X, *[None] * depth], [None] * depth
+        gradients = [np.empty_like(x) for x in layers[::2]], [np.empty_like(x) for x in layers[1::2]]
+        Y = problem.Y.astype(bool)  # as `fit` passes them
+        weights = _no_weights(classifier._fit_stochastic)
+
+        def epoch() -> None:
+            classifier._random_state = np.random.RandomState(ORDER_SEED)
+            arguments = (*weights, activations, deltas, *gradients, sizes)
+            classifier._fit_stochastic(problem.X, Y, *arguments, incremental=True)
+
+        return Bound(epoch, lambda: named_epoch(problem, np.float32(classifier.loss_), _layers(classifier)))
+
+
+def _no_weights(method: Any) -> tuple[None, ...]:
+    """The argument that scikit-learn 1.7 put before the others."""
+    return (None,) if "sample_weight" in inspect.signature(method).parameters else ()
 
 
 def _layers(classifier: Any) -> list[np.ndarray]:

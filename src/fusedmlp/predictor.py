@@ -73,12 +73,23 @@ class Predictor:
         ValueError
             The network predicts numbers, or its loss is not one of probabilities.
         """
+        return self.predict_with_proba(table)[1]
+
+    def predict_with_proba(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """(what `predict` gives, what `predict_proba` gives), of one pass over the table.
+
+        Raises
+        ------
+        ValueError
+            As `predict_proba`.
+        """
         if not isinstance(self.target, ClassEncoder) or self.loss not in CLASS_LOSSES:
             raise ValueError(
                 f"predict_proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
                 f"{self.loss}" + ("" if self.is_classifier else ", and it predicts numbers")
             )
-        return self.target.probabilities(self._forward(table))
+        A = self._forward(table)
+        return self.target.decode(A), self.target.probabilities(A)
 
     def evaluate(self, table: Table) -> dict[str, float]:
         """Compare predictions with the table's target.
@@ -173,4 +184,6 @@ def _check_fit(architecture: Architecture, features: FeatureEncoder, target: Tar
         ("target", target.n_outputs, architecture.n_outputs),
     ):
         if got != expected:
-            raise ValueError(f"{name}: {got} columns do not fit the network's layers {list(architecture.layer_sizes)}")
+            raise ValueError(
+                f"{name}: a width of {got} does not fit the network's layers {list(architecture.layer_sizes)}"
+            )

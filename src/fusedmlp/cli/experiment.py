@@ -12,13 +12,14 @@ import numpy as np
 
 from fusedmlp.backends import REGISTRY, get_backend, unavailable_reason
 from fusedmlp.callbacks import Callback
+from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.outputs import check_outputs
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
-from fusedmlp.data.bundled import BUNDLED
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.data.wording import counted
 from fusedmlp.history import History
 from fusedmlp.network import Network
 from fusedmlp.optimizers import OPTIMIZERS, Optimizer, as_optimizer
@@ -65,10 +66,27 @@ class Settings:
     metrics: str | None
 
     def check(self) -> None:
-        """Raise where the optimizer is none, or an output could not be written in the end."""
-        self.described_optimizer()
-        read = (self.data, self.target, self.test_data, self.test_target)
-        inputs = [name for name in read if name is not None and name not in BUNDLED]
+        """Raise where a number makes no sense, or an output could not be written in the end: before data are read."""
+        for option, count in (
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--patience", self.patience),
+        ):
+            check_count(option, count)
+        for option, share in (
+            ("--test-fraction", self.test_fraction),
+            ("--validation-fraction", self.held_back),
+        ):
+            check_number(option, share, 0, 1, include_low=True)
+        check_number("--alpha", self.alpha, 0, include_low=True)
+        if self.learning_rate is not None:
+            check_number("--learning-rate", self.learning_rate, 0)
+        inputs = {
+            "DATA": self.data,
+            "--target": self.target,
+            "--test-data": self.test_data,
+            "--test-target": self.test_target,
+        }
         check_outputs({"--out": self.out, "--plot": self.plot, "--metrics": self.metrics}, inputs)
         if self.plot is not None:
             picture_format(self.plot)
@@ -202,7 +220,7 @@ def split_rows(
 
     n_test = max(1, round(m * test_fraction))
     if n_test >= m:
-        raise ValueError(f"--test-fraction: {test_fraction:g} of {m} rows leaves none to train on")
+        raise ValueError(f"--test-fraction: {test_fraction:g} of {counted(m, 'row')} leaves none to train on")
     if classes is not None:
         sizes = np.bincount(classes)
         if sizes.min() < 2 or min(n_test, m - n_test) < len(sizes):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -56,12 +57,15 @@ class CommandGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(self._short_help.items()))
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; an interrupt is handled as in `invoke`."""
+        with _interrupts():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an interrupt becomes an error of its own before click turns it into "Aborted!"."""
-        try:
+        with _interrupts():
             return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            raise _Interrupted(str(interrupt) or "interrupted") from None
 
     def main(  # type: ignore[override]  # click's own signature is overloaded by standalone_mode
         self, args: Sequence[str] | None = None, standalone_mode: bool = True, **kwargs: Any
@@ -78,7 +82,7 @@ class CommandGroup(click.Group):
             _fail(error.format_message(), INTERRUPTED)
         except click.ClickException as error:
             _fail(error.format_message(), BAD_USAGE)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", INTERRUPTED)
         except EXPECTED_ERRORS as error:
             _fail(_message(error), BAD_USAGE)
@@ -87,6 +91,27 @@ class CommandGroup(click.Group):
 
 class _Interrupted(click.ClickException):
     """Ctrl-C while a command ran."""
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Turn an interrupt into `_Interrupted`, and also an error that a compiled library made of one at its import."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise _Interrupted(str(interrupt) or "interrupted") from None
+    except Exception as error:
+        if not _is_of_an_interrupt(error):
+            raise
+        raise _Interrupted("interrupted") from None
+
+
+def _is_of_an_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt is what the error came from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _message(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from fusedmlp.backends import REGISTRY, get_backend, specification, unavailable_
 from fusedmlp.backends.libraries import library_versions
 from fusedmlp.checkpoint import load_model
 from fusedmlp.data.targets import ClassEncoder
+from fusedmlp.data.wording import counted
 from fusedmlp.predictor import Predictor
 
 HELP = """Show what this machine can run, or what a MODEL file holds.
@@ -65,7 +66,7 @@ def _describe_model(path: str) -> None:
         return
     predictor = Predictor.load(path, "numpy")
     schema, target = predictor.features.schema, predictor.target
-    click.echo(f"numbers:      {_listed(schema.numeric) if schema.named else f'{len(schema.numeric)} columns'}")
+    click.echo(f"numbers:      {_listed(schema.numeric) if schema.named else counted(len(schema.numeric), 'column')}")
     for name, categories in zip(schema.text, predictor.features.categories, strict=True):
         click.echo(f"categories:   {name}: {_listed(categories)}")
     click.echo(f"target:       {schema.target or 'in a file of its own'}")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from fusedmlp.data.bundled import BUNDLED
 
-def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ()) -> None:
+
+def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
     """Make sure that every output can be written.
 
     Parameters
     ----------
     outputs : mapping of option to path
         None: not asked for.
-    inputs : iterable of str
-        What the command reads; an output must not be one of them.
+    inputs : mapping of argument or option to path
+        What the command reads, as the user names it; an output must not be one of these files. None, and what is no
+        file (a bundled name, a column), is none of them.
 
     Raises
     ------
@@ -24,14 +27,19 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str] = ())
         A folder is missing or read-only, a path is a folder, or two paths are the same file. The message names the
         option.
     """
-    taken = {os.path.realpath(path): path for path in inputs}
+    taken = {
+        os.path.realpath(path): f"is read as {argument}"
+        for argument, path in inputs.items()
+        if path is not None and path not in BUNDLED and os.path.isfile(path)
+    }
     for option, path in outputs.items():
         if path is None:
             continue
         _check_output(option, Path(path))
-        clash = taken.setdefault(os.path.realpath(path), option)
-        if clash != option:
-            raise ValueError(f"{option}: expected a file of its own; got {path}, which is {clash} too")
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"{option}: expected a file of its own; got {path}, which {taken[place]}")
+        taken[place] = f"is {option} too"
 
 
 def _check_output(option: str, path: Path) -> None:

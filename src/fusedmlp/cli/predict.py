@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 
 import click
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from fusedmlp.checkpoint import write_atomically
 from fusedmlp.cli.options import DATA_HELP, backend_option
 from fusedmlp.cli.outputs import check_outputs
-from fusedmlp.data.bundled import BUNDLED
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder
+from fusedmlp.data.wording import counted
 from fusedmlp.predictor import Predictor
 
 HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp train wrote.
@@ -41,7 +42,9 @@ in training.
 @backend_option
 def predict(model: str, data: str, out: str | None, proba: bool, backend: str | None) -> None:
     """Predict and write."""
-    check_outputs({"--out": out}, [model] if data in BUNDLED else [model, data])
+    check_outputs({"--out": out}, {"MODEL": model, "DATA": data})
+    if out is None and sys.stdout is None:
+        raise ValueError("--out: stdout is closed; expected a file to write the predictions to")
     predictor = Predictor.load(model, backend)
     table = read_table(data, schema=predictor.features.schema, target_required=False)
     text = _as_csv(predictor, table, proba)
@@ -49,15 +52,15 @@ def predict(model: str, data: str, out: str | None, proba: bool, backend: str | 
         click.echo(text, nl=False)
     else:
         write_atomically(out, text.encode())
-        click.echo(f"{len(table)} predictions: {out}")
+        click.echo(f"{counted(len(table), 'prediction')}: {out}")
 
 
 def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
     columns: dict[str, list[object]] = {}
     if proba:
-        probabilities = predictor.predict_proba(table)
-        assert isinstance(predictor.target, ClassEncoder)  # else predict_proba raised
-        columns["prediction"] = predictor.target.labels(probabilities.argmax(axis=1)).tolist()
+        labels, probabilities = predictor.predict_with_proba(table)
+        assert isinstance(predictor.target, ClassEncoder)  # else predict_with_proba raised
+        columns["prediction"] = labels.tolist()
         for label, column in zip(predictor.target.classes, probabilities.T, strict=True):
             columns[f"probability_{label}"] = _printed(column)
     else:

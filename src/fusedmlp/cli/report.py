@@ -45,7 +45,8 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int 
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()  # a stdout that was closed is None
+    console = Console(file=sys.stdout, width=None if on_terminal else PIPE_WIDTH, highlight=False)
     widths = [
         max(map(len, (*title.split(), *cells))) for title, cells in zip(titles, zip(*rows, strict=True), strict=True)
     ]

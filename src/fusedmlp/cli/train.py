@@ -21,6 +21,7 @@ from fusedmlp.cli.experiment import (
 )
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
 from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.data.wording import counted
 from fusedmlp.losses import LOSSES
 from fusedmlp.optimizers import OPTIMIZERS
 from fusedmlp.schedules import SCHEDULES
@@ -198,16 +199,14 @@ def _given(context: click.Context, name: str) -> bool:
 def _describe(settings: Settings, data: Prepared) -> None:
     """Say what was understood of the data, and what will be trained."""
     schema, classes = data.table.schema, getattr(data.encoder, "classes", None)
-    columns = (
-        f"{len(schema.numeric)} columns"
-        if not schema.text
-        else (f"{len(schema.numeric)} columns of numbers, {len(schema.text)} of categories")
-    )
+    columns = counted(len(schema.numeric), "column")
+    if schema.text:
+        columns += f" of numbers, {len(schema.text)} of categories"
     name = repr(schema.target) if schema.named else "the target"
     outputs = data.encoder.n_outputs
     kind = f"{len(classes)} classes" if classes else "a number" if outputs == 1 else f"{outputs} numbers"
     layers = "-".join(map(str, (data.features.n_outputs, *settings.hidden, outputs)))
-    click.echo(f"data:    {data.table.source}: {data.n_train} rows to train on, {data.n_test} held out")
+    click.echo(f"data:    {data.table.source}: {counted(data.n_train, 'row')} to train on, {data.n_test} held out")
     click.echo(f"         {columns}; {name} is {kind if not classes else f'one of {kind}'}")
     activation = f", {settings.activation}" if settings.hidden else ""
     click.echo(f"network: {layers}{activation}, {data.loss}, {settings.dtype}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import zlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from fusedmlp.data.table import Schema, Table, as_target, check_columns, is_number
+from fusedmlp.data.wording import counted, missing_values
 from fusedmlp.extras import require
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
@@ -81,7 +84,7 @@ def read_frame_table(
 
 def _read_csv(pl: Any, path: Path) -> Any:
     """Every column as text: what is a number is decided over whole columns, the same way every time."""
-    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+    with _open(path) as file:
         try:
             header = file.readline(2**20)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -92,11 +95,34 @@ def _read_csv(pl: Any, path: Path) -> Any:
     except pl.exceptions.NoDataError:
         raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path}: this CSV cannot be read (it should be UTF-8): {_first_line(error)}") from None
+        reason = _first_fault(path, separator) or _first_line(error)
+        raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
     names = [name.strip() for name in frame.columns]
     _check_header(names, str(path))
     frame.columns = names
     return frame.with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The bytes of a CSV file, decompressed."""
+    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def _first_fault(path: Path, separator: str) -> str | None:
+    """What is wrong with a CSV file that polars refused, and where; None where only polars can say it."""
+    with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, delimiter=separator)
+        try:
+            n = len(next(rows, ()))
+            for row in rows:
+                if len(row) > n:
+                    return f"line {rows.line_num} has {counted(len(row), 'field')}; the first line names {n}"
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            return f"expected text in UTF-8; got byte 0x{byte:02x} after line {rows.line_num}"
+        except (csv.Error, OSError, EOFError, zlib.error):
+            return None
+    return None
 
 
 def _check_header(names: list[str], source: str) -> None:
@@ -167,10 +193,7 @@ def _target(column: Any, source: str) -> np.ndarray:
     name = f"{source}: column {column.name!r}"
     if column.null_count():
         row = column.is_null().arg_true()[0]
-        raise ValueError(
-            f"target: {name}: {column.null_count()} values are missing, the first in row {row} (counted from 0); "
-            "expected a target in every row"
-        )
+        raise ValueError(f"target: {name}: {missing_values(column.null_count(), row)}; expected a target in every row")
     # Without nulls polars gives text as an array of str objects, numbers and booleans as such.
     return as_target(column.to_numpy(), name)
 

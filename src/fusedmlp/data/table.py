@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.wording import counted, missing_values
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -90,7 +92,9 @@ class Table:
         if not self.schema.columns:
             raise ValueError(f"{self.source}: expected at least one column besides the target; got none")
         if self.target is not None and len(self.target) != len(self):
-            raise ValueError(f"{self.source}: {len(self)} rows of data, but {len(self.target)} of the target")
+            raise ValueError(
+                f"{self.source}: {counted(len(self), 'row')} of data, but {len(self.target)} of the target"
+            )
 
     def __len__(self) -> int:
         return len(self.numeric)
@@ -129,16 +133,17 @@ class Table:
             )
         if len(schema.numeric) != self.numeric.shape[1]:
             raise ValueError(
-                f"{self.source}: the model was trained on {len(schema.numeric)} columns; got {self.numeric.shape[1]}"
+                f"{self.source}: the model was trained on {counted(len(schema.numeric), 'column')}; got {self.numeric.shape[1]}"
             )
         return self
 
     def _check_numbers(self, schema: Schema) -> None:
         for name in schema.numeric:
             if name in self.schema.text:
-                column = self.text[:, self.schema.text.index(name)]
-                bad = (i for i, value in enumerate(column) if value is not None and not is_number(value))
-                row = next(bad, 0)
+                column = self.text[:, self.schema.text.index(name)].tolist()
+                # Numbers and truth values are fine each by itself; mixed, the truth values are what does not belong.
+                bad = [i for i, value in enumerate(column) if value is not None and not is_number(value)]
+                row = next((i for i in bad if column[i].lower() not in ("true", "false")), bad[0] if bad else 0)
                 raise ValueError(
                     f"{self.source}: column {name!r}: expected numbers, as in training; got {column[row]!r} "
                     f"in row {row} (counted from 0)"
@@ -149,8 +154,8 @@ def check_columns(schema: Schema, columns: Sequence[str], source: str) -> None:
     """Raise a ValueError where `schema` has columns that are not among the named `columns`."""
     if not schema.named:
         raise ValueError(
-            f"{source}: the model was trained on an array of {len(schema.numeric)} columns without names; "
-            "expected an array, got named columns"
+            f"{source}: the model was trained on an array of {counted(len(schema.numeric), 'column')} without "
+            "names; expected an array, got named columns"
         )
     present = set(columns)
     missing = [name for name in schema.columns if name not in present]
@@ -159,7 +164,9 @@ def check_columns(schema: Schema, columns: Sequence[str], source: str) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether Python reads the text as a number."""
+    """Whether a column of a CSV file with this text can be one of numbers: as polars, and not all that Python takes."""
+    if not text.isascii() or "_" in text or text != text.strip():
+        return False
     try:
         float(text)
     except ValueError:
@@ -213,10 +220,7 @@ def as_target(array: np.ndarray, source: str) -> np.ndarray:
     missing = is_none(array) if array.dtype.kind == "O" else np.isnan(array)
     if missing.any():
         rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
-        raise ValueError(
-            f"target: {source}: {len(rows)} values are missing, the first in row {rows[0]} (counted from 0); "
-            "expected a target in every row"
-        )
+        raise ValueError(f"target: {source}: {missing_values(len(rows), int(rows[0]))}; expected a target in every row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
         raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} in row {row} (counted from 0)")

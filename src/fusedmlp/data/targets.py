@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.wording import counted
+
 Label = int | float | str | bool
 
 CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")
@@ -36,7 +38,10 @@ class ClassEncoder:
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"target: expected at least 2 different classes; got {list(self.classes)}")
         if self.n_outputs != len(self.classes) and (self.n_outputs, len(self.classes)) != (1, 2):
-            raise ValueError(f"target: {self.n_outputs} outputs do not fit {len(self.classes)} classes")
+            raise ValueError(
+                f"target: expected 1 output for 2 classes, else one per class; got {self.n_outputs} for "
+                f"{len(self.classes)} classes"
+            )
 
     def indices(self, target: np.ndarray) -> np.ndarray:
         """The place of each label among the classes, shape (m,) of int; ValueError for one that is none of them."""
@@ -112,7 +117,7 @@ class NumberEncoder:
             raise ValueError(f"target: expected numbers; got text such as {target[0]!r}")
         columns = target.reshape(len(target), -1).astype(np.float64)
         if columns.shape[1] != self.n_outputs:
-            raise ValueError(f"target: expected {self.n_outputs} numbers per row; got {columns.shape[1]}")
+            raise ValueError(f"target: expected {counted(self.n_outputs, 'number')} per row; got {columns.shape[1]}")
         return columns
 
     def decode(self, A: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
 _SLOT_SHARE = 16
+_SMALLEST_TILE, _LARGEST_TILE = 96, 512
 _SLOT_BYTES = 32 * 2**20
 _NONE = np.empty(0, np.int64)
 
@@ -258,13 +259,14 @@ def _offsets(architecture: Architecture) -> np.ndarray:
 def _lay_out_workspace(architecture: Architecture) -> tuple[int, np.ndarray, int]:
     """(samples of a tile, where each buffer starts, numbers in all).
 
-    Buffers: Z_1 ... Z_L, then Y, weights, W dZ, and packed X. A tile takes half the second-level cache.
+    Buffers: Z_1 ... Z_L, then Y, weights, W dZ, and packed X. A tile fits a core's second-level cache; that of a wide
+    network takes more, because BLAS slows down on fewer samples.
     """
     n1, *layers = architecture.layer_sizes
     widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
     rows = [*layers, architecture.n_outputs, 1, widest, n1]
     resident = sum(rows) * architecture.itemsize
-    T = max(32, min(512, cache_bytes() // 2 // resident // 32 * 32))
+    T = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // 32 * 32))
     starts = np.concatenate([[0], np.cumsum(rows)]) * T
     return T, starts[:-1].astype(np.int64), int(starts[-1])
 

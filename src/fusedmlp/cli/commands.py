@@ -1,0 +1,51 @@
+"""The commands and the options before them. Importing this imports click; a command's own needs come when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fusedmlp import __version__
+from fusedmlp.cli.group import CommandGroup
+
+COMMANDS = {
+    "train": "Train a network on a table of data, and write it to a file.",
+    "predict": "Predict the target of every row of a data set.",
+    "evaluate": "Compare a model's predictions with the true targets.",
+    "info": "Show the backends of this machine, or what a model file holds.",
+}
+"""Name -> what ``fusedmlp --help`` says; the command is the function of that name in the module of that name."""
+
+
+@click.group(
+    name="fusedmlp",
+    cls=CommandGroup,
+    commands_by_name=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="fusedmlp")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which backend was chosen and why.")
+@click.pass_context
+def cli(context: click.Context, verbose: bool) -> None:
+    """Multi-layer perceptrons at the speed of the hardware, on CPU and GPU.
+
+    \b
+    fusedmlp train breast-cancer --out model.safetensors --plot loss.png
+    fusedmlp predict model.safetensors new_rows.csv --proba
+    fusedmlp info
+
+    Where it runs is chosen by --backend, else by the environment variable FUSEDMLP_BACKEND (numpy, numba-cpu, cupy,
+    auto, or several in order of preference, separated by commas), else it is numba-cpu. A backend that cannot run
+    here is an error: nothing falls back to a slower one.
+
+    Exit status: 0; 2 for bad usage or data, with one line on stderr; 130 when interrupted.
+    """
+    if verbose or (sys.stderr is not None and sys.stderr.isatty()):
+        import logging
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("fusedmlp" if verbose else "fusedmlp.compilation").setLevel(logging.INFO)
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
