@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast lint format bench bench-full clean clean-kernels
+.PHONY: demo test test-fast lint format bench bench-full clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -44,9 +44,6 @@ bench bench-full: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest bench $(if $(filter bench,$@),--quick) -q --benchmark-quiet --benchmark-json=bench/out/$@.json
 	$(BIN)/python -m bench.report bench/out/$@.json --markdown bench/out/$@.md --charts bench/out
 
-# Compiled kernels that numba keeps beside the sources.
-clean-kernels:
+clean:
 	find src -name '*.nb[ci]' -delete
-
-clean: clean-kernels
 	rm -rf $(VENV) demo bench/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from fusedmlp import Network, TrainingDivergedError
-from fusedmlp.cli import cli
+from fusedmlp.cli.commands import cli
 
 
 @pytest.fixture
@@ -46,6 +48,10 @@ def folder(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, ["train", "d.csv", "--epochs", "1", "--out", "m.safetensors"])
     assert result.exit_code == 0
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:-5])
+    with safe_open("m.safetensors", framework="numpy") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["W1"][1, 2] = np.nan
+    save_file(tensors, "nan.safetensors", metadata)
     return tmp_path
 
 
@@ -62,9 +68,9 @@ CASES = [
     ("train d.csv --drop z", "drop: d.csv has no column z; the columns are a, b, c, target"),
     ("train empty.csv", "empty.csv: the file is empty"),
     ("train header.csv", "header.csv: expected at least one row"),
-    ("train one.csv", "--test-fraction: 0.25 of 1 rows leaves none to train on"),
+    ("train one.csv", "--test-fraction: 0.25 of 1 row leaves none to train on"),
     ("train same.csv", "target: expected at least 2 classes; every row has 'x'"),
-    ("train hole.csv", "1 values are missing, the first in row 1"),
+    ("train hole.csv", "1 value is missing, the first in row 1"),
     ("train negative.csv --loss poisson", "target: poisson expects numbers >= 0; the smallest is -1.5"),
     ("train infinite.csv", "column 'a': expected finite numbers (a missing one is fine); got inf in row 1"),
     ("train half.parquet", "not a Parquet file, or a truncated one"),
@@ -91,8 +97,12 @@ CASES = [
     ("train iris --epochs 0", "0 is not in the range x>=1"),
     ("train iris --batch-size x", "'x' is not a valid integer"),
     ("train iris --learning-rate 0", "0.0 is not in the range x>0"),
-    ("train iris --learning-rate nan", "learning_rate: expected a number"),
-    ("train iris --alpha nan --epochs 1", "alpha: expected a number"),
+    ("train iris --learning-rate nan", "--learning-rate: expected a number in (0, inf); got nan"),
+    ("train iris --learning-rate inf", "--learning-rate: expected a number in (0, inf); got inf"),
+    ("train iris --alpha nan", "--alpha: expected a number in [0, inf); got nan"),
+    ("train nothing --alpha inf", "--alpha: expected a number in [0, inf); got inf"),
+    ("train iris --test-fraction nan", "--test-fraction: expected a number in [0, 1); got nan"),
+    ("train nothing --validation-fraction nan", "--validation-fraction: expected a number in [0, 1); got nan"),
     ("train iris --test-fraction 1", "1.0 is not in the range 0<=x<1"),
     ("train iris --test-fraction 0.999", "leaves none to train on"),
     ("train iris --validation-fraction 0.999", "leaves none to train on"),
@@ -104,8 +114,12 @@ CASES = [
     ("train iris --plot nowhere/l.png", "--plot: the folder nowhere does not exist"),
     ("train iris --plot l.bmp", "l.bmp: expected a picture whose name ends in .png"),
     ("train iris --metrics text.dat/m.jsonl", "--metrics: the folder text.dat does not exist"),
-    ("train iris --out x.png --plot x.png", "--plot: expected a file of its own"),
-    ("train d.csv --metrics d.csv", "--metrics: expected a file of its own; got d.csv"),
+    ("train iris --out x.png --plot x.png", "--plot: expected a file of its own; got x.png, which is --out too"),
+    ("train d.csv --metrics d.csv", "--metrics: expected a file of its own; got d.csv, which is read as DATA"),
+    (
+        "train X.npy --target d.npz --out d.npz",
+        "--out: expected a file of its own; got d.npz, which is read as --target",
+    ),
     ("train diabetes --optimizer sgd --learning-rate 1e9", "the loss became"),
     ("predict nothing.safetensors d.csv", "nothing.safetensors: no such file"),
     ("predict d.csv d.csv", "d.csv: not a model file, or a truncated one"),
@@ -114,7 +128,9 @@ CASES = [
     ("predict m.safetensors other.csv", "missing columns that the model was trained on: a, b, c"),
     ("predict m.safetensors iris", "missing columns that the model was trained on: a, b, c"),
     ("predict m.safetensors d.csv --out nowhere/p.csv", "--out: the folder nowhere does not exist"),
-    ("predict m.safetensors d.csv --out m.safetensors", "--out: expected a file of its own"),
+    ("predict m.safetensors d.csv --out m.safetensors", "got m.safetensors, which is read as MODEL"),
+    ("predict m.safetensors d.csv --out d.csv", "got d.csv, which is read as DATA"),
+    ("predict nan.safetensors d.csv", "nan.safetensors: "),
     ("predict m.safetensors d.csv --backend x", "unknown backend 'x'"),
     ("evaluate m.safetensors words.csv", "none was given; the columns are a, b, c"),
     ("evaluate m.safetensors words.csv --target b", "missing columns that the model was trained on: b"),

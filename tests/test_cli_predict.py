@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 import fusedmlp
 from fusedmlp import Network, backends, kernel_sources
-from fusedmlp.cli import COMMANDS, cli
+from fusedmlp.cli.commands import COMMANDS, cli
 from fusedmlp.data import read_table
+from fusedmlp.predictor import Predictor
 
 
 @pytest.fixture
@@ -58,6 +59,19 @@ def test_binary_probabilities_agree_with_the_labels(run):
     for row in records(run("predict", "m.safetensors", "breast-cancer", "--proba", "--backend", "numpy")):
         expected = "malignant" if float(row["probability_malignant"]) >= 0.5 else "benign"
         assert row["prediction"] == expected
+
+
+def test_labels_and_probabilities_agree_in_the_middle(run):
+    run("train", "breast-cancer", "--out", "m.safetensors", "--epochs", "1")
+    predictor = Predictor.load("m.safetensors", "numpy")
+    predictor.network.parameters.flat[...] = 0  # the output is 0.5 for every row
+    predictor.save("m.safetensors")
+    rows = records(run("predict", "m.safetensors", "breast-cancer", "--proba"))
+    assert {(row["probability_benign"], row["probability_malignant"]) for row in rows} == {("0.5", "0.5")}
+    assert [row["prediction"] for row in rows] == [
+        row["prediction"] for row in records(run("predict", "m.safetensors", "breast-cancer"))
+    ]
+    assert {row["prediction"] for row in rows} == {"malignant"}  # the class of label 1
 
 
 def test_to_a_file(run, tmp_path):

@@ -21,12 +21,12 @@ def call(*arguments, **options):
 
 def test_importing_the_command_line_is_light():
     heavy = ("numpy", "scipy", "sklearn", "numba", "matplotlib", "polars", "rich", "safetensors")
-    code = f"import fusedmlp.cli, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import fusedmlp.cli.commands, sys; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     code = f"""
 import sys
-from fusedmlp.cli import cli
+from fusedmlp.cli.commands import cli
 cli.main(["--help"], standalone_mode=False)
 print([name for name in {heavy!r} if name in sys.modules])
 """
@@ -70,6 +70,55 @@ def test_an_interrupt_leaves_the_old_model(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"m.safetensors", "m.jsonl"}
     lines = metrics.read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams closed as a shell closes them")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(tmp_path, closed):
+    def shell(arguments):
+        command = f"{sys.executable} -m fusedmlp {arguments} {closed}"
+        return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+
+    done = shell("train iris --epochs 2 --backend numpy --out m.safetensors --plot l.png --metrics m.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
+    for arguments in ("predict m.safetensors iris --out p.csv", "evaluate m.safetensors iris", "info", "--help"):
+        done = shell(arguments)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 151
+    assert shell("train nothing.csv").returncode == 2
+    done = shell("predict m.safetensors iris")
+    if closed.startswith(">&-"):  # nowhere to write the answer
+        assert done.returncode == 2
+        assert done.stderr in ("", "fusedmlp: --out: stdout is closed; expected a file to write the predictions to\n")
+    else:
+        assert len(done.stdout.splitlines()) == 151
+
+
+START_UP = [
+    ("fusedmlp.cli.commands", "KeyboardInterrupt"),
+    ("fusedmlp.cli.train", "KeyboardInterrupt"),
+    ("sklearn.model_selection", "KeyboardInterrupt"),
+    ("sklearn.model_selection", "ImportError('initialization failed') from KeyboardInterrupt()"),
+]
+
+
+@pytest.mark.parametrize(("module", "error"), START_UP)
+def test_an_interrupt_of_the_start_up_is_one_line(tmp_path, module, error):
+    code = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise {error}
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["fusedmlp", "train", "iris", "--epochs", "1", "--backend", "numpy"]
+from fusedmlp.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "fusedmlp: interrupted\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes as a shell makes them")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from fusedmlp import available_backends, backends
-from fusedmlp.cli import cli
+from fusedmlp.cli.commands import cli
 from fusedmlp.cli.experiment import split_rows
 from fusedmlp.predictor import Predictor
 
@@ -173,6 +173,31 @@ def test_held_out_rows_are_not_learned_from(run, tmp_path):
         np.savez(tmp_path / f"{name}.npz", X=X + shift, y=y)
         run("train", "train.npz", "--test-data", f"{name}.npz", "--epochs", "2", "--out", f"{name}.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "squared_error"])
+def test_rows_that_are_split_off_are_not_learned_from(run, tmp_path, loss):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    run("train", "d.npz", "--loss", loss, "--epochs", "1", "--out", "m.safetensors", "--random-state", "3")
+    train, test = split_rows(40, 0.25, y if loss == "binary_cross_entropy" else None, 3)
+    predictor = Predictor.load(tmp_path / "m.safetensors", backend="numpy")
+    assert len(test) == 10
+    assert predictor.features.mean == pytest.approx(X[train].mean(axis=0), rel=1e-12)
+    assert predictor.features.scale == pytest.approx(X[train].std(axis=0), rel=1e-12)
+    assert predictor.features.mean != pytest.approx(X.mean(axis=0), rel=1e-3)
+    if loss == "squared_error":
+        assert predictor.target.offset == pytest.approx([y[train].mean()], rel=1e-12)
+        assert predictor.target.scale == pytest.approx([y[train].std()], rel=1e-12)
+
+
+def test_an_output_may_be_called_like_the_target(run, tmp_path):
+    (tmp_path / "d.csv").write_text("a,price\n1,2.5\n2,3.5\n3,4\n4,4.5\n")
+    output = run("train", "d.csv", "--target", "price", "--epochs", "1", "--metrics", "price")
+    assert "1 column; 'price' is a number" in output
+    assert "3 rows to train on, 1 held out" in output
+    assert (tmp_path / "price").is_file()
 
 
 def test_test_data_with_a_target_of_its_own(run, tmp_path):

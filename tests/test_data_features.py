@@ -147,8 +147,8 @@ def test_columns_are_found_by_name():
     ("named", "text", "message"),
     [
         (True, ("t",), "trained on named columns, some of them categories \\(t\\); expected those, got an array"),
-        (True, (), "trained on 1 columns; got 2"),
-        (False, (), "trained on 1 columns; got 2"),
+        (True, (), "trained on 1 column; got 2"),
+        (False, (), "trained on 1 column; got 2"),
     ],
 )
 def test_arrays_that_do_not_fit(named, text, message):

@@ -10,8 +10,11 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fusedmlp.data import read_table
+from fusedmlp.data.table import is_number
 from fusedmlp.extras import MissingExtraError
 
 CSV = """age, city ,paid,code,empty,target
@@ -79,6 +82,28 @@ def test_the_types_are_those_of_training(write):
             schema=schema,
             target_required=False,
         )
+
+
+@pytest.mark.parametrize(
+    ("rows", "value", "row"),
+    [(["1", "1_0", "x"], "1_0", 1), (["1", "٣"], "٣", 1), (["true", "x"], "x", 1), (["1", "True"], "True", 1)],
+)
+def test_the_row_that_is_no_number_is_named(write, rows, value, row):
+    schema = read_table(write("a,target\n1,0\n2,1\n")).schema
+    with pytest.raises(ValueError, match=f"column 'a': expected numbers, as in training; got '{value}' in row {row} "):
+        read_table(
+            write("a\n" + "".join(f"{text}\n" for text in rows), "new.csv"), schema=schema, target_required=False
+        )
+
+
+@given(st.text("0123456789+-._eEinfaINFATYty xٱ٣", max_size=9).filter(lambda text: text == text.strip()))
+def test_a_number_is_what_polars_takes_for_one(text):
+    assert is_number(text) == (pl.Series([text]).cast(pl.Float64, strict=False)[0] is not None)
+
+
+@pytest.mark.parametrize("text", ["inf", "-Infinity", "NaN", "1.", ".5", "+1e-5", "1_0", "0x1", "1e", "", ".", "1 0"])
+def test_numbers_that_are_hard_to_tell(text):
+    test_a_number_is_what_polars_takes_for_one.hypothesis.inner_test(text)
 
 
 def test_missing_columns_are_all_named(write):
@@ -172,9 +197,17 @@ def test_types_of_targets(write, values, kind, expected):
         ("a,a,target\n1,2,3\n", {}, "expected different column names; 'a' comes twice"),
         ("a,a ,target\n1,2,3\n", {}, "expected different column names; 'a' comes twice"),
         ("1,2\n3,4\n", {"target": "2"}, "expected column names in the first line; got numbers"),
-        ("a,target\n1,2,3\n", {}, "this CSV cannot be read"),
-        ("a,target\né,2\n".encode("latin-1"), {}, "this CSV cannot be read .*UTF-8"),
+        ("a,target\n1,2,3\n", {}, "this CSV cannot be read: line 2 has 3 fields; the first line names 2$"),
+        ('a,target\n1,2\n"x\ny",3\n1,2,3,4\n', {}, "cannot be read: line 5 has 4 fields; the first line names 2$"),
+        ("a;target\n1;2\n1,0;2;3\n", {}, "cannot be read: line 3 has 3 fields; the first line names 2$"),
+        ('a,target\n1,"2\n', {}, "cannot be read: could not parse"),
+        (
+            "a,target\né,2\n".encode("latin-1"),
+            {},
+            "this CSV cannot be read: expected text in UTF-8; got byte 0xe9 in line 2$",
+        ),
         ("a,target\n1,\n2,x\n3,NA\n", {}, "target: .*column 'target': 2 values are missing, the first in row 0"),
+        ("a,target\n1,\n2,x\n", {}, "target: .*1 value is missing, the first in row 0"),
         ("a,target\n1,inf\n2,1.5\n", {}, "target: .*finite numbers; got inf in row 0"),
     ],
 )

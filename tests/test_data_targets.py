@@ -144,7 +144,7 @@ def test_targets_that_do_not_fit_the_encoder():
     numbers, _ = fit_target(np.array([0.5, 1.5]))
     with pytest.raises(ValueError, match="expected numbers; got text such as 'a'"):
         numbers.encode(words("a"))
-    with pytest.raises(ValueError, match="expected 1 numbers per row; got 2"):
+    with pytest.raises(ValueError, match="expected 1 number per row; got 2"):
         numbers.encode(np.zeros((3, 2)))
 
 

@@ -159,9 +159,9 @@ def test_probabilities_need_a_loss_that_has_some(target, loss, message):
 
 def test_pieces_that_do_not_fit_are_refused():
     predictor = train(read_table("iris"))
-    with pytest.raises(ValueError, match="features: 4 columns do not fit"):
+    with pytest.raises(ValueError, match=r"features: expected 5 columns for the layers \[5, 3\]; got 4"):
         Predictor(Network([5, 3], loss="squared_error", backend="numpy"), predictor.features, predictor.target)
-    with pytest.raises(ValueError, match="target: 3 columns do not fit"):
+    with pytest.raises(ValueError, match=r"target: expected 2 columns for the layers \[4, 2\]; got 3"):
         Predictor(Network([4, 2], loss="squared_error", backend="numpy"), predictor.features, predictor.target)
 
 

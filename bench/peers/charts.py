@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.results import OURS_FIRST, Measured, Results
-from bench.table import with_prefix
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers for print without colour.
 STYLES = {
@@ -79,9 +78,9 @@ def _set_axes(panel: Any, sizes: list[int], axis: str) -> None:
     panel.set_yscale("log")
     panel.xaxis.set_major_locator(FixedLocator(sizes))
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x < 1e4 else with_prefix(x, 2)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     low, high = panel.get_ylim()
-    steps = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
+    steps = (1.0, 2.0, 5.0) if high < 3000 * low else (1.0,)
     panel.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _duration(y)))
     panel.yaxis.set_minor_formatter(NullFormatter())

@@ -17,6 +17,7 @@ from fusedmlp.checkpoint import ModelFile, load_model, save_model
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, target_from_state
+from fusedmlp.data.wording import counted
 from fusedmlp.errors import ModelFileError
 from fusedmlp.network import Network
 from fusedmlp.parameters import Parameters
@@ -184,6 +185,5 @@ def _check_fit(architecture: Architecture, features: FeatureEncoder, target: Tar
         ("target", target.n_outputs, architecture.n_outputs),
     ):
         if got != expected:
-            raise ValueError(
-                f"{name}: a width of {got} does not fit the network's layers {list(architecture.layer_sizes)}"
-            )
+            layers = list(architecture.layer_sizes)
+            raise ValueError(f"{name}: expected {counted(expected, 'column')} for the layers {layers}; got {got}")

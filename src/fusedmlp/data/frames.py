@@ -110,18 +110,21 @@ def _open(path: Path) -> IO[bytes]:
 
 def _first_fault(path: Path, separator: str) -> str | None:
     """What is wrong with a CSV file that polars refused, and where; None where only polars can say it."""
-    with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, delimiter=separator)
-        try:
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    return f"expected text in UTF-8; got byte 0x{line[error.start]:02x} in line {number}"
+        with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text, delimiter=separator)
             n = len(next(rows, ()))
             for row in rows:
                 if len(row) > n:
                     return f"line {rows.line_num} has {counted(len(row), 'field')}; the first line names {n}"
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            return f"expected text in UTF-8; got byte 0x{byte:02x} after line {rows.line_num}"
-        except (csv.Error, OSError, EOFError, zlib.error):
-            return None
+    except (csv.Error, OSError, EOFError, zlib.error):
+        return None
     return None
 
 

@@ -133,7 +133,8 @@ class Table:
             )
         if len(schema.numeric) != self.numeric.shape[1]:
             raise ValueError(
-                f"{self.source}: the model was trained on {counted(len(schema.numeric), 'column')}; got {self.numeric.shape[1]}"
+                f"{self.source}: the model was trained on {counted(len(schema.numeric), 'column')}; "
+                f"got {self.numeric.shape[1]}"
             )
         return self
 

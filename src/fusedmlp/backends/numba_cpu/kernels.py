@@ -1,7 +1,6 @@
 """Compiled kernels: single-threaded, without the GIL, vectorised by LLVM. `threads.py` runs them side by side.
 
-Vector mathematics and kernels share this file because numba's cache watches the file that a kernel is defined in, and
-no other. Kernels are specialised by argument type; an activation is passed as a tag, an empty named tuple whose type
+Kernels are specialised by argument type; an activation is passed as a tag, an empty named tuple whose type
 stands for it. Arrays are C-contiguous unless said otherwise; a matrix in F order is passed as its transpose.
 
 How the exponentials vectorise: PyPI's llvmlite has no vector library, so ``np.exp`` in a loop stays scalar.
@@ -15,6 +14,7 @@ cancel the rounding trick, and "no NaN" would hide a training that diverges.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +29,22 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract",
 _INTERNAL = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
+# Size and time of every source in this folder: a kernel holds code of the others that it calls.
+_STAMP = tuple(
+    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+)
+
+
 def _compile(function, options):
     try:
-        return njit(cache=True, **options)(function)
+        dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable cache folder: that costs time in every process, nothing else
         return njit(**options)(function)
+    # numba compares the stamp of the file that the kernel is defined in, and of no other.
+    cache_file = getattr(dispatcher._cache, "_cache_file", None)
+    if hasattr(cache_file, "_source_stamp"):
+        cache_file._source_stamp = (cache_file._source_stamp, _STAMP)
+    return dispatcher
 
 
 def compiled(function):

@@ -85,6 +85,21 @@ def load(typing_context, like, address):
 
 
 @intrinsic
+def copy_bytes(typing_context, destination, source, count):
+    """Copy `count` bytes from one address to another."""
+
+    def codegen(context, builder, signature, arguments):
+        from llvmlite import ir
+
+        pointer = ir.IntType(8).as_pointer()
+        to, start = (builder.inttoptr(address, pointer) for address in arguments[:2])
+        cgutils.raw_memcpy(builder, to, start, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def atomic_add(typing_context, array, value):
     """array[0] += value for an int64 array that several threads share; what it was before."""
 

@@ -15,7 +15,7 @@ from numba.extending import overload
 
 from fusedmlp.activations import largest_exponent
 from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _derivative, _exp_parts, _f, _one, _zero, internal, summing
-from fusedmlp.backends.numba_cpu.primitives import gemm, load
+from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load
 
 _LARGEST_64 = np.float64(largest_exponent(np.float64))
 BINARY, CATEGORICAL, SQUARED, POISSON, SUM_SQUARED = range(5)
@@ -102,13 +102,16 @@ def pack_rows(out, address, row_step, sample_step, order, start, t):
 
 @internal
 def pack_samples(out, address, row_step, sample_step, order, start, t):
-    """out[i, k] = x[k, sample i]: a sample per row, for samples that are contiguous where they come from."""
+    """out[i, k] = x[k, sample i]: a sample per row; fastest where samples are contiguous where they come from."""
     for i in range(t):
         sample = order[start + i] if order.size else start + i
         at = address + sample * sample_step
         row = out[i]
-        for k in range(row.size):
-            row[k] = load(row[0], at + k * row_step)
+        if row_step == row.itemsize:
+            copy_bytes(row.ctypes.data, at, row.size * row.itemsize)
+        else:
+            for k in range(row.size):
+                row[k] = load(row[0], at + k * row_step)
 
 
 # Forward -------------------------------------------------------------------------------------------------------------
