@@ -3,6 +3,7 @@
 #   make test               the test suite
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
+#   make bench-peers        the same against torch, jax and scikit-learn
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast lint format bench bench-full clean
+.PHONY: demo test test-fast lint format bench bench-full bench-peers clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -43,6 +44,10 @@ format: $(VENV)/.set-up-lint
 bench bench-full: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest bench $(if $(filter bench,$@),--quick) -q --benchmark-quiet --benchmark-json=bench/out/$@.json
 	$(BIN)/python -m bench.report bench/out/$@.json --markdown bench/out/$@.md --charts bench/out
+
+# The fused engine of numba-cpu against torch, jax and scikit-learn: some 20 minutes.
+bench-peers: $(VENV)/.set-up-peers$(comma)plot
+	$(BIN)/python -m bench.peers --out bench/out/peers
 
 clean:
 	find src -name '*.nb[ci]' -delete

@@ -133,6 +133,26 @@ def test_data_is_the_same_everywhere_and_has_every_class():
     assert list(first.order) != list(range(500))
 
 
+def test_no_sample_of_a_relu_step_is_at_the_kink():
+    case = Case("step", (8, 90, 40, 1), 20_000, "relu")
+    drawn, plain = problem(case), problem(replace(case, hidden_activation="tanh"))
+    W1, b1, W2, b2, *_ = (x.astype(np.float64) for x in drawn.layers())
+    Z1 = drawn.X @ W1 + b1
+    Z2 = np.maximum(Z1, 0) @ W2 + b2
+    assert min(np.abs(Z1).min(), np.abs(Z2).min()) >= 2e-5
+    changed = (drawn.X != plain.X).any(axis=1)
+    assert 0 < changed.sum() < case.m / 50
+    kept = {tuple(x): y for x, y in zip(plain.X.tolist(), plain.Y[:, 0].tolist(), strict=True)}
+    assert all(kept[tuple(x)] == y for x, y in zip(drawn.X.tolist(), drawn.Y[:, 0].tolist(), strict=True))
+
+
+def test_tolerances():
+    assert measure.tolerance(STEP, True, "dW1") == 1e-5
+    assert measure.tolerance(replace(STEP, m=4_000_000), True, "dW1") == 1e-5
+    assert measure.tolerance(STEP, False, "dW1") == 1e-4
+    assert measure.tolerance(STEP, True, "J") == pytest.approx(1e-6)
+
+
 WRONG = {
     "gradient off by a little": ("dW1", lambda x: x * 1.001),
     "one number": ("dW1", lambda x: np.where(np.arange(x.size).reshape(x.shape) == 3, 0, x)),

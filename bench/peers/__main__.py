@@ -91,7 +91,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     type=click.Path(file_okay=False, path_type=Path),
     help="Where results.json, results.md, time-m.png and time-n2.png go.",
 )
-@click.option("--quick", is_flag=True, help="Fewer shapes and rounds: about three minutes.")
+@click.option("--quick", is_flag=True, help="Fewer shapes and rounds: three to six minutes.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Only this part; may be repeated.")
 @click.option("--sweep", is_flag=True, help="Short for --part sweep.")
 @click.option("--peers", metavar="NAMES", callback=_names, help=f"Some of {','.join(PEERS)}.")

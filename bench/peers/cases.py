@@ -152,8 +152,34 @@ def problem(case: Case) -> Problem:
         else:
             Y[rows] = score > 0.3
     flat = glorot_uniform(case.architecture, np.random.default_rng(1))
+    if case.task == "step" and case.hidden_activation == "relu":
+        _leave_the_kink(case, X, Y, flat)
     order = shuffle(np.arange(case.m), random_state=ORDER_SEED) if case.task == "epoch" else np.empty(0, np.int64)
     return Problem(case, X, Y, flat, order)
+
+
+KINK = 2e-5
+"""How near to 0 no Z of a relu step is: several times the rounding error of float32."""
+
+
+def _leave_the_kink(case: Case, X: np.ndarray, Y: np.ndarray, flat: np.ndarray) -> None:
+    """Put copies of other samples in place of those where some Z is so near to 0 that rounding decides its sign.
+
+    relu has no derivative at 0. One unit of one sample that falls on the other side would change the gradient by far
+    more than rounding does.
+    """
+    layers = [x.astype(np.float64) for x in Problem(case, X, Y, flat, X[:0, 0]).layers()]
+    rows = max(1, 2**19 // sum(case.layer_sizes))
+    for start in range(0, case.m, rows):
+        A, near = X[start : start + rows].astype(np.float64), np.zeros(min(rows, case.m - start), bool)
+        for layer in range(0, len(layers) - 2, 2):
+            Z = A @ layers[layer] + layers[layer + 1]
+            near |= (np.abs(Z) < KINK).any(axis=1)
+            A = np.maximum(Z, 0)
+        clear = np.flatnonzero(~near)
+        for table in (X, Y):
+            part = table[start : start + rows]
+            part[near] = part[np.resize(clear, int(near.sum()))]
 
 
 # Tables and sweeps ----------------------------------------------------------------------------------------------------

@@ -29,8 +29,14 @@ TOLERANCE = {
     ("epoch", True): 1e-4,
     ("epoch", False): 2e-2,
 }
-LOSS_TOLERANCE = {True: 1e-6, False: 1e-5}
-"""Of J; whether it is our fused engine."""
+LOSS_TOLERANCE = {"step": 1e-5, "epoch": 1e-4}
+"""Of J, by task; a tenth of it for our fused engine."""
+MANY_SAMPLES, MANY_SAMPLES_TOLERANCE = 500_000, 1e-2
+"""From so many samples on, the others' gradients may be off by this: torch and jax add up dW2 term by term in float32.
+
+At 2-64-1 and m = 1,000,000 one unit is nearly the same for all samples, each addition is rounded the same way, and
+their dW2 is off by 0.0034. A float32 sum in a loop gives that very number.
+"""
 TURN_SECONDS = 0.03
 """A turn is as many calls as fill this."""
 PAUSE_SECONDS = 0.05
@@ -58,6 +64,15 @@ def errors_of(case: Case, result: dict[str, np.ndarray], expected: dict[str, np.
     return errors
 
 
+def tolerance(case: Case, ours: bool, name: str) -> float:
+    """What is allowed of a part of the result."""
+    if name == "J":
+        return LOSS_TOLERANCE[case.task] / (10 if ours else 1)
+    if case.task == "step" and case.m >= MANY_SAMPLES and not ours:
+        return MANY_SAMPLES_TOLERANCE
+    return TOLERANCE[case.task, ours]
+
+
 def check(case: Case, peer: str, errors: dict[str, float]) -> None:
     """Compare the errors with what is allowed.
 
@@ -65,9 +80,8 @@ def check(case: Case, peer: str, errors: dict[str, float]) -> None:
     ------
     WrongResultError
     """
-    ours = peer == OURS_FIRST
     for name, error in errors.items():
-        allowed = LOSS_TOLERANCE[ours] if name == "J" else TOLERANCE[case.task, ours]
+        allowed = tolerance(case, peer == OURS_FIRST, name)
         if not error <= allowed:
             raise WrongResultError(f"{name}: error {error:.2g} of the largest value; expected at most {allowed:g}")
 

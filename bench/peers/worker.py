@@ -168,7 +168,10 @@ def serve(connection: Connection, name: str, threads: int) -> None:
         except Exception as error:  # whatever a library raises is reported where its figure would stand
             traceback.print_exc()
             answer = ("failed", _said(error))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # nobody is waiting any more
+            return
         if session is None:
             return
 
