@@ -46,7 +46,7 @@ bench bench-full: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m bench.report bench/out/$@.json --markdown bench/out/$@.md --charts bench/out
 
 # The fused engine of numba-cpu against torch, jax and scikit-learn: some 20 minutes.
-bench-peers: $(VENV)/.set-up-peers$(comma)plot
+bench-peers: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.peers --out bench/out/peers
 
 clean:

@@ -205,9 +205,8 @@ class NoProcess:
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """Workers here, quick turns, no pauses."""
+    """Workers here, and quick turns."""
     monkeypatch.setattr(measure, "Worker", NoProcess)
-    monkeypatch.setattr(measure, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(measure, "TURN_SECONDS", 1e-4)
     monkeypatch.setattr(worker, "forget_peak", lambda: None)  # slow in a process that holds as much as this one
 
@@ -279,6 +278,21 @@ def test_who_does_not_take_part(monkeypatch):
     large = Case("step", (64, 1024, 1), 65_536)
     assert measure.why_not(large, "torch", tasks) == "needs about 1.0 GiB; 1.0 GiB are free"
     assert measure.why_not(large, "fused", tasks) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell what a process uses")
+def test_next_turn_waits_until_the_one_before_is_idle(monkeypatch):
+    ticks = iter([5, 8, 11, 11, 99])
+    monkeypatch.setattr(measure, "_processor_ticks", lambda pid: next(ticks))
+    slept = []
+    monkeypatch.setattr(measure.time, "sleep", slept.append)
+    measure.settle(1)
+    assert slept == [measure.LOOK_SECONDS] * 3
+    assert next(ticks) == 99
+    endless = iter(range(10**6))
+    monkeypatch.setattr(measure, "_processor_ticks", lambda pid: next(endless))
+    measure.settle(1)  # never idle: it goes on all the same
+    assert len(slept) == 3 + measure.MOST_LOOKS
 
 
 def test_worker_process():

@@ -39,8 +39,10 @@ their dW2 is off by 0.0034. A float32 sum in a loop gives that very number.
 """
 TURN_SECONDS = 0.03
 """A turn is as many calls as fill this."""
-PAUSE_SECONDS = 0.05
-"""Before each turn: longer than OpenMP's and OpenBLAS's idle workers keep spinning."""
+LOOK_SECONDS, MOST_LOOKS = 0.03, 30
+"""After a turn the next one waits until the process has used no core for so long, and looks so often at most."""
+BLIND_SECONDS = 0.2
+"""The wait where the system does not tell what a process uses."""
 MOST_SECONDS = 60.0
 """Rounds of a case end after this, but not before FEWEST_ROUNDS of them."""
 FEWEST_ROUNDS = 3
@@ -187,6 +189,8 @@ class Field:
         """Rounds in which every library has a turn, each round starting with another one."""
         turning = [name for name, entry in entries.items() if entry.status == "ok"]
         start = time.monotonic()
+        for name in turning:
+            settle(self.workers[name].pid)
         for number in range(rounds):
             if number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS:
                 break
@@ -195,9 +199,9 @@ class Field:
                 entry = entries[name]
                 if entry.status != "ok":
                     continue
-                time.sleep(PAUSE_SECONDS)
                 try:
                     entry.rounds.append(statistics.median(self.workers[name].ask("turn", TURN_SECONDS)))
+                    settle(self.workers[name].pid)
                 except PeerError as error:
                     entry.status, entry.reason = "failed", str(error)
         for name in turning:
@@ -205,6 +209,23 @@ class Field:
             if entry.status == "ok":
                 entry.seconds = statistics.median(entry.rounds)
                 entry.peak_bytes = self.workers[name].ask("finish")
+
+
+def settle(pid: int | None) -> None:
+    """Wait until a process is idle: OpenBLAS's workers keep a core busy for some 90 ms after a product."""
+    if pid is None:
+        return
+    before = -1
+    for _ in range(MOST_LOOKS):
+        try:
+            now = _processor_ticks(pid)
+        except OSError:
+            time.sleep(BLIND_SECONDS)
+            return
+        if now == before:
+            return
+        before = now
+        time.sleep(LOOK_SECONDS)
 
 
 class Load:

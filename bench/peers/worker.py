@@ -1,7 +1,7 @@
 """A process per library: they share neither thread pools nor settings, and wait without using a core.
 
-In one process the libraries would disturb each other: OpenMP's and OpenBLAS's workers keep spinning for some time after
-their work, on the cores that the next library needs.
+In one process the libraries would disturb each other: OpenBLAS's workers keep spinning for some 90 ms after a product,
+on the cores that the next library needs, and some settings of one pool change another.
 """
 
 from __future__ import annotations
