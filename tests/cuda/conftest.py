@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from harness import emulator, fake_cupy
 
 from fusedmlp import backends
 from fusedmlp.backends.cupy import CupyBackend
+from machine import require
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +45,4 @@ def thread_order(request):
 @pytest.fixture(scope="session")
 def gpu():
     """CupyBackend on a real GPU, or a visible skip; a failure where FUSEDMLP_REQUIRE_BACKENDS names cupy."""
-    reason = backends.unavailable_reason("cupy")
-    if reason is None:
-        return backends.get_backend("cupy")
-    if "cupy" in os.environ.get("FUSEDMLP_REQUIRE_BACKENDS", "").split(","):
-        pytest.fail(f"FUSEDMLP_REQUIRE_BACKENDS names cupy: {reason}")
-    return pytest.skip(f"cupy: {reason}")
+    return require("cupy")

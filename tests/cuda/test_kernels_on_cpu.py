@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from harness import fake_cupy
 from harness.emulator import compile_source
+from harness.exact import f, slope
 
 import fusedmlp
 from fusedmlp import kernel_sources
@@ -25,18 +26,6 @@ DTYPES = ("float32", "float64")
 LAYOUTS = ("C", "F", "unaligned", "strided", "reversed")
 # Full packs, tails of every length, lines shorter than a pack, one element; more lines than a grid covers at once.
 SHAPES = [(1, 1), (1, 7), (7, 1), (3, 4), (5, 17), (8, 16), (2, 3), (33, 66), (67, 129), (1500, 4), (4, 4099)]
-f = {
-    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-    "identity": lambda z: z,
-}
-slope = {
-    "sigmoid": lambda a: a * (1 - a),
-    "tanh": lambda a: 1 - a * a,
-    "relu": lambda a: np.where(a > 0, 1.0, 0.0),
-    "identity": np.ones_like,
-}
 
 
 def arrange(x, layout):

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from harness.emulator import COMPILER, compile_source
+from harness.exact import f, slope
 
 from fusedmlp import Network, kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
@@ -18,18 +19,6 @@ from fusedmlp.activations import HIDDEN_ACTIVATIONS
 pytestmark = pytest.mark.gpu
 
 DTYPES = ("float32", "float64")
-f = {
-    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-    "identity": lambda z: z,
-}
-slope = {
-    "sigmoid": lambda a: a * (1 - a),
-    "tanh": lambda a: 1 - a * a,
-    "relu": lambda a: np.where(a > 0, 1.0, 0.0),
-    "identity": np.ones_like,
-}
 
 
 def arrange(cupy, x, layout):
