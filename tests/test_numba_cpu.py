@@ -19,6 +19,8 @@ from fusedmlp import Network, get_backend
 from fusedmlp.backends.numba_cpu import threads
 
 kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
+compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.compilation")
+TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.mathematics").TAGS
 
 
 def run(code, **environment):
@@ -37,10 +39,10 @@ def run(code, **environment):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for x86 vector instructions")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("activation", kernels.TAGS)
+@pytest.mark.parametrize("activation", TAGS)
 def test_hot_loops_are_vectorised(activation, dtype):
     """Packed arithmetic on whole vector registers in the machine code of every kernel's inner loop."""
-    tag, x, rows = kernels.TAGS[activation], np.ones(64, dtype), np.ones((2, 64), dtype)
+    tag, x, rows = TAGS[activation], np.ones(64, dtype), np.ones((2, 64), dtype)
     suffix = "ps" if dtype is np.float32 else "pd"
     calls = {
         kernels.activate_flat: (tag, x, x, 0, 64),
@@ -53,7 +55,7 @@ def test_hot_loops_are_vectorised(activation, dtype):
     for kernel, arguments in calls.items():
         if activation == "identity" and kernel in (kernels.activate_flat, kernels.times_derivative_flat):
             continue  # nothing to compute
-        fresh = kernels.njit(**kernels._OPTIONS)(kernel.py_func)  # cached code has no assembly to look at
+        fresh = compilation.njit(**compilation.OPTIONS)(kernel.py_func)  # cached code has no assembly to look at
         fresh(*arguments)
         (assembly,) = fresh.inspect_asm().values()
         assert re.search(arithmetic, assembly), f"{kernel.__name__} has no packed {suffix} instruction"

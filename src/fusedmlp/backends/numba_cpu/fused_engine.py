@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ from fusedmlp.losses import LOSSES
 from fusedmlp.optimizers import SGD, Adam, OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
-# Up to so many inputs compiled loops beat BLAS.
-_FEW_INPUTS = 8
+# Up to so many inputs of a layer its products are blocked over registers; BLAS does the others.
+_FEW_INPUTS = 256
 # Waking a worker takes up to 100 µs: a run shorter than this stays on one core.
 _WORTH_A_WORKER_NS = 250_000
 # A slot is worth its own sums, and a meeting of the workers, from about here.
@@ -33,7 +34,8 @@ _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
 _SLOT_SHARE = 16
-_SMALLEST_TILE, _LARGEST_TILE = 96, 512
+_SMALLEST_TILE, _LARGEST_TILE, _TILE_STEP = 128, 512, 64
+_LINE_BYTES = 64
 _SLOT_BYTES = 32 * 2**20
 _NONE = np.empty(0, np.int64)
 
@@ -56,20 +58,22 @@ class FusedEngine(Engine):
     kind = "fused"
 
     def __init__(self, backend: Backend, architecture: Architecture) -> None:
-        from fusedmlp.backends.numba_cpu import kernels, primitives, tiles
+        from fusedmlp.backends.numba_cpu import outputs, primitives
 
         super().__init__(backend, architecture)
         self._yielder = primitives.yield_address()
         self._mean = LOSSES[architecture.loss].reduction == "mean"
-        self._T, buffers, self._workspace_size = _lay_out_workspace(architecture)
-        self._plan = (
-            kernels.TAGS[architecture.hidden_activation],
-            tiles.LOSS_CODES[architecture.loss],
+        self._T, step, buffers, self._workspace_size = _lay_out_workspace(architecture)
+        self._blocked = np.array([n_in <= _FEW_INPUTS for n_in, _ in architecture.weight_shapes])
+        self._rest_of_plan = (
+            outputs.LOSS_CODES[architecture.loss],
             np.array(architecture.layer_sizes, np.int64),
             _offsets(architecture),
             buffers,
             self._T,
+            step,
             primitives.gemm_address(architecture.dtype),
+            self._blocked,
         )
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in architecture.weight_shapes)
@@ -81,7 +85,7 @@ class FusedEngine(Engine):
         self._slot_gradients = np.empty((0, architecture.n_parameters), architecture.dtype)
         self._gradient = np.empty(architecture.n_parameters, architecture.dtype)
         self._has_run = False
-        self._workspaces: list[tuple[np.ndarray, np.ndarray]] = []
+        self._workspaces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
         from fusedmlp.backends.numba_cpu import passes
@@ -94,9 +98,9 @@ class FusedEngine(Engine):
             tasks = []
             # Whole tiles to each worker: the same tiles, and bits, whatever the number of workers.
             for worker, (first, last) in enumerate(threads.split(-(-m // self._T), -(-smallest // self._T))):
-                workspace, _ = self._worker_arrays(worker)
+                arrays = self._worker_arrays(worker)
                 part = first * self._T, min(m, last * self._T)
-                tasks.append(partial(passes.predict, self._plan, parameters.flat, workspace, x, _NONE, out, *part))
+                tasks.append(partial(passes.predict, self._plan(), parameters.flat, arrays, x, _NONE, out, *part))
             threads.run(tasks)
         return out
 
@@ -193,7 +197,7 @@ class FusedEngine(Engine):
             tasks = []
             for me in range(workers):
                 team, arrays = (me, workers, counter, self._yielder), self._worker_arrays(me)
-                run = partial(passes.run_batches, self._plan, team, batches, alpha, optimizer)
+                run = partial(passes.run_batches, self._plan(), team, batches, alpha, optimizer)
                 tasks.append(partial(run, *vectors, arrays, data, losses))
             threads.run(tasks)
         return losses
@@ -221,29 +225,37 @@ class FusedEngine(Engine):
             self._slot_gradients = np.empty((slots, self.architecture.n_parameters), self.architecture.dtype)
         return self._slot_gradients
 
-    def _worker_arrays(self, worker: int) -> tuple[np.ndarray, np.ndarray]:
-        """(numbers of a tile, its losses) for a worker; kept between calls."""
+    def _plan(self) -> tuple[Any, ...]:
+        """What `passes` take it for. The sweeps are compiled at the first call."""
+        from fusedmlp.backends.numba_cpu import sweeps
+
+        a = self.architecture
+        return (sweeps.sweeps(a.hidden_activation, a.dtype), *self._rest_of_plan)
+
+    def _worker_arrays(self, worker: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(numbers of a tile, its losses, addresses of its samples) for a worker; kept between calls."""
         while len(self._workspaces) <= worker:
-            self._workspaces.append((np.zeros(self._workspace_size, self.architecture.dtype), np.empty(self._T)))
+            workspace = _aligned_zeros(self._workspace_size, self.architecture.dtype)
+            self._workspaces.append((workspace, np.empty(self._T), np.empty(self._T, np.int64)))
         return self._workspaces[worker]
 
     def _reach(self, X: np.ndarray, order: np.ndarray) -> tuple[int, int, int, int]:
         """(address, bytes between rows, bytes between samples, how a tile is reached)."""
-        from fusedmlp.backends.numba_cpu import passes
+        from fusedmlp.backends.numba_cpu import tiles
 
         n1, m = X.shape
         row, sample = X.strides
         samples_contiguous = row == X.itemsize or n1 == 1
-        if n1 <= _FEW_INPUTS:
-            how = passes.ROWS_PACKED
+        if self._blocked[0]:
+            how = tiles.ROWS_PACKED
         elif order.size or m == 1:
-            how = passes.SAMPLES_PACKED
+            how = tiles.SAMPLES_PACKED
         elif samples_contiguous and sample % X.itemsize == 0 and n1 * X.itemsize <= sample < 2**31:
-            how = passes.SAMPLES_IN_PLACE
+            how = tiles.SAMPLES_IN_PLACE
         elif sample == X.itemsize and row % X.itemsize == 0 and m * X.itemsize <= row < 2**31 * X.itemsize:
-            how = passes.ROWS_IN_PLACE
+            how = tiles.ROWS_IN_PLACE
         else:
-            how = passes.SAMPLES_PACKED
+            how = tiles.SAMPLES_PACKED
         return X.ctypes.data, row, sample, how
 
 
@@ -256,19 +268,28 @@ def _offsets(architecture: Architecture) -> np.ndarray:
     return np.array(offsets, np.int64)
 
 
-def _lay_out_workspace(architecture: Architecture) -> tuple[int, np.ndarray, int]:
-    """(samples of a tile, where each buffer starts, numbers in all).
+def _lay_out_workspace(architecture: Architecture) -> tuple[int, int, np.ndarray, int]:
+    """(samples of a tile, numbers from row to row, where each buffer starts, numbers in all).
 
     Buffers: Z_1 ... Z_L, then Y, weights, W dZ, and packed X. A tile fits a core's second-level cache; that of a wide
-    network takes more, because BLAS slows down on fewer samples.
+    network takes more, because products slow down on fewer samples. Rows are a cache line longer than the tile: at a
+    distance of a power of two they would share few lines of the first-level cache.
     """
     n1, *layers = architecture.layer_sizes
     widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
     rows = [*layers, architecture.n_outputs, 1, widest, n1]
     resident = sum(rows) * architecture.itemsize
-    T = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // 32 * 32))
-    starts = np.concatenate([[0], np.cumsum(rows)]) * T
-    return T, starts[:-1].astype(np.int64), int(starts[-1])
+    T = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // _TILE_STEP * _TILE_STEP))
+    step = T + _LINE_BYTES // architecture.itemsize
+    starts = np.concatenate([[0], np.cumsum(rows)]) * step
+    return T, step, starts[:-1].astype(np.int64), int(starts[-1])
+
+
+def _aligned_zeros(size: int, dtype: str) -> np.ndarray:
+    """Zeros that start at a cache line, so that no register's worth of them lies across two."""
+    numbers = np.zeros(size + _LINE_BYTES // np.dtype(dtype).itemsize, dtype)
+    skipped = -numbers.ctypes.data % _LINE_BYTES // numbers.itemsize
+    return numbers[skipped : skipped + size]
 
 
 def _step_of(

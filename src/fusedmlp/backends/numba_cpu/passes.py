@@ -13,28 +13,12 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _one, compiled, internal, summing
-from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, yield_processor
-from fusedmlp.backends.numba_cpu.tiles import (
-    activate,
-    activate_and_sum,
-    add_row_sums,
-    back_through_one_output,
-    back_through_products,
-    error_products,
-    layer_products,
-    output,
-    output_error,
-    pack_rows,
-    pack_samples,
-    per_sample,
-    short_outer_products,
-    short_products,
-    weight_products,
-)
+from fusedmlp.backends.numba_cpu.compilation import OPTIONS, compiled, internal, summing
+from fusedmlp.backends.numba_cpu.mathematics import one
+from fusedmlp.backends.numba_cpu.outputs import output, output_error, per_sample
+from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, yield_processor
+from fusedmlp.backends.numba_cpu.tiles import backward_tile, forward_tile, matrix, samples_of, weights_of
 
-# How a tile of X is reached: in place with samples or rows contiguous, or packed.
-SAMPLES_IN_PLACE, ROWS_IN_PLACE, ROWS_PACKED, SAMPLES_PACKED = range(4)
 NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
 _SPINS_BEFORE_YIELD = 2000
 _PIECE = 128
@@ -52,150 +36,67 @@ def _number_64(like, value):
     return np.float64(value)
 
 
-@overload(_number, jit_options=_OPTIONS)
+@overload(_number, jit_options=OPTIONS)
 def _select_number(like, value):
     return {types.float32: _number_32, types.float64: _number_64}.get(like)
 
 
 @internal
-def matrix(workspace, offset, rows, T):
-    """`rows` rows of T numbers in a workspace."""
-    return workspace[offset : offset + rows * T].reshape(rows, T)
-
-
-@internal
-def weights_of(flat, sizes, offsets, layer):
-    """W_{layer+1} (n_in, n_out), a view of a flat vector."""
-    n_in, n_out = sizes[layer], sizes[layer + 1]
-    return flat[offsets[layer, 0] : offsets[layer, 0] + n_in * n_out].reshape(n_in, n_out)
-
-
-@internal
-def biases_of(flat, sizes, offsets, layer):
-    """b_{layer+1} (n_out,), a view of a flat vector; empty where the network has none."""
-    if offsets[layer, 1] < 0:
-        return flat[:0]
-    return flat[offsets[layer, 1] : offsets[layer, 1] + sizes[layer + 1]]
-
-
-@internal
-def reach_X(workspace, buffers, T, n1, x, order, start, t):
-    """(address, whether transposed, step) of a tile of X for BLAS; it is packed first where it must be."""
-    address, row_step, sample_step, how = x
-    itemsize = workspace.itemsize
-    packed = workspace[buffers[-1] : buffers[-1] + n1 * T]
-    if how == ROWS_PACKED:
-        pack_rows(packed.reshape(n1, T), address, row_step, sample_step, order, start, t)
-        return packed.ctypes.data, False, T
-    if how == SAMPLES_PACKED:
-        pack_samples(packed.reshape(T, n1), address, row_step, sample_step, order, start, t)
-        return packed.ctypes.data, True, n1
-    at = address + start * sample_step
-    return (at, True, sample_step // itemsize) if how == SAMPLES_IN_PLACE else (at, False, row_step // itemsize)
-
-
-@internal
-def forward_tile(plan, flat, workspace, x, order, start, t):
-    """Z_1 ... A_{L-1} and the logits Z_L into the workspace: Z = Wᵀ A + b, A = f(Z); how X was reached."""
-    tag, _, sizes, offsets, buffers, T, routine = plan
-    last, n1 = sizes.size - 2, sizes[0]
-    one_output = sizes[-1] == 1 and last > 0
-    reached = reach_X(workspace, buffers, T, n1, x, order, start, t)
-    for layer in range(last + 1):
-        W, b = weights_of(flat, sizes, offsets, layer), biases_of(flat, sizes, offsets, layer)
-        Z = matrix(workspace, buffers[layer], sizes[layer + 1], T)
-        if layer == 0:
-            if x[3] == ROWS_PACKED:
-                short_products(W, matrix(workspace, buffers[-1], n1, T), Z, t)
-            else:
-                layer_products(routine, W, reached, Z, t)
-        elif layer < last or not one_output:
-            A = matrix(workspace, buffers[layer - 1], sizes[layer], T)
-            layer_products(routine, W, (A.ctypes.data, False, T), Z, t)
-        if layer == last:
-            for k in range(b.size):
-                z = Z[k, :t]
-                for i in range(z.size):
-                    z[i] += b[k]
-        elif layer == last - 1 and one_output:
-            w = weights_of(flat, sizes, offsets, last)[:, 0]
-            activate_and_sum(tag, Z, b, w, workspace[buffers[last] : buffers[last] + T], t)
-        else:
-            activate(tag, Z, b, t)
-    return reached
-
-
-@internal
-def backward_tile(plan, flat, gradient, workspace, few_inputs, reached, t):
-    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace."""
-    tag, _, sizes, offsets, buffers, T, routine = plan
-    last, n1 = sizes.size - 2, sizes[0]
-    dZ = matrix(workspace, buffers[last], sizes[-1], T)
-    db = biases_of(gradient, sizes, offsets, last)
-    if db.size:
-        add_row_sums(dZ, db, t)
-    for layer in range(last, -1, -1):
-        W, dW = weights_of(flat, sizes, offsets, layer), weights_of(gradient, sizes, offsets, layer)
-        if layer == 0:
-            if few_inputs:
-                short_outer_products(matrix(workspace, buffers[-1], n1, T), dZ, dW, t)
-            else:
-                weight_products(routine, reached, dZ, dW, t)
-            return
-        A = matrix(workspace, buffers[layer - 1], sizes[layer], T)
-        db = biases_of(gradient, sizes, offsets, layer - 1)
-        if layer == last and sizes[-1] == 1:
-            back_through_one_output(tag, A, W[:, 0], dZ[0], dW[:, 0], db, t)
-        else:
-            weight_products(routine, (A.ctypes.data, False, T), dZ, dW, t)
-            D = matrix(workspace, buffers[-2], sizes[layer], T)
-            error_products(routine, W, dZ, D, t)
-            back_through_products(tag, A, D, db, t)
-        dZ = A
+def copy_targets(Y, y, order, start, t, n):
+    """Y[k, i] = y[k, sample i], for any strides (bytes); the last sample's up to n."""
+    address, row_step, sample_step = y
+    for k in range(Y.shape[0]):
+        for i in range(t):
+            sample = order[start + i] if order.size else start + i
+            Y[k, i] = load(Y[0, 0], address + k * row_step + sample * sample_step)
+        for i in range(t, n):
+            Y[k, i] = Y[k, t - 1]
 
 
 @internal
 def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     """(Σ wᵢ jᵢ, Σ wᵢ) over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters into `gradient`."""
-    code, sizes, buffers, T = plan[1], plan[2], plan[4], plan[5]
-    workspace, j = arrays
+    _, code, sizes, _, buffers, T, step, _, _ = plan
+    workspace, j = arrays[0], arrays[1]
     x, y, weights, order = data
     if want_gradient:
         for i in range(gradient.size):
             gradient[i] = 0
     nL, loss, total_weight = sizes[-1], 0.0, 0.0
-    Y = matrix(workspace, buffers[-4], nL, T)
-    Z = matrix(workspace, buffers[sizes.size - 2], nL, T)
+    Y = matrix(workspace, buffers[-4], nL, step)
+    Z = matrix(workspace, buffers[sizes.size - 2], nL, step)
     for first in range(start, stop, T):
         t = min(T, stop - first)
-        pack_rows(Y, y[0], y[1], y[2], order, first, t)
+        n = samples_of(workspace[0], t)
+        copy_targets(Y, y, order, first, t, n)
         w = weights[:0]
         if weights.size:
             w = workspace[buffers[-3] : buffers[-3] + t]
             for i in range(t):
                 w[i] = weights[order[first + i] if order.size else first + i]
-        reached = forward_tile(plan, flat, workspace, x, order, first, t)
-        per_sample(code, Z, Y, j, t)
+        reached = forward_tile(plan, flat, arrays, x, order, first, t)
+        per_sample(code, Z, Y, j, n)
         for i in range(t):
             weight = np.float64(w[i]) if w.size else 1.0
             loss += weight * j[i]
             total_weight += weight
         if want_gradient:
-            output(code, Z, t)
-            output_error(code, Z, Y, w, t)
-            backward_tile(plan, flat, gradient, workspace, x[3] == ROWS_PACKED, reached, t)
+            output(code, Z, n)
+            output_error(code, Z, Y, w, t, n)
+            backward_tile(plan, flat, gradient, workspace, reached, t)
     return loss, total_weight
 
 
 @compiled
-def predict(plan, flat, workspace, x, order, out, start, stop):
+def predict(plan, flat, arrays, x, order, out, start, stop):
     """A_L of samples start to stop into out (nL, m)."""
-    code, sizes, buffers, T = plan[1], plan[2], plan[4], plan[5]
-    Z = matrix(workspace, buffers[sizes.size - 2], sizes[-1], T)
+    _, code, sizes, _, buffers, T, step, _, _ = plan
+    workspace = arrays[0]
+    Z = matrix(workspace, buffers[sizes.size - 2], sizes[-1], step)
     for first in range(start, stop, T):
         t = min(T, stop - first)
-        forward_tile(plan, flat, workspace, x, order, first, t)
-        output(code, Z, t)
+        forward_tile(plan, flat, arrays, x, order, first, t)
+        output(code, Z, samples_of(workspace[0], t))
         for k in range(Z.shape[0]):
             for i in range(t):
                 out[k, first + i] = Z[k, i]
@@ -246,7 +147,7 @@ def sum_of_squares(x):
 def step(kind, theta, g, m, v, rate, beta_1, beta_2, epsilon):
     """One optimizer step on a piece of the flat vector: `optimizers.SGD.update` and `optimizers.Adam.update`."""
     rate_, beta_1_, beta_2_ = _number(theta[0], rate), _number(theta[0], beta_1), _number(theta[0], beta_2)
-    one = _one(theta[0])
+    unit = one(theta[0])
     if kind == SGD_STEP:
         for i in range(theta.size):
             theta[i] -= rate_ * g[i]
@@ -264,7 +165,7 @@ def step(kind, theta, g, m, v, rate, beta_1, beta_2, epsilon):
         for i in range(theta.size):
             m[i] = beta_1_ * m[i] + rest_1 * g[i]
             v[i] = beta_2_ * v[i] + rest_2 * (g[i] * g[i])
-            theta[i] -= rate_ * m[i] / (one * np.sqrt(v[i]) + epsilon_)
+            theta[i] -= rate_ * m[i] / (unit * np.sqrt(v[i]) + epsilon_)
 
 
 @internal
@@ -331,12 +232,13 @@ def run_batches(
 
     Parameters
     ----------
-    plan : (tag, loss code, sizes, offsets, buffers, T, address of gemm)
+    plan : ((addresses of the sweeps forward and backward), loss code, sizes, offsets, buffers, T, numbers from one row
+        of the workspace to the next, address of gemm, whether each layer's products are blocked over registers)
     team : (me, workers, counter to meet at, address of sched_yield)
     batches : (samples, batch size, most slots, samples worth a slot, whether J is a mean, whether to go backward, steps
         taken before)
     optimizer : (kind, learning rate, beta_1, beta_2, epsilon)
-    arrays : (workspace, losses of a tile), this worker's own
+    arrays : (workspace, losses of a tile, addresses of its samples), this worker's own
     data : (how X is reached, how Y is, sample weights or none, order or none)
     losses : J of each batch, written
     """

@@ -1,8 +1,9 @@
 """One tile of samples through the network, forward and backward, without leaving the cache. Compiled.
 
-A tile holds t <= T samples. The activations of layer l are rows of T numbers in the workspace of a thread, a row per
-unit, samples contiguous: for a unit, its weight and bias are scalars, the loop over samples vectorises and sums stay in
-registers. `reference.trace` is the mathematics; each function names the line it fuses.
+A tile holds t <= T samples. The activations of layer l are rows of a worker's workspace, a row per unit, samples
+contiguous: for a unit, its weight and bias are scalars, the loop over samples takes a register at a time and sums stay
+in registers. Rows are worked on to the end of a register, n >= t samples: what lies beyond the last one is finite and
+its dZ is 0, so it adds nothing. `reference.trace` is the mathematics; each function names the line it fuses.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -10,331 +11,293 @@ registers. `reference.trace` is the mathematics; each function names the line it
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from fusedmlp.activations import largest_exponent
-from fusedmlp.backends.numba_cpu.kernels import _OPTIONS, _derivative, _exp_parts, _f, _one, _zero, internal, summing
+from fusedmlp.backends.numba_cpu.compilation import internal, summing
+from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load
+from fusedmlp.backends.numba_cpu.products import add_products, multiply
+from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, transposition
 
-_LARGEST_64 = np.float64(largest_exponent(np.float64))
-BINARY, CATEGORICAL, SQUARED, POISSON, SUM_SQUARED = range(5)
-LOSS_CODES = {
-    "binary_cross_entropy": BINARY,
-    "categorical_cross_entropy": CATEGORICAL,
-    "squared_error": SQUARED,
-    "poisson": POISSON,
-    "sum_squared_error": SUM_SQUARED,
-}
-
-
-def _log1p_unit(x):
-    """log(1 + x) for x in [0, 1]."""
-
-
-def _log1p_unit_32(x):
-    # 2 artanh(s), s = x / (2 + x) <= 1/3: the first term left out is below 3^-13 / 13 of the result.
-    s = x / (np.float32(2) + x)
-    q = s * s
-    p = np.float32(1 / 11)
-    p = p * q + np.float32(1 / 9)
-    p = p * q + np.float32(1 / 7)
-    p = p * q + np.float32(1 / 5)
-    p = p * q + np.float32(1 / 3)
-    return np.float32(2) * (s + s * q * p)
-
-
-def _log1p_unit_64(x):
-    s = x / (2.0 + x)
-    q = s * s
-    p = 1 / 31
-    p = p * q + 1 / 29
-    p = p * q + 1 / 27
-    p = p * q + 1 / 25
-    p = p * q + 1 / 23
-    p = p * q + 1 / 21
-    p = p * q + 1 / 19
-    p = p * q + 1 / 17
-    p = p * q + 1 / 15
-    p = p * q + 1 / 13
-    p = p * q + 1 / 11
-    p = p * q + 1 / 9
-    p = p * q + 1 / 7
-    p = p * q + 1 / 5
-    p = p * q + 1 / 3
-    return 2.0 * (s + s * q * p)
-
-
-@overload(_log1p_unit, jit_options=_OPTIONS)
-def _select_log1p_unit(x):
-    return {types.float32: _log1p_unit_32, types.float64: _log1p_unit_64}.get(x)
-
-
-def _held(x):
-    """x, held where `activations.exp` holds it."""
-
-
-def _held_32(x):
-    return x  # _exp_parts holds it sooner
-
-
-def _held_64(x):
-    return _LARGEST_64 if x > _LARGEST_64 else x
-
-
-@overload(_held, jit_options=_OPTIONS)
-def _select_held(x):
-    return {types.float32: _held_32, types.float64: _held_64}.get(x)
-
-
-# Input ---------------------------------------------------------------------------------------------------------------
+# How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
+# packed with a row per input.
+SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
+_BLOCK = 8
+"""Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
+_SQUARE = 4
+_transpose_lanes, _transpose_square = transposition(None), transposition(_SQUARE)
 
 
 @internal
-def pack_rows(out, address, row_step, sample_step, order, start, t):
-    """out[k, i] = x[k, sample i]: a row per input, for any strides (bytes); `order` names the samples, if not empty."""
-    for i in range(t):
-        sample = order[start + i] if order.size else start + i
-        at = address + sample * sample_step
-        for k in range(out.shape[0]):
-            out[k, i] = load(out[0, 0], at + k * row_step)
+def samples_of(like, t):
+    """t samples, up to the end of a register (and of a square that is transposed)."""
+    unit = max(lane_bytes(like) // item_bytes(like), _SQUARE)
+    return (t + unit - 1) // unit * unit
 
 
 @internal
-def pack_samples(out, address, row_step, sample_step, order, start, t):
-    """out[i, k] = x[k, sample i]: a sample per row; fastest where samples are contiguous where they come from."""
+def matrix(workspace, offset, rows, step):
+    """`rows` rows, `step` numbers apart, in a workspace."""
+    return workspace[offset : offset + rows * step].reshape(rows, step)
+
+
+@internal
+def weights_of(flat, sizes, offsets, layer):
+    """W_{layer+1} (n_in, n_out), a view of a flat vector."""
+    n_in, n_out = sizes[layer], sizes[layer + 1]
+    return flat[offsets[layer, 0] : offsets[layer, 0] + n_in * n_out].reshape(n_in, n_out)
+
+
+@internal
+def biases_of(flat, sizes, offsets, layer):
+    """b_{layer+1} (n_out,), a view of a flat vector; empty where the network has none."""
+    if offsets[layer, 1] < 0:
+        return flat[:0]
+    return flat[offsets[layer, 1] : offsets[layer, 1] + sizes[layer + 1]]
+
+
+@internal
+def where(x):
+    """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
+    return np.int64(x.ctypes.data)
+
+
+@internal
+def address_or_none(x, row):
+    """Where x[row] lies; 0 for an empty x."""
+    return where(x) + row * x.itemsize if x.size else 0
+
+
+# Input ----------------------------------------------------------------------------------------------------------------
+
+
+@internal
+def find_samples(sources, address, sample_step, order, start, t, n):
+    """The address of every sample of a tile; that of the last one up to n."""
     for i in range(t):
-        sample = order[start + i] if order.size else start + i
-        at = address + sample * sample_step
+        sources[i] = address + sample_step * (order[start + i] if order.size else start + i)
+    for i in range(t, n):
+        sources[i] = sources[t - 1]
+
+
+@internal
+def pack_rows(out, sources, row_step, n):
+    """out[k, i] = x[k, sample i]: a row per input, for any strides (bytes)."""
+    rows, item = out.shape[0], out.itemsize
+    like, base, step = out[0, 0], where(out), out.shape[1] * item
+    lanes = lane_bytes(like) // item
+    if row_step == item and rows >= lanes:
+        for i in range(0, n, lanes):
+            for first in range(0, rows, lanes):  # the last block overlaps the one before
+                k = min(first, rows - lanes)
+                at = base + k * step + i * item
+                _transpose_lanes(like, where(sources[i:]), k * item, at, step)
+    elif row_step == item and rows >= _SQUARE:
+        for i in range(0, n, _SQUARE):
+            for first in range(0, rows, _SQUARE):
+                k = min(first, rows - _SQUARE)
+                at = base + k * step + i * item
+                _transpose_square(like, where(sources[i:]), k * item, at, step)
+    else:
+        for k in range(rows):
+            for i in range(n):
+                out[k, i] = load(like, sources[i] + k * row_step)
+
+
+@internal
+def pack_samples(out, sources, row_step, t):
+    """out[i, k] = x[k, sample i]: a sample per row."""
+    for i in range(t):
         row = out[i]
         if row_step == row.itemsize:
-            copy_bytes(row.ctypes.data, at, row.size * row.itemsize)
+            copy_bytes(where(row), sources[i], row.size * row.itemsize)
         else:
             for k in range(row.size):
-                row[k] = load(row[0], at + k * row_step)
-
-
-# Forward -------------------------------------------------------------------------------------------------------------
+                row[k] = load(row[0], sources[i] + k * row_step)
 
 
 @internal
-def short_products(W, X, Z, t):
-    """Z = Wᵀ X for a few inputs, row by row: Z (n_out, t), X (n_in, t); BLAS does badly there."""
-    for j in range(Z.shape[0]):
-        z = Z[j, :t]
-        w, x = W[0, j], X[0, :t]
-        for i in range(z.size):
-            z[i] = w * x[i]
-        for k in range(1, X.shape[0]):
-            w, x = W[k, j], X[k, :t]
-            for i in range(z.size):
-                z[i] += w * x[i]
+def reach_X(plan, arrays, x, order, start, t):
+    """(address, whether BLAS finds a sample in each of its columns, step) of a tile of X; packed first where it must
+    be."""
+    sizes, buffers, T, step = plan[2], plan[4], plan[5], plan[6]
+    workspace, _, sources = arrays
+    address, row_step, sample_step, how = x
+    n1, item = sizes[0], workspace.itemsize
+    if how == SAMPLES_IN_PLACE:
+        return address + start * sample_step, True, sample_step // item
+    if how == ROWS_IN_PLACE:
+        return address + start * sample_step, False, row_step // item
+    n = samples_of(workspace[0], t)
+    find_samples(sources, address, sample_step, order, start, t, n)
+    if how == SAMPLES_PACKED:
+        packed = workspace[buffers[-1] : buffers[-1] + n1 * T].reshape(T, n1)
+        pack_samples(packed, sources, row_step, t)
+        return where(packed), True, n1
+    packed = matrix(workspace, buffers[-1], n1, step)
+    pack_rows(packed, sources, row_step, n)
+    return where(packed), False, step
+
+
+# Products: by blocks over registers, or by BLAS. An operand x is (address, whether BLAS finds a sample in each of its
+# columns, step), as `reach_X` gives it.
 
 
 @internal
-def activate(tag, A, b, t):
-    """A = f(A + b) in place."""
-    for j in range(A.shape[0]):
-        a, bias = A[j, :t], b[j] if b.size else _zero(A[j, 0])
-        for i in range(a.size):
-            a[i] = _f(tag, a[i] + bias)
-
-
-@internal
-def activate_and_sum(tag, A, b, w, z, t):
-    """A = f(A + b) in place and z = wᵀ A, the logit of a single output, in the same sweep."""
-    logit = z[:t]
-    for i in range(logit.size):
-        logit[i] = _zero(logit[i])
-    for j in range(A.shape[0]):
-        a, weight, bias = A[j, :t], w[j], b[j] if b.size else _zero(A[j, 0])
-        for i in range(a.size):
-            activation = _f(tag, a[i] + bias)
-            a[i] = activation
-            logit[i] += weight * activation
-
-
-# Output --------------------------------------------------------------------------------------------------------------
-
-
-@internal
-def output(code, Z, t):
-    """A_L in place of Z_L: the output activation of a loss."""
-    if code == CATEGORICAL:
-        for i in range(t):
-            largest = Z[0, i]
-            for k in range(1, Z.shape[0]):
-                largest = max(largest, Z[k, i])
-            total = _zero(largest)
-            for k in range(Z.shape[0]):
-                two_n, em1 = _exp_parts(Z[k, i] - largest)
-                Z[k, i] = two_n * em1 + two_n
-                total += Z[k, i]
-            for k in range(Z.shape[0]):
-                Z[k, i] /= total
-        return
-    for k in range(Z.shape[0]):
-        z = Z[k, :t]
-        if code in (BINARY, SUM_SQUARED):
-            for i in range(z.size):
-                two_n, em1 = _exp_parts(-z[i])
-                z[i] = _one(z[i]) / (_one(z[i]) + (two_n * em1 + two_n))
-        elif code == POISSON:
-            for i in range(z.size):
-                two_n, em1 = _exp_parts(_held(z[i]))
-                z[i] = two_n * em1 + two_n
-
-
-@internal
-def binary_losses(z, y, j):
-    """j += max(z, 0) - y z + log(1 + exp(-|z|)), a row of outputs."""
-    for i in range(z.size):
-        positive = z[i] if z[i] > _zero(z[i]) else _zero(z[i])
-        two_n, em1 = _exp_parts(z[i] - positive - positive)  # -|z|
-        j[i] += positive - y[i] * z[i] + _log1p_unit(two_n * em1 + two_n)
-
-
-@internal
-def per_sample(code, Z, Y, j, t):
-    """j (t,) in float64 from the logits; `losses.LOSSES`' per_sample, a column per sample."""
-    for i in range(t):
-        j[i] = 0.0
-    rows = Z.shape[0]
-    if code == CATEGORICAL:
-        for i in range(t):
-            largest = np.float64(Z[0, i])
-            for k in range(1, rows):
-                largest = max(largest, np.float64(Z[k, i]))
-            total, right = 0.0, 0.0
-            for k in range(rows):
-                shifted = np.float64(Z[k, i]) - largest
-                two_n, em1 = _exp_parts(shifted)
-                total += two_n * em1 + two_n
-                if Y[k, i] > 0:
-                    right += Y[k, i] * shifted
-            j[i] = np.log(total) - right
-        return
-    for k in range(rows):
-        z, y = Z[k, :t], Y[k, :t]
-        if code == BINARY:
-            binary_losses(z, y, j[:t])
-        elif code == SQUARED:
-            for i in range(t):
-                residual = np.float64(z[i]) - np.float64(y[i])
-                j[i] += 0.5 * residual * residual
-        elif code == SUM_SQUARED:
-            for i in range(t):
-                two_n, em1 = _exp_parts(-np.float64(z[i]))
-                residual = 1.0 / (1.0 + (two_n * em1 + two_n)) - np.float64(y[i])
-                j[i] += 0.5 * residual * residual
-        else:
-            for i in range(t):
-                two_n, em1 = _exp_parts(_held(z[i]))
-                target = np.float64(y[i])
-                y_log_y = target * np.log(target) if target > 0 else 0.0
-                j[i] += y_log_y - target * np.float64(z[i]) - target + np.float64(two_n * em1 + two_n)
-
-
-@internal
-def output_error(code, A, Y, w, t):
-    """dZ_L in place of A_L: A - Y (⊙ A (1 - A) for the sum of squared errors), times the samples' weights if any."""
-    for k in range(A.shape[0]):
-        a, y = A[k, :t], Y[k, :t]
-        if code == SUM_SQUARED:
-            for i in range(a.size):
-                a[i] = (a[i] - y[i]) * a[i] * (_one(a[i]) - a[i])
-        else:
-            for i in range(a.size):
-                a[i] -= y[i]
-        if w.size:
-            for i in range(a.size):
-                a[i] *= w[i]
-
-
-# Backward ------------------------------------------------------------------------------------------------------------
-
-
-@summing
-def back_through_one_output(tag, A, w, dz, dW, db, t):
-    """The last hidden layer of a network with one output, in one sweep over A.
-
-    dW += A dzᵀ, A ← w dz ⊙ f'(A) (that is dZ), db += Σ dZ: reads and writes an element of A once; 7 flops.
-    """
-    error = dz[:t]
-    for j in range(A.shape[0]):
-        a, weight = A[j, :t], w[j]
-        sum_dW, sum_db = _zero(weight), _zero(weight)
-        for i in range(a.size):
-            sum_dW += a[i] * error[i]
-            d = weight * error[i] * _derivative(tag, a[i])
-            sum_db += d
-            a[i] = d
-        dW[j] += sum_dW
-        if db.size:
-            db[j] += sum_db
-
-
-@summing
-def back_through_products(tag, A, D, db, t):
-    """A ← D ⊙ f'(A) with D = W dZ, and db += Σ of it."""
-    for j in range(A.shape[0]):
-        a, d = A[j, :t], D[j, :t]
-        total = _zero(A[j, 0])
-        for i in range(a.size):
-            error = d[i] * _derivative(tag, a[i])
-            total += error
-            a[i] = error
-        if db.size:
-            db[j] += total
-
-
-@summing
-def add_row_sums(D, sums, t):
-    """sums += Σ over samples of each row of D."""
-    for j in range(D.shape[0]):
-        d, total = D[j, :t], _zero(D[j, 0])
-        for i in range(d.size):
-            total += d[i]
-        sums[j] += total
-
-
-@summing
-def short_outer_products(X, dZ, dW, t):
-    """dW += X dZᵀ for a few inputs."""
-    for j in range(dZ.shape[0]):
-        d = dZ[j, :t]
-        for k in range(X.shape[0]):
-            x, total = X[k, :t], _zero(dZ[j, 0])
-            for i in range(d.size):
-                total += x[i] * d[i]
-            dW[k, j] += total
-
-
-# Products by BLAS. Rows of a tile are T numbers apart; an operand x is (address, whether BLAS finds a sample in each of
-# its columns, step), as `passes.reach_X` gives it.
-
-
-@internal
-def layer_products(routine, W, x, Z, t):
-    """Z = Wᵀ X: Z (n_out, t)."""
-    (n_in, n_out), T = W.shape, Z.shape[1]
+def layer_products(routine, W, x, Z, t, n):
+    """Z = Wᵀ X by BLAS: Z (n_out, t), and 0 up to n."""
+    n_in, n_out = W.shape
     address, transposed, step = x
-    one, zero = _one(W[0, 0]), _zero(W[0, 0])
-    gemm(routine, transposed, True, t, n_out, n_in, one, address, step, W.ctypes.data, n_out, zero, Z.ctypes.data, T)
+    gemm(
+        routine, transposed, True, t, n_out, n_in, one(W[0, 0]), address, step, where(W), n_out, zero(W[0, 0]),
+        where(Z), Z.shape[1],
+    )  # fmt: skip
+    for j in range(n_out):
+        for i in range(t, n):
+            Z[j, i] = 0
 
 
 @internal
 def weight_products(routine, x, dZ, dW, t):
-    """dW += X dZᵀ."""
-    (n_in, n_out), T = dW.shape, dZ.shape[1]
+    """dW += X dZᵀ by BLAS."""
+    n_in, n_out = dW.shape
     address, transposed, step = x
-    one = _one(dW[0, 0])
-    gemm(routine, True, transposed, n_out, n_in, t, one, dZ.ctypes.data, T, address, step, one, dW.ctypes.data, n_out)
+    gemm(
+        routine, True, transposed, n_out, n_in, t, one(dW[0, 0]), where(dZ), dZ.shape[1], address, step,
+        one(dW[0, 0]), where(dW), n_out,
+    )  # fmt: skip
 
 
 @internal
-def error_products(routine, W, dZ, D, t):
-    """D = W dZ."""
-    (n_in, n_out), T = W.shape, dZ.shape[1]
-    one, zero = _one(W[0, 0]), _zero(W[0, 0])
-    gemm(routine, False, False, t, n_in, n_out, one, dZ.ctypes.data, T, W.ctypes.data, n_out, zero, D.ctypes.data, T)
+def error_products(routine, W, dZ, D, n):
+    """D = W dZ by BLAS."""
+    n_in, n_out = W.shape
+    gemm(
+        routine, False, False, n, n_in, n_out, one(W[0, 0]), where(dZ), dZ.shape[1], where(W), n_out,
+        zero(W[0, 0]), where(D), D.shape[1],
+    )  # fmt: skip
+
+
+# Forward and backward -------------------------------------------------------------------------------------------------
+
+
+@internal
+def forward_layer(plan, flat, workspace, layer, x, t, n):
+    """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
+    (forward, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    W, b = weights_of(flat, sizes, offsets, layer), biases_of(flat, sizes, offsets, layer)
+    (n_in, n_out), item = W.shape, workspace.itemsize
+    Z, row, width = matrix(workspace, buffers[layer], n_out, step), step * item, n * item
+    last = sizes.size - 2
+    sums_output = layer == last - 1 and sizes[-1] == 1
+    z = matrix(workspace, buffers[last], sizes[-1], step)
+    w = weights_of(flat, sizes, offsets, last)[:, 0] if sums_output else flat[:0]
+    if sums_output:
+        for i in range(n):
+            z[0, i] = 0
+    if not blocked[layer]:
+        layer_products(routine, W, x, Z, t, n)
+    rows = _BLOCK if blocked[layer] else n_out
+    for first in range(0, n_out, rows):
+        count, at = min(rows, n_out - first), where(Z) + first * row
+        if blocked[layer]:
+            start = where(W) + first * item
+            multiply(W[0, 0], start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width)
+        if layer < last:
+            biases, weights = address_or_none(b, first), address_or_none(w, first)
+            call(forward, (at, row, count, width, biases, weights, where(z)))
+
+
+@internal
+def forward_tile(plan, flat, arrays, x, order, start, t):
+    """Z_1 ... A_{L-1} and the logits Z_L into the workspace; how X was reached."""
+    _, _, sizes, offsets, buffers, _, step, _, _ = plan
+    workspace = arrays[0]
+    last = sizes.size - 2
+    n = samples_of(workspace[0], t)
+    reached = reach_X(plan, arrays, x, order, start, t)
+    for layer in range(last + 1):
+        if layer == 0:
+            forward_layer(plan, flat, workspace, 0, reached, t, n)
+        elif layer < last or sizes[-1] > 1:
+            A = matrix(workspace, buffers[layer - 1], sizes[layer], step)
+            forward_layer(plan, flat, workspace, layer, (where(A), False, step), n, n)
+    b = biases_of(flat, sizes, offsets, last)
+    Z = matrix(workspace, buffers[last], sizes[-1], step)
+    for k in range(b.size):
+        z = Z[k, :n]
+        for i in range(z.size):
+            z[i] += b[k]
+    return reached
+
+
+@internal
+def add_weight_gradient(plan, gradient, layer, x, dZ, first, count, t, n):
+    """dW += A_{l-1} dZᵀ for `count` rows of dZ from `first` on; all at once by BLAS, with the last of them."""
+    _, _, sizes, offsets, _, _, _, routine, blocked = plan
+    dW = weights_of(gradient, sizes, offsets, layer)
+    (n_in, n_out), item = dW.shape, dW.itemsize
+    if blocked[layer]:
+        row = dZ.shape[1] * item
+        d, g = where(dZ) + first * row, where(dW) + first * item
+        add_products(dW[0, 0], x[0], x[2] * item, n_in, d, row, count, g, n_out * item, n * item)
+    elif first + count == n_out:
+        weight_products(routine, x, dZ, dW, t)
+
+
+@internal
+def backward_layer(plan, flat, gradient, workspace, layer, x, t, n):
+    """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
+    (_, backward), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    item, units = workspace.itemsize, sizes[layer + 1]
+    row, width = step * item, n * item
+    A = matrix(workspace, buffers[layer], units, step)
+    above = matrix(workspace, buffers[layer + 1], sizes[layer + 2], step)
+    W, dW = weights_of(flat, sizes, offsets, layer + 1), weights_of(gradient, sizes, offsets, layer + 1)
+    db = biases_of(gradient, sizes, offsets, layer)
+    one_output = layer == sizes.size - 3 and sizes[-1] == 1
+    D = matrix(workspace, buffers[-2], 0 if one_output else units, step)
+    if not one_output and not blocked[layer + 1]:
+        error_products(routine, W, above, D, n)
+    rows = _BLOCK if blocked[layer] or blocked[layer + 1] else units
+    for first in range(0, units, rows):
+        count, at = min(rows, units - first), first * row
+        sums, d, w, dw = address_or_none(db, first), 0, 0, 0
+        if one_output:
+            w, dw = address_or_none(W[:, 0], first), address_or_none(dW[:, 0], first)
+        else:
+            d = where(D) + at
+            if blocked[layer + 1]:
+                n_out = W.shape[1]
+                start = where(W) + first * n_out * item
+                multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width)
+        call(backward, (where(A) + at, d, row, count, width, w, where(above), dw, sums))
+        add_weight_gradient(plan, gradient, layer, x, A, first, count, t, n)
+
+
+@internal
+def backward_tile(plan, flat, gradient, workspace, reached, t):
+    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace."""
+    _, _, sizes, offsets, buffers, _, step, _, _ = plan
+    last = sizes.size - 2
+    n = samples_of(workspace[0], t)
+    dZ = matrix(workspace, buffers[last], sizes[-1], step)
+    add_row_sums(dZ, biases_of(gradient, sizes, offsets, last), n)
+    for layer in range(last, -1, -1):
+        x = reached
+        if layer > 0:
+            A = matrix(workspace, buffers[layer - 1], sizes[layer], step)
+            x = (where(A), False, step)
+        if layer < last:
+            backward_layer(plan, flat, gradient, workspace, layer, x, t, n)
+        elif last == 0 or sizes[-1] > 1:
+            add_weight_gradient(plan, gradient, last, x, dZ, 0, sizes[-1], t, n)
+
+
+@summing
+def add_row_sums(D, sums, n):
+    """sums += Σ over samples of each row of D, if there are any."""
+    for j in range(sums.size):
+        d, total = D[j, :n], zero(D[j, 0])
+        for i in range(d.size):
+            total += d[i]
+        sums[j] += total
