@@ -26,7 +26,7 @@ from fusedmlp.optimizers import SGD, Adam, OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
 # Up to so many inputs of a layer its products are blocked over registers; BLAS does the others.
-_FEW_INPUTS = 256
+_FEW_INPUTS = 1024
 # Waking a worker takes up to 100 µs: a run shorter than this stays on one core.
 _WORTH_A_WORKER_NS = 250_000
 # A slot is worth its own sums, and a meeting of the workers, from about here.
@@ -34,7 +34,7 @@ _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
 _SLOT_SHARE = 16
-_SMALLEST_TILE, _LARGEST_TILE, _TILE_STEP = 128, 512, 64
+_SMALLEST_TILE, _LARGEST_TILE, _TILE_STEP = 256, 512, 64
 _LINE_BYTES = 64
 _SLOT_BYTES = 32 * 2**20
 _NONE = np.empty(0, np.int64)
@@ -271,17 +271,19 @@ def _offsets(architecture: Architecture) -> np.ndarray:
 def _lay_out_workspace(architecture: Architecture) -> tuple[int, int, np.ndarray, int]:
     """(samples of a tile, numbers from row to row, where each buffer starts, numbers in all).
 
-    Buffers: Z_1 ... Z_L, then Y, weights, W dZ, and packed X. A tile fits a core's second-level cache; that of a wide
+    Buffers: Z_1 ... Z_L, then Y, weights, scratch of products, W dZ, and packed X. A tile fits a core's second-level cache; that of a wide
     network takes more, because products slow down on fewer samples. Rows are a cache line longer than the tile: at a
     distance of a power of two they would share few lines of the first-level cache.
     """
+    from fusedmlp.backends.numba_cpu import products
+
     n1, *layers = architecture.layer_sizes
     widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
-    rows = [*layers, architecture.n_outputs, 1, widest, n1]
-    resident = sum(rows) * architecture.itemsize
+    resident = (sum(layers) + architecture.n_outputs + 1 + widest + n1) * architecture.itemsize
     T = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // _TILE_STEP * _TILE_STEP))
     step = T + _LINE_BYTES // architecture.itemsize
-    starts = np.concatenate([[0], np.cumsum(rows)]) * step
+    scratch = -(-products.SCRATCH_BYTES // architecture.itemsize // step)
+    starts = np.concatenate([[0], np.cumsum([*layers, architecture.n_outputs, 1, scratch, widest, n1])]) * step
     return T, step, starts[:-1].astype(np.int64), int(starts[-1])
 
 

@@ -17,11 +17,20 @@ from fusedmlp.backends.numba_cpu.compilation import OPTIONS, compiled, internal,
 from fusedmlp.backends.numba_cpu.mathematics import one
 from fusedmlp.backends.numba_cpu.outputs import output, output_error, per_sample
 from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, yield_processor
-from fusedmlp.backends.numba_cpu.tiles import backward_tile, forward_tile, matrix, samples_of, weights_of
+from fusedmlp.backends.numba_cpu.tiles import (
+    backward_tile,
+    clear_gradient,
+    forward_tile,
+    matrix,
+    samples_of,
+    weights_of,
+)
 
 NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
 _SPINS_BEFORE_YIELD = 2000
 _PIECE = 128
+# Parameters whose sums, decay and step are done together, while they are in the first-level cache: 8 KiB in float32.
+_CHUNK = 2048
 
 
 def _number(like, value):
@@ -60,10 +69,9 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     workspace, j = arrays[0], arrays[1]
     x, y, weights, order = data
     if want_gradient:
-        for i in range(gradient.size):
-            gradient[i] = 0
+        clear_gradient(plan, gradient)
     nL, loss, total_weight = sizes[-1], 0.0, 0.0
-    Y = matrix(workspace, buffers[-4], nL, step)
+    Y = matrix(workspace, buffers[-5], nL, step)
     Z = matrix(workspace, buffers[sizes.size - 2], nL, step)
     for first in range(start, stop, T):
         t = min(T, stop - first)
@@ -71,7 +79,7 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
         copy_targets(Y, y, order, first, t, n)
         w = weights[:0]
         if weights.size:
-            w = workspace[buffers[-3] : buffers[-3] + t]
+            w = workspace[buffers[-4] : buffers[-4] + t]
             for i in range(t):
                 w[i] = weights[order[first + i] if order.size else first + i]
         reached = forward_tile(plan, flat, arrays, x, order, first, t)
@@ -83,7 +91,7 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
         if want_gradient:
             output(code, Z, n)
             output_error(code, Z, Y, w, t, n)
-            backward_tile(plan, flat, gradient, workspace, reached, t)
+            backward_tile(plan, flat, gradient, arrays, reached, t, first > start)
     return loss, total_weight
 
 
@@ -209,17 +217,17 @@ def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slo
     blocks = (flat.size + _PIECE - 1) // _PIECE
     start = min(flat.size, blocks * me // workers * _PIECE)
     stop = min(flat.size, blocks * (me + 1) // workers * _PIECE)
-    if start == stop:
-        return
-    add_slots(slot_gradients, slots, result, start, stop, scale)
-    if alpha > 0:
-        add_decay(flat, result, sizes, offsets, start, stop, alpha / size)
     kind, rate, beta_1, beta_2, epsilon = optimizer
     if kind == ADAM_STEP:
         rate *= np.sqrt(1 - beta_2**steps) / (1 - beta_1**steps)
-    if kind != NO_STEP:
-        m, v = moments[0][start:stop], moments[1][start:stop]
-        step(kind, flat[start:stop], result[start:stop], m, v, rate, beta_1, beta_2, epsilon)
+    for first in range(start, stop, _CHUNK):
+        last = min(stop, first + _CHUNK)
+        add_slots(slot_gradients, slots, result, first, last, scale)
+        if alpha > 0:
+            add_decay(flat, result, sizes, offsets, first, last, alpha / size)
+        if kind != NO_STEP:
+            m, v = moments[0][first:last], moments[1][first:last]
+            step(kind, flat[first:last], result[first:last], m, v, rate, beta_1, beta_2, epsilon)
 
 
 @compiled

@@ -9,6 +9,8 @@ depth of the product, straight from where W and the tile lie: R·V multiply-adds
 
 from __future__ import annotations
 
+from itertools import chain
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -24,6 +26,8 @@ from fusedmlp.backends.numba_cpu.simd import (
     lane_bytes,
     registers,
     spread,
+    store,
+    transposition,
 )
 
 _INT64 = ir.IntType(64)
@@ -49,23 +53,36 @@ def _zeros(builder, vector, rows, columns):
     return sums
 
 
+def _prefetch(builder, pointer):
+    """LLVM: the cache line at `pointer` will be written to."""
+    kind, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    builder.call(prefetch, [pointer, *(ir.Constant(flag, number) for number in (1, 3, 1))])
+
+
 def _add_product(builder, total, a, b):
     builder.store(builder.fadd(builder.load(total), builder.fmul(a, b)), total)
 
 
 def block_of_products(rows, columns):
-    """An intrinsic: C[r, i] = Σ_k W(r, k) B[k, i] for `rows` rows and `columns` registers of i."""
+    """An intrinsic: C[r, i] = Σ_k W(r, k) B[k, i] for `rows` rows and `columns` registers of i; += where `add`."""
 
     @intrinsic
-    def block(typing_context, like, W, w_row, w_column, B, b_row, C, c_row, depth):
+    def block(typing_context, like, W, w_row, w_column, B, b_row, C, c_row, depth, add):
         """W, B, C are addresses; rows of B and C, b_row and c_row bytes apart, have their numbers side by side; the
         next r and k of W are w_row and w_column bytes away."""
 
         def codegen(context, builder, signature, arguments):
-            _, W, w_row, w_column, B, b_row, C, c_row, depth = arguments
+            _, W, w_row, w_column, B, b_row, C, c_row, depth, add = arguments
             vector, align = _vector(Lanes(like)), _BYTES[like]
             at = [ir.Constant(_INT64, v * registers().bytes) for v in range(columns)]
+            c_rows = [builder.add(C, builder.mul(c_row, ir.Constant(_INT64, r))) for r in range(rows)]
+            places = [[_pointer(builder, c, offset, vector) for offset in at] for c in c_rows]
             sums = _zeros(builder, vector, rows, columns)
+            with builder.if_then(add):
+                for place in chain(*places):  # needed last: its way from memory is covered by the products
+                    _prefetch(builder, builder.bitcast(place, ir.IntType(8).as_pointer()))
             w_offsets = [builder.mul(w_row, ir.Constant(_INT64, r)) for r in range(rows)]
             with cgutils.for_range(builder, depth, intp=_INT64) as loop:
                 w, b = builder.add(W, builder.mul(loop.index, w_column)), builder.add(B, builder.mul(loop.index, b_row))
@@ -75,28 +92,31 @@ def block_of_products(rows, columns):
                     weight = spread(builder, number, vector)
                     for v in range(columns):
                         _add_product(builder, sums[r][v], weight, samples[v])
-            for r in range(rows):
-                c = builder.add(C, builder.mul(c_row, ir.Constant(_INT64, r)))
-                for v in range(columns):
-                    builder.store(builder.load(sums[r][v]), _pointer(builder, c, at[v], vector), align=align)
+            with builder.if_then(add):
+                for place, total in zip(chain(*places), chain(*sums), strict=True):
+                    builder.store(builder.fadd(builder.load(total), builder.load(place, align=align)), total)
+            for place, total in zip(chain(*places), chain(*sums), strict=True):
+                builder.store(builder.load(total), place, align=align)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.int64] * 8), codegen
+        return types.void(like, *[types.int64] * 8, types.boolean), codegen
 
     return block
 
 
 def block_of_sums(rows, columns):
-    """An intrinsic: G[r, s] += Σ_i X[r, i] D[s, i] for `rows` rows of X and `columns` rows of D."""
+    """An intrinsic: G[r, s] = Σ_i X[r, i] D[s, i] for `rows` rows of X and `columns` rows of D; += where `add`."""
 
     @intrinsic
-    def block(typing_context, like, X, x_row, D, d_row, G, g_row, width):
+    def block(typing_context, like, X, x_row, D, d_row, G, g_row, width, add):
         """X, D, G are addresses; rows have their numbers side by side and lie x_row, d_row, g_row bytes apart; those of
         X and D are `width` bytes long, whole registers."""
 
         def codegen(context, builder, signature, arguments):
-            _, X, x_row, D, d_row, G, g_row, width = arguments
+            _, X, x_row, D, d_row, G, g_row, width, add = arguments
             vector, align = _vector(Lanes(like)), _BYTES[like]
+            for r in range(rows):  # they are needed last: their way from memory is covered by the sums
+                _prefetch(builder, _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), ir.IntType(8)))
             sums = _zeros(builder, vector, rows, columns)
             x_offsets = [builder.mul(x_row, ir.Constant(_INT64, r)) for r in range(rows)]
             d_offsets = [builder.mul(d_row, ir.Constant(_INT64, s)) for s in range(columns)]
@@ -113,10 +133,13 @@ def block_of_sums(rows, columns):
                 row = _indices([r * columns + s for s in range(columns)])
                 part = builder.shuffle_vector(totals, totals, row)
                 pointer = _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), part.type)
-                builder.store(builder.fadd(builder.load(pointer, align=align), part), pointer, align=align)
+                before = builder.select(
+                    add, builder.load(pointer, align=align), ir.Constant(part.type, [0.0] * columns)
+                )
+                builder.store(builder.fadd(before, part), pointer, align=align)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.int64] * 7), codegen
+        return types.void(like, *[types.int64] * 7, types.boolean), codegen
 
     return block
 
@@ -163,18 +186,26 @@ def _joined(builder, vectors, order):
     return builder.shuffle_vector(vectors[0], vectors[0], _indices([place[k] for k in range(len(place))]))
 
 
+_INPUTS_A_SAMPLE = 8
+"""Sums of lanes cost as much as so many inputs' share of transposing a sample's errors."""
+SCRATCH_BYTES = 20 * 1024
+"""Of the operand that a loop goes through again and again: it leaves room in a first-level cache of 32 KiB."""
+_PIECE_DEPTH = 64
+"""Of the piece of B in `multiply_deep`: at most 16 KiB, and a page of W a row of it."""
 _WIDE = wide()
 _four_wide, _four_two, _four_one = (block_of_products(ROWS, columns) for columns in (_WIDE, 2, 1))
 _one_wide, _one_one = block_of_products(1, _WIDE), block_of_products(1, 1)
 _four_by_wide, _four_by_one = block_of_sums(ROWS, _WIDE), block_of_sums(ROWS, 1)
 _one_by_wide, _one_by_one = block_of_sums(1, _WIDE), block_of_sums(1, 1)
+_transpose_lanes = transposition(None)
 
 
 @internal
-def multiply(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
-    """C[r, i] = Σ_k W(r, k) B[k, i]: `rows` rows, `depth` numbers deep, `width` bytes of samples (whole registers).
+def multiply(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width, add):
+    """C[r, i] = Σ_k W(r, k) B[k, i], += where `add`: `rows` rows, `depth` numbers deep, `width` bytes of samples.
 
-    W, B and C are addresses, steps are bytes, as `block_of_products` has them. `like` gives the type of the numbers.
+    W, B and C are addresses, steps are bytes, as `block_of_products` has them; `width` is whole registers. `like` gives
+    the type of the numbers.
     """
     size = lane_bytes(like)
     four = rows - rows % ROWS
@@ -182,38 +213,89 @@ def multiply(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
         w, c = W + r * w_row, C + r * c_row
         i = 0
         while i + _WIDE * size <= width:
-            _four_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth)
+            _four_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
             i += _WIDE * size
-        if i + 2 * size <= width:
-            _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth)
+        while i + 2 * size <= width:
+            _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
             i += 2 * size
         if i < width:
-            _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth)
+            _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
     for r in range(four, rows):
         w, c = W + r * w_row, C + r * c_row
         i = 0
         while i + _WIDE * size <= width:
-            _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth)
+            _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
             i += _WIDE * size
         while i < width:
-            _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth)
+            _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
             i += size
 
 
 @internal
-def add_products(like, X, x_row, n_in, D, d_row, n_out, G, g_row, width):
-    """G[k, j] += Σ_i X[k, i] D[j, i]: n_in x n_out sums over `width` bytes of samples (whole registers)."""
-    itemsize = item_bytes(like)
+def multiply_deep(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
+    """`multiply` for deep products: a piece of B stays in the first-level cache while all rows of W pass it."""
+    strip = _WIDE * lane_bytes(like)
+    for i in range(0, width, strip):
+        for k in range(0, depth, _PIECE_DEPTH):
+            w, b, count = W + k * w_column, B + k * b_row + i, min(_PIECE_DEPTH, depth - k)
+            multiply(like, w, w_row, w_column, rows, b, b_row, C + i, c_row, count, min(strip, width - i), k > 0)
+
+
+@internal
+def multiply_samples(like, X, x_row, n_in, D, d_row, n_out, G, g_row, t, scratch, add):
+    """G[k, j] = Σ_i X[k, i] D[j, i], += where `add`: n_in x n_out sums over t samples.
+
+    X, D and G are addresses, steps are bytes; rows of X and D have their samples side by side, zeros in D up to the end
+    of a register. `scratch` : addresses of 64 int64 and of `SCRATCH_BYTES` to work in.
+
+    D is transposed for the units of whole registers, unless there are too few inputs to make that worth it.
+    """
+    item, size = item_bytes(like), lane_bytes(like)
+    lanes = size // item
+    whole = n_out // lanes * lanes if _INPUTS_A_SAMPLE * n_in >= t else 0
+    for j in range(0, whole, _WIDE * lanes):
+        units = min(_WIDE * lanes, whole - j)
+        pieces = (t * units * item + SCRATCH_BYTES - 1) // SCRATCH_BYTES
+        chunk = (t + pieces * lanes - 1) // (pieces * lanes) * lanes
+        for i in range(0, t, chunk):
+            count = min(chunk, t - i)
+            _transpose_units(like, D + j * d_row + i * item, d_row, units, count, scratch)
+            multiply(
+                like, X + i * item, x_row, item, n_in, scratch[1], units * item, G + j * item, g_row, count,
+                units * item, add or i > 0,
+            )  # fmt: skip
+    width = (t * item + size - 1) // size * size
+    chunk = max(ROWS, SCRATCH_BYTES // width // ROWS * ROWS)
+    for k in range(0, n_in if whole < n_out else 0, chunk):
+        x, g, count = X + k * x_row, G + k * g_row + whole * item, min(chunk, n_in - k)
+        _sum_products(like, x, x_row, count, D + whole * d_row, d_row, n_out - whole, g, g_row, width, add)
+
+
+@internal
+def _transpose_units(like, D, d_row, units, t, scratch):
+    """B[i, j] = D[j, i] for `units` rows of D; B, the second of `scratch`, has them side by side."""
+    item = item_bytes(like)
+    lanes = lane_bytes(like) // item
+    for j in range(0, units, lanes):
+        for q in range(lanes):
+            store(D + (j + q) * d_row, scratch[0] + 8 * q)
+        for i in range(0, t, lanes):
+            _transpose_lanes(like, scratch[0], i * item, scratch[1] + (i * units + j) * item, units * item)
+
+
+@internal
+def _sum_products(like, X, x_row, n_in, D, d_row, n_out, G, g_row, width, add):
+    item = item_bytes(like)
     four, wide_rows = n_in - n_in % ROWS, n_out - n_out % _WIDE
     for j in range(0, wide_rows, _WIDE):
-        d, g = D + j * d_row, G + j * itemsize
+        d, g = D + j * d_row, G + j * item
         for k in range(0, four, ROWS):
-            _four_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width)
+            _four_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
         for k in range(four, n_in):
-            _one_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width)
+            _one_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
     for j in range(wide_rows, n_out):
-        d, g = D + j * d_row, G + j * itemsize
+        d, g = D + j * d_row, G + j * item
         for k in range(0, four, ROWS):
-            _four_by_one(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width)
+            _four_by_one(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
         for k in range(four, n_in):
-            _one_by_one(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width)
+            _one_by_one(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)

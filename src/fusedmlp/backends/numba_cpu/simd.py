@@ -201,8 +201,8 @@ def load_lanes(typing_context, like, address):
 
 @intrinsic
 def store(typing_context, value, address):
-    """A number or `Lanes` to an address."""
-    align = _BYTES[element_of(value)]
+    """A number, an int64 or `Lanes` to an address."""
+    align = 8 if value == types.int64 else _BYTES[element_of(value)]
 
     def codegen(context, builder, signature, arguments):
         builder.store(arguments[0], builder.inttoptr(arguments[1], arguments[0].type.as_pointer()), align=align)

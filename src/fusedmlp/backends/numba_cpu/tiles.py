@@ -15,7 +15,7 @@ import numpy as np
 from fusedmlp.backends.numba_cpu.compilation import internal, summing
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load
-from fusedmlp.backends.numba_cpu.products import add_products, multiply
+from fusedmlp.backends.numba_cpu.products import multiply, multiply_deep, multiply_samples
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
@@ -23,6 +23,10 @@ from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, trans
 SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
 _BLOCK = 8
 """Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
+_FEW_ROWS = 64
+"""Up to so many inputs of a layer, all of them stay in that cache while the rows of a block are multiplied with them."""
+_DEEP = 256
+"""From so many inputs on, it is better to keep a piece of them in that cache than the rows of a block."""
 _SQUARE = 4
 _transpose_lanes, _transpose_square = transposition(None), transposition(_SQUARE)
 
@@ -194,14 +198,18 @@ def forward_layer(plan, flat, workspace, layer, x, t, n):
     if sums_output:
         for i in range(n):
             z[0, i] = 0
+    rows = n_out
     if not blocked[layer]:
         layer_products(routine, W, x, Z, t, n)
-    rows = _BLOCK if blocked[layer] else n_out
+    elif n_in > _DEEP:
+        multiply_deep(W[0, 0], where(W), item, n_out * item, n_out, x[0], x[2] * item, where(Z), row, n_in, width)
+    else:
+        rows = _BLOCK
     for first in range(0, n_out, rows):
         count, at = min(rows, n_out - first), where(Z) + first * row
-        if blocked[layer]:
+        if rows == _BLOCK and blocked[layer] and n_in <= _DEEP:
             start = where(W) + first * item
-            multiply(W[0, 0], start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width)
+            multiply(W[0, 0], start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width, False)
         if layer < last:
             biases, weights = address_or_none(b, first), address_or_none(w, first)
             call(forward, (at, row, count, width, biases, weights, where(z)))
@@ -231,23 +239,40 @@ def forward_tile(plan, flat, arrays, x, order, start, t):
 
 
 @internal
-def add_weight_gradient(plan, gradient, layer, x, dZ, first, count, t, n):
-    """dW += A_{l-1} dZᵀ for `count` rows of dZ from `first` on; all at once by BLAS, with the last of them."""
-    _, _, sizes, offsets, _, _, _, routine, blocked = plan
+def clear_gradient(plan, gradient):
+    """Zeros where the first tile of a slot adds; the sums of blocked products it writes."""
+    _, _, sizes, offsets, _, _, _, _, blocked = plan
+    last = sizes.size - 2
+    for layer in range(last + 1):
+        if not blocked[layer] or (layer == last and layer > 0 and sizes[-1] == 1):
+            dW = weights_of(gradient, sizes, offsets, layer).reshape(-1)
+            for i in range(dW.size):
+                dW[i] = 0
+        db = biases_of(gradient, sizes, offsets, layer)
+        for i in range(db.size):
+            db[i] = 0
+
+
+@internal
+def add_weight_gradient(plan, gradient, arrays, layer, x, dZ, first, count, t, add):
+    """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on; all of them if BLAS does it."""
+    _, _, sizes, offsets, buffers, _, _, routine, blocked = plan
     dW = weights_of(gradient, sizes, offsets, layer)
     (n_in, n_out), item = dW.shape, dW.itemsize
     if blocked[layer]:
         row = dZ.shape[1] * item
         d, g = where(dZ) + first * row, where(dW) + first * item
-        add_products(dW[0, 0], x[0], x[2] * item, n_in, d, row, count, g, n_out * item, n * item)
-    elif first + count == n_out:
+        scratch = where(arrays[2]), where(arrays[0][buffers[-3] :])
+        multiply_samples(dW[0, 0], x[0], x[2] * item, n_in, d, row, count, g, n_out * item, t, scratch, add)
+    else:
         weight_products(routine, x, dZ, dW, t)
 
 
 @internal
-def backward_layer(plan, flat, gradient, workspace, layer, x, t, n):
+def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
     """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
     (_, backward), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    workspace = arrays[0]
     item, units = workspace.itemsize, sizes[layer + 1]
     row, width = step * item, n * item
     A = matrix(workspace, buffers[layer], units, step)
@@ -258,7 +283,8 @@ def backward_layer(plan, flat, gradient, workspace, layer, x, t, n):
     D = matrix(workspace, buffers[-2], 0 if one_output else units, step)
     if not one_output and not blocked[layer + 1]:
         error_products(routine, W, above, D, n)
-    rows = _BLOCK if blocked[layer] or blocked[layer + 1] else units
+    at_once = blocked[layer] and sizes[layer] <= _FEW_ROWS
+    rows = _BLOCK if at_once or (blocked[layer + 1] and not one_output) else units
     for first in range(0, units, rows):
         count, at = min(rows, units - first), first * row
         sums, d, w, dw = address_or_none(db, first), 0, 0, 0
@@ -269,15 +295,22 @@ def backward_layer(plan, flat, gradient, workspace, layer, x, t, n):
             if blocked[layer + 1]:
                 n_out = W.shape[1]
                 start = where(W) + first * n_out * item
-                multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width)
+                multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width, False)
         call(backward, (where(A) + at, d, row, count, width, w, where(above), dw, sums))
-        add_weight_gradient(plan, gradient, layer, x, A, first, count, t, n)
+        if at_once:
+            add_weight_gradient(plan, gradient, arrays, layer, x, A, first, count, t, add)
+    if not at_once:
+        add_weight_gradient(plan, gradient, arrays, layer, x, A, 0, units, t, add)
 
 
 @internal
-def backward_tile(plan, flat, gradient, workspace, reached, t):
-    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace."""
+def backward_tile(plan, flat, gradient, arrays, reached, t, add):
+    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace.
+
+    The sums of blocked products are written anew, unless `add`.
+    """
     _, _, sizes, offsets, buffers, _, step, _, _ = plan
+    workspace = arrays[0]
     last = sizes.size - 2
     n = samples_of(workspace[0], t)
     dZ = matrix(workspace, buffers[last], sizes[-1], step)
@@ -288,9 +321,9 @@ def backward_tile(plan, flat, gradient, workspace, reached, t):
             A = matrix(workspace, buffers[layer - 1], sizes[layer], step)
             x = (where(A), False, step)
         if layer < last:
-            backward_layer(plan, flat, gradient, workspace, layer, x, t, n)
+            backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add)
         elif last == 0 or sizes[-1] > 1:
-            add_weight_gradient(plan, gradient, last, x, dZ, 0, sizes[-1], t, n)
+            add_weight_gradient(plan, gradient, arrays, last, x, dZ, 0, sizes[-1], t, add)
 
 
 @summing
