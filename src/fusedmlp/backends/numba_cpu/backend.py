@@ -14,7 +14,7 @@ import numpy as np
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.libraries import library_versions, numpy_blas
-from fusedmlp.backends.numba_cpu import blas, threads
+from fusedmlp.backends.numba_cpu import blas, gemm, threads
 from fusedmlp.engine import ComposedEngine, Engine
 
 # A task is worth a thread from about here: waking one takes 60 to 100 µs, an element of an activation 0.2 to 0.8 ns.
@@ -22,6 +22,7 @@ _SMALLEST_TASK = 1 << 18
 _SMALLEST_CHECK = 1 << 20  # of elements that are only looked at
 # Up to so many outputs the product W dZ is computed in the same pass as f'(A); beyond, BLAS is faster.
 _FEW_OUTPUTS = 4
+_GEMMS = {"mkl": "MKL", "scipy": "SciPy's"}
 # The bits that are all ones in NaN and infinity.
 _EXPONENT_MASKS: dict[np.dtype, Any] = {
     np.dtype(np.float32): np.int32(0x7F800000),
@@ -55,7 +56,7 @@ class NumbaCpuBackend(Backend):
         return {
             "device": f"CPU ({llvmlite.binding.get_host_cpu_name()})",
             "threads": str(threads.thread_count()),
-            "BLAS": numpy_blas(),
+            "BLAS": f"{numpy_blas()}; in the fused engine, for wide layers: {_GEMMS[gemm.library()]}",
             "versions": library_versions(["numba", "llvmlite", "numpy"]),
         }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ import numpy as np
 
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.numba_cpu import blas, threads
+from fusedmlp.backends.numba_cpu import blas, gemm, threads
 from fusedmlp.engine import Engine
 from fusedmlp.losses import LOSSES
 from fusedmlp.optimizers import SGD, Adam, OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
-# Up to so many inputs of a layer its products are blocked over registers; BLAS does the others.
-_FEW_INPUTS = 1024
+# Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
+_BLOCKED_BYTES = 16 * 1024
 # Waking a worker takes up to 100 µs: a run shorter than this stays on one core.
 _WORTH_A_WORKER_NS = 250_000
 # A slot is worth its own sums, and a meeting of the workers, from about here.
@@ -64,7 +64,10 @@ class FusedEngine(Engine):
         self._yielder = primitives.yield_address()
         self._mean = LOSSES[architecture.loss].reduction == "mean"
         self._T, step, buffers, self._workspace_size = _lay_out_workspace(architecture)
-        self._blocked = np.array([n_in <= _FEW_INPUTS for n_in, _ in architecture.weight_shapes])
+        self._blocked = np.array(
+            [n_in * architecture.itemsize <= _BLOCKED_BYTES for n_in, _ in architecture.weight_shapes]
+        )
+        routine = gemm.gemm(architecture.dtype, gemm.library())
         self._rest_of_plan = (
             outputs.LOSS_CODES[architecture.loss],
             np.array(architecture.layer_sizes, np.int64),
@@ -72,9 +75,12 @@ class FusedEngine(Engine):
             buffers,
             self._T,
             step,
-            primitives.gemm_address(architecture.dtype),
+            routine.address,
             self._blocked,
         )
+        # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.
+        by_scipy = routine.library == "SciPy" and not self._blocked.all()
+        self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in architecture.weight_shapes)
         self._sample_ns = flops / 80 * (architecture.itemsize / 4) + 0.6 * sum(architecture.layer_sizes[1:-1]) + 20
@@ -93,7 +99,7 @@ class FusedEngine(Engine):
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
         smallest = int(_WORTH_A_WORKER_NS / self._sample_ns)
-        with self._announced(), blas.scipy_one_thread:
+        with self._announced(), self._blas:
             x = self._reach(X, _NONE)
             tasks = []
             # Whole tiles to each worker: the same tiles, and bits, whatever the number of workers.
@@ -193,7 +199,7 @@ class FusedEngine(Engine):
         vectors = (flat, flat if result is None else result, moments, slot_gradients, slot_sums)
         counter = np.zeros(1, np.int64)
         wanted = slots if samples * self._sample_ns > _WORTH_A_WORKER_NS else 1
-        with self._announced(), threads.gang(wanted) as workers, blas.scipy_one_thread:
+        with self._announced(), threads.gang(wanted) as workers, self._blas:
             tasks = []
             for me in range(workers):
                 team, arrays = (me, workers, counter, self._yielder), self._worker_arrays(me)
@@ -202,12 +208,12 @@ class FusedEngine(Engine):
             threads.run(tasks)
         return losses
 
+    def _announced(self) -> AbstractContextManager[None]:
+        """Around a first call: say so, where it takes more than a second, that the kernels are being compiled."""
+        return nullcontext() if self._has_run else self._announcing()
+
     @contextmanager
-    def _announced(self) -> Iterator[None]:
-        """Say so, where a first call takes more than a second: the kernels are being compiled."""
-        if self._has_run:
-            yield
-            return
+    def _announcing(self) -> Iterator[None]:
         a = self.architecture
         message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: some 10 seconds, once on a machine"
         timer = threading.Timer(1.0, _log.info, (message,))
@@ -271,9 +277,9 @@ def _offsets(architecture: Architecture) -> np.ndarray:
 def _lay_out_workspace(architecture: Architecture) -> tuple[int, int, np.ndarray, int]:
     """(samples of a tile, numbers from row to row, where each buffer starts, numbers in all).
 
-    Buffers: Z_1 ... Z_L, then Y, weights, scratch of products, W dZ, and packed X. A tile fits a core's second-level cache; that of a wide
-    network takes more, because products slow down on fewer samples. Rows are a cache line longer than the tile: at a
-    distance of a power of two they would share few lines of the first-level cache.
+    Buffers: Z_1 ... Z_L, then Y, weights, scratch of products, W dZ, and packed X. A tile fits a core's second-level
+    cache; that of a wide network takes more, because products slow down on fewer samples. Rows are a cache line longer
+    than the tile: at a distance of a power of two they would share few lines of the first-level cache.
     """
     from fusedmlp.backends.numba_cpu import products
 

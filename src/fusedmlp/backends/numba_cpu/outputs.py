@@ -12,6 +12,8 @@ import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal
 from fusedmlp.backends.numba_cpu.mathematics import exp, held, log1p_unit, one, zero
+from fusedmlp.backends.numba_cpu.primitives import where
+from fusedmlp.backends.numba_cpu.simd import at_least, lane_bytes, load_lanes, splat, store, where_above
 
 BINARY, CATEGORICAL, SQUARED, POISSON, SUM_SQUARED = range(5)
 LOSS_CODES = {
@@ -27,16 +29,7 @@ LOSS_CODES = {
 def output(code, Z, n):
     """A_L in place of Z_L: the output activation of a loss."""
     if code == CATEGORICAL:
-        for i in range(n):
-            largest = Z[0, i]
-            for k in range(1, Z.shape[0]):
-                largest = max(largest, Z[k, i])
-            total = zero(largest)
-            for k in range(Z.shape[0]):
-                Z[k, i] = exp(Z[k, i] - largest)
-                total += Z[k, i]
-            for k in range(Z.shape[0]):
-                Z[k, i] /= total
+        softmax(Z, n)
         return
     for k in range(Z.shape[0]):
         z = Z[k, :n]
@@ -57,23 +50,62 @@ def binary_losses(z, y, j):
 
 
 @internal
-def per_sample(code, Z, Y, j, n):
-    """j (n,) in float64 from the logits; `losses.LOSSES`' per_sample, a column per sample."""
+def largest_logits(like, Z, row, rows):
+    """The largest of `rows` logits of a register of samples, at the address Z."""
+    largest = load_lanes(like, Z)
+    for k in range(1, rows):
+        largest = at_least(load_lanes(like, Z + k * row), largest)
+    return largest
+
+
+@internal
+def softmax(Z, n):
+    """A_L = exp(Z - max) / Σ exp(Z - max) in place of Z_L, a register of samples at a time."""
+    like, rows, item = Z[0, 0], Z.shape[0], Z.itemsize
+    row = Z.shape[1] * item
+    for z in range(where(Z), where(Z) + n * item, lane_bytes(like)):
+        largest, total = largest_logits(like, z, row, rows), splat(zero(like))
+        for k in range(rows):
+            power = exp(load_lanes(like, z + k * row) - largest)
+            total = total + power
+            store(power, z + k * row)
+        for k in range(rows):
+            store(load_lanes(like, z + k * row) / total, z + k * row)
+
+
+@internal
+def categorical_losses(Z, Y, j, n, scratch):
+    """j = log Σ exp(Z - max) - Σ Y (Z - max), a register of samples at a time.
+
+    The largest logit's own term of the sum is 1; the others are summed apart from it, or nothing would be left of a
+    small loss in float32. `scratch` : (2, >= n).
+    """
+    like, rows, item = Z[0, 0], Z.shape[0], Z.itemsize
+    row, nothing, unit = Z.shape[1] * item, splat(zero(like)), splat(one(like))
+    for i in range(0, n * item, lane_bytes(like)):
+        z, y = where(Z) + i, where(Y) + i
+        largest = largest_logits(like, z, row, rows)
+        ties, others, right = nothing - unit, nothing, nothing
+        for k in range(rows):
+            shifted, target = load_lanes(like, z + k * row) - largest, load_lanes(like, y + k * row)
+            below = -shifted
+            ties = ties + where_above(below, zero(like), nothing, unit)
+            others = others + where_above(below, zero(like), exp(shifted), shifted)  # 0, or NaN
+            right = right + where_above(target, zero(like), target * shifted, nothing)
+        store(ties + others, where(scratch) + i)
+        store(right, where(scratch[1]) + i)
+    for i in range(n):
+        j[i] = np.log1p(np.float64(scratch[0, i])) - np.float64(scratch[1, i])
+
+
+@internal
+def per_sample(code, Z, Y, j, n, scratch):
+    """j (n,) in float64 from the logits; `losses.LOSSES`' per_sample, a column per sample. `scratch` : (2, >= n)."""
     for i in range(n):
         j[i] = 0.0
     rows = Z.shape[0]
     if code == CATEGORICAL:
-        for i in range(n):
-            largest = np.float64(Z[0, i])
-            for k in range(1, rows):
-                largest = max(largest, np.float64(Z[k, i]))
-            total, right = 0.0, 0.0
-            for k in range(rows):
-                shifted = np.float64(Z[k, i]) - largest
-                total += exp(shifted)
-                if Y[k, i] > 0:
-                    right += Y[k, i] * shifted
-            j[i] = np.log(total) - right
+        categorical_losses(Z, Y, j, n, scratch)
         return
     for k in range(rows):
         z, y = Z[k, :n], Y[k, :n]

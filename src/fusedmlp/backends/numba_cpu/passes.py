@@ -73,6 +73,7 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     nL, loss, total_weight = sizes[-1], 0.0, 0.0
     Y = matrix(workspace, buffers[-5], nL, step)
     Z = matrix(workspace, buffers[sizes.size - 2], nL, step)
+    scratch = matrix(workspace, buffers[-3], 2, step)
     for first in range(start, stop, T):
         t = min(T, stop - first)
         n = samples_of(workspace[0], t)
@@ -83,7 +84,7 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
             for i in range(t):
                 w[i] = weights[order[first + i] if order.size else first + i]
         reached = forward_tile(plan, flat, arrays, x, order, first, t)
-        per_sample(code, Z, Y, j, n)
+        per_sample(code, Z, Y, j, n, scratch)
         for i in range(t):
             weight = np.float64(w[i]) if w.size else 1.0
             loss += weight * j[i]

@@ -12,14 +12,11 @@ import ctypes
 from functools import cache
 from typing import Any
 
+import numpy as np
 from numba.core import cgutils, types
-from numba.extending import get_cython_function_address, intrinsic
+from numba.extending import intrinsic
 
-
-@cache
-def gemm_address(dtype: str) -> int:
-    """Where SciPy's sgemm (float32) or dgemm (float64) starts, as it is exported to compiled code."""
-    return get_cython_function_address("scipy.linalg.cython_blas", {"float32": "sgemm", "float64": "dgemm"}[dtype])
+from fusedmlp.backends.numba_cpu.compilation import internal
 
 
 @cache
@@ -72,6 +69,12 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@internal
+def where(x):
+    """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
+    return np.int64(x.ctypes.data)
 
 
 @intrinsic

@@ -131,7 +131,7 @@ def _choice(comparison, pick):
 
     @intrinsic
     def choose(typing_context, x, bound):
-        if bound != element_of(x):
+        if bound not in (x, element_of(x)):
             raise TypingError(f"expected a number or Lanes, and a bound of the same precision; got {x}, {bound}")
 
         def codegen(context, builder, signature, arguments):
@@ -150,6 +150,17 @@ at_most = _choice(">=", lambda x, bound: (bound, x))
 """min(x, bound); NaN stays."""
 above = _choice(">", lambda x, bound: (ir.Constant(x.type, _all(x.type, 1.0)), ir.Constant(x.type, _all(x.type, 0.0))))
 """1 where x > bound, else 0."""
+
+
+@intrinsic
+def where_above(typing_context, x, bound, yes, no):
+    """`yes` where x > bound, else `no`: all `Lanes`, but the bound."""
+
+    def codegen(context, builder, signature, arguments):
+        limit = as_type(builder, arguments[1], bound, x)
+        return builder.select(builder.fcmp_ordered(">", arguments[0], limit), *arguments[2:])
+
+    return x(x, bound, yes, no), codegen
 
 
 def _all(vector, value):

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -90,21 +90,23 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return [first, *(future.result() for _, future in others)]
 
 
-@contextmanager
-def gang(wanted: int) -> Iterator[int]:
+def gang(wanted: int) -> AbstractContextManager[int]:
     """How many tasks that wait for each other may run at once: `wanted` or as many as there are threads, or 1.
 
     Only one gang at a time has the pool: two could each hold threads that the other's members are waiting for. Who
     comes second works alone.
     """
     count = min(wanted, thread_count())
-    if count == 1 or not _gang.acquire(blocking=False):
-        yield 1
-        return
+    return nullcontext(1) if count == 1 or not _gang.acquire(blocking=False) else _acquired(count)
+
+
+@contextmanager
+def _acquired(count: int) -> Iterator[int]:
+    gang = _gang
     try:
         yield count
     finally:
-        _gang.release()
+        gang.release()
 
 
 def split(n: int, smallest: int) -> list[tuple[int, int]]:

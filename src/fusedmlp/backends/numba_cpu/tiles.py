@@ -10,11 +10,9 @@ its dZ is 0, so it adds nothing. `reference.trace` is the mathematics; each func
 
 from __future__ import annotations
 
-import numpy as np
-
 from fusedmlp.backends.numba_cpu.compilation import internal, summing
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
-from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load
+from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load, where
 from fusedmlp.backends.numba_cpu.products import multiply, multiply_deep, multiply_samples
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, transposition
 
@@ -24,7 +22,7 @@ SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
 _BLOCK = 8
 """Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
 _FEW_ROWS = 64
-"""Up to so many inputs of a layer, all of them stay in that cache while the rows of a block are multiplied with them."""
+"""Up to so many inputs of a layer, all of them stay in that cache while a block of rows is multiplied with them."""
 _DEEP = 256
 """From so many inputs on, it is better to keep a piece of them in that cache than the rows of a block."""
 _SQUARE = 4
@@ -57,12 +55,6 @@ def biases_of(flat, sizes, offsets, layer):
     if offsets[layer, 1] < 0:
         return flat[:0]
     return flat[offsets[layer, 1] : offsets[layer, 1] + sizes[layer + 1]]
-
-
-@internal
-def where(x):
-    """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
-    return np.int64(x.ctypes.data)
 
 
 @internal
@@ -281,10 +273,14 @@ def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
     db = biases_of(gradient, sizes, offsets, layer)
     one_output = layer == sizes.size - 3 and sizes[-1] == 1
     D = matrix(workspace, buffers[-2], 0 if one_output else units, step)
+    n_out, deep = W.shape[1], W.shape[1] > _DEEP
     if not one_output and not blocked[layer + 1]:
         error_products(routine, W, above, D, n)
+    elif not one_output and deep:
+        multiply_deep(W[0, 0], where(W), n_out * item, item, units, where(above), row, where(D), row, n_out, width)
     at_once = blocked[layer] and sizes[layer] <= _FEW_ROWS
-    rows = _BLOCK if at_once or (blocked[layer + 1] and not one_output) else units
+    block_by_block = blocked[layer + 1] and not one_output and not deep
+    rows = _BLOCK if at_once or block_by_block else units
     for first in range(0, units, rows):
         count, at = min(rows, units - first), first * row
         sums, d, w, dw = address_or_none(db, first), 0, 0, 0
@@ -292,10 +288,9 @@ def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
             w, dw = address_or_none(W[:, 0], first), address_or_none(dW[:, 0], first)
         else:
             d = where(D) + at
-            if blocked[layer + 1]:
-                n_out = W.shape[1]
-                start = where(W) + first * n_out * item
-                multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width, False)
+        if block_by_block:
+            start = where(W) + first * n_out * item
+            multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width, False)
         call(backward, (where(A) + at, d, row, count, width, w, where(above), dw, sums))
         if at_once:
             add_weight_gradient(plan, gradient, arrays, layer, x, A, first, count, t, add)

@@ -1,0 +1,112 @@
+"""Whose gemm the fused engine calls for wide layers: MKL's where its package is installed, else SciPy's.
+
+Both are called on one thread at a time by each worker. MKL is loaded with its sequential layer, so it starts no threads
+of its own; where another library of the process has loaded it already, it is left to that one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import NamedTuple
+
+from fusedmlp.checks import check_choice
+
+ENVIRONMENT_VARIABLE = "FUSEDMLP_BLAS"
+_SEQUENTIAL = 1
+_ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
+
+
+class Gemm(NamedTuple):
+    """sgemm or dgemm, with 32-bit integers as Fortran has them.
+
+    Attributes
+    ----------
+    address : int
+        Where it starts.
+    library : str
+        "MKL" or "SciPy".
+    """
+
+    address: int
+    library: str
+
+
+def library() -> str:
+    """Whose gemm it is: "mkl" or "scipy", as FUSEDMLP_BLAS says, or as is installed where it is not set.
+
+    Raises
+    ------
+    ValueError
+        FUSEDMLP_BLAS is neither.
+    RuntimeError
+        FUSEDMLP_BLAS is "mkl", and MKL is not installed or in use already.
+    """
+    wanted = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+    if wanted:
+        check_choice(ENVIRONMENT_VARIABLE, wanted, ("mkl", "scipy"))
+    if wanted == "scipy":
+        return "scipy"
+    reason = _why_no_mkl()
+    if wanted and reason:
+        raise RuntimeError(f"{ENVIRONMENT_VARIABLE} is mkl, but {reason}")
+    return "scipy" if reason else "mkl"
+
+
+@cache
+def gemm(dtype: str, chosen: str) -> Gemm:
+    """The gemm of float32 or float64 that `library` chose."""
+    if chosen == "mkl":
+        function = getattr(_mkl(), f"{_ROUTINES[dtype]}_")
+        return Gemm(ctypes.cast(function, ctypes.c_void_p).value or 0, "MKL")
+    from numba.extending import get_cython_function_address
+
+    return Gemm(get_cython_function_address("scipy.linalg.cython_blas", _ROUTINES[dtype]), "SciPy")
+
+
+@cache
+def _why_no_mkl() -> str | None:
+    """Why MKL cannot be had, or None. The answer stays the same in a process."""
+    path = _mkl_path()
+    if path is None:
+        return 'it is not installed: pip install "fusedmlp[mkl]"'
+    if _is_loaded(path):
+        return "another library of this process uses it, with threads of its own"
+    return None
+
+
+def _mkl_path() -> Path | None:
+    """MKL's single dynamic library, in the package `mkl`."""
+    try:
+        installed = files("mkl") or []
+    except PackageNotFoundError:
+        return None
+    for file in installed:
+        if "mkl_rt" in file.name and (".so" in file.name or file.suffix in (".dll", ".dylib")):
+            path = Path(str(file.locate())).resolve()
+            if path.exists():
+                return path
+    return None
+
+
+def _is_loaded(path: Path) -> bool:
+    if sys.platform == "win32":
+        return bool(ctypes.windll.kernel32.GetModuleHandleW(path.name))
+    try:
+        ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _mkl() -> ctypes.CDLL:
+    path = _mkl_path()
+    assert path is not None
+    dynamic = ctypes.CDLL(str(path))
+    dynamic.MKL_Set_Threading_Layer(_SEQUENTIAL)
+    return dynamic
