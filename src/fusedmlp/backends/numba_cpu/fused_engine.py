@@ -232,11 +232,13 @@ class FusedEngine(Engine):
         return self._slot_gradients
 
     def _plan(self) -> tuple[Any, ...]:
-        """What `passes` take it for. The sweeps are compiled at the first call."""
-        from fusedmlp.backends.numba_cpu import sweeps
+        """What `passes` take it for. What is called by address is compiled at the first call."""
+        from fusedmlp.backends.numba_cpu import outputs, products, sweeps
 
         a = self.architecture
-        return (sweeps.sweeps(a.hidden_activation, a.dtype), *self._rest_of_plan)
+        forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
+        routines = (forward, backward, *products.products(a.dtype), *outputs.outputs(a.dtype))
+        return (routines, *self._rest_of_plan)
 
     def _worker_arrays(self, worker: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(numbers of a tile, its losses, addresses of its samples) for a worker; kept between calls."""

@@ -8,11 +8,14 @@ may be anything finite; dZ is 0 there.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal
+from fusedmlp.backends.numba_cpu.compilation import address_of, internal
 from fusedmlp.backends.numba_cpu.mathematics import exp, held, log1p_unit, one, zero
-from fusedmlp.backends.numba_cpu.primitives import where
+from fusedmlp.backends.numba_cpu.primitives import array_at, where
 from fusedmlp.backends.numba_cpu.simd import at_least, lane_bytes, load_lanes, splat, store, where_above
 
 BINARY, CATEGORICAL, SQUARED, POISSON, SUM_SQUARED = range(5)
@@ -142,3 +145,30 @@ def output_error(code, A, Y, w, t, n):
                 a[i] *= w[i]
         for i in range(t, n):
             a[i] = 0
+
+
+class Outputs(NamedTuple):
+    """Addresses of what follows for a dtype, compiled once; see `products.Products`."""
+
+    losses: int
+    activate: int
+    error: int
+
+
+@cache
+def outputs(dtype: str) -> Outputs:
+    """`per_sample`, `output` and `output_error` of a dtype, with addresses of their arrays, rows of `step` numbers."""
+    like = np.dtype(dtype).type(0)
+
+    def losses(code, Z, Y, rows, step, j, scratch, n):
+        z, y = array_at(like, Z, rows, step), array_at(like, Y, rows, step)
+        per_sample(code, z, y, array_at(0.0, j, 1, n)[0], n, array_at(like, scratch, 2, step))
+
+    def activate(code, Z, rows, step, n):
+        output(code, array_at(like, Z, rows, step), n)
+
+    def error(code, A, Y, rows, step, w, weights, t, n):
+        a, y = array_at(like, A, rows, step), array_at(like, Y, rows, step)
+        output_error(code, a, y, array_at(like, w, 1, weights)[0], t, n)
+
+    return Outputs(address_of(losses, 8), address_of(activate, 5), address_of(error, 9))

@@ -15,8 +15,8 @@ from numba.extending import overload
 
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS, compiled, internal, summing
 from fusedmlp.backends.numba_cpu.mathematics import one
-from fusedmlp.backends.numba_cpu.outputs import output, output_error, per_sample
-from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, yield_processor
+from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, where, yield_processor
+from fusedmlp.backends.numba_cpu.simd import call
 from fusedmlp.backends.numba_cpu.tiles import (
     backward_tile,
     clear_gradient,
@@ -65,7 +65,7 @@ def copy_targets(Y, y, order, start, t, n):
 @internal
 def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     """(Σ wᵢ jᵢ, Σ wᵢ) over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters into `gradient`."""
-    _, code, sizes, _, buffers, T, step, _, _ = plan
+    (_, _, _, _, _, losses, activate, error), code, sizes, _, buffers, T, step, _, _ = plan
     workspace, j = arrays[0], arrays[1]
     x, y, weights, order = data
     if want_gradient:
@@ -84,14 +84,14 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
             for i in range(t):
                 w[i] = weights[order[first + i] if order.size else first + i]
         reached = forward_tile(plan, flat, arrays, x, order, first, t)
-        per_sample(code, Z, Y, j, n, scratch)
+        call(losses, (code, where(Z), where(Y), nL, step, where(j), where(scratch), n))
         for i in range(t):
             weight = np.float64(w[i]) if w.size else 1.0
             loss += weight * j[i]
             total_weight += weight
         if want_gradient:
-            output(code, Z, n)
-            output_error(code, Z, Y, w, t, n)
+            call(activate, (code, where(Z), nL, step, n))
+            call(error, (code, where(Z), where(Y), nL, step, where(w), w.size, t, n))
             backward_tile(plan, flat, gradient, arrays, reached, t, first > start)
     return loss, total_weight
 
@@ -99,13 +99,13 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
 @compiled
 def predict(plan, flat, arrays, x, order, out, start, stop):
     """A_L of samples start to stop into out (nL, m)."""
-    _, code, sizes, _, buffers, T, step, _, _ = plan
+    (_, _, _, _, _, _, activate, _), code, sizes, _, buffers, T, step, _, _ = plan
     workspace = arrays[0]
     Z = matrix(workspace, buffers[sizes.size - 2], sizes[-1], step)
     for first in range(start, stop, T):
         t = min(T, stop - first)
         forward_tile(plan, flat, arrays, x, order, first, t)
-        output(code, Z, samples_of(workspace[0], t))
+        call(activate, (code, where(Z), sizes[-1], step, samples_of(workspace[0], t)))
         for k in range(Z.shape[0]):
             for i in range(t):
                 out[k, first + i] = Z[k, i]
@@ -241,8 +241,9 @@ def run_batches(
 
     Parameters
     ----------
-    plan : ((addresses of the sweeps forward and backward), loss code, sizes, offsets, buffers, T, numbers from one row
-        of the workspace to the next, address of gemm, whether each layer's products are blocked over registers)
+    plan : (addresses of sweeps, `products.Products` and `outputs.Outputs`, loss code, sizes, offsets, buffers,
+        T, numbers from one row of the workspace to the next, address of gemm, whether each layer's products are blocked
+        over registers)
     team : (me, workers, counter to meet at, address of sched_yield)
     batches : (samples, batch size, most slots, samples worth a slot, whether J is a mean, whether to go backward, steps
         taken before)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from fusedmlp.backends.numba_cpu.compilation import internal
 
@@ -75,6 +76,20 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
 def where(x):
     """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
     return np.int64(x.ctypes.data)
+
+
+@intrinsic
+def _pointer(typing_context, like, address):
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[1], arguments[0].type.as_pointer())
+
+    return types.CPointer(like)(like, types.int64), codegen
+
+
+@internal
+def array_at(like, address, rows, columns):
+    """The array (rows, columns) of numbers of the type of `like` that starts at an address; `where` the other way."""
+    return carray(_pointer(like, address), (rows, columns))
 
 
 @intrinsic

@@ -9,19 +9,23 @@ depth of the product, straight from where W and the tile lie: R·V multiply-adds
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.compilation import internal
+from fusedmlp.backends.numba_cpu.compilation import address_of, internal
 from fusedmlp.backends.numba_cpu.simd import (
     _BYTES,
     _ELEMENTS,
     Lanes,
     _indices,
     _vector,
+    call,
     item_bytes,
     lane_bytes,
     registers,
@@ -80,7 +84,8 @@ def block_of_products(rows, columns):
             c_rows = [builder.add(C, builder.mul(c_row, ir.Constant(_INT64, r))) for r in range(rows)]
             places = [[_pointer(builder, c, offset, vector) for offset in at] for c in c_rows]
             sums = _zeros(builder, vector, rows, columns)
-            with builder.if_then(add):
+            adds = builder.icmp_signed("!=", add, ir.Constant(_INT64, 0))
+            with builder.if_then(adds):
                 for place in chain(*places):  # needed last: its way from memory is covered by the products
                     _prefetch(builder, builder.bitcast(place, ir.IntType(8).as_pointer()))
             w_offsets = [builder.mul(w_row, ir.Constant(_INT64, r)) for r in range(rows)]
@@ -92,14 +97,14 @@ def block_of_products(rows, columns):
                     weight = spread(builder, number, vector)
                     for v in range(columns):
                         _add_product(builder, sums[r][v], weight, samples[v])
-            with builder.if_then(add):
+            with builder.if_then(adds):
                 for place, total in zip(chain(*places), chain(*sums), strict=True):
                     builder.store(builder.fadd(builder.load(total), builder.load(place, align=align)), total)
             for place, total in zip(chain(*places), chain(*sums), strict=True):
                 builder.store(builder.load(total), place, align=align)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.int64] * 8, types.boolean), codegen
+        return types.void(like, *[types.int64] * 9), codegen
 
     return block
 
@@ -128,18 +133,19 @@ def block_of_sums(rows, columns):
                     inputs = builder.load(_pointer(builder, x, x_offsets[r], vector), align=align)
                     for s in range(columns):
                         _add_product(builder, sums[r][s], inputs, errors[s])
+            adds = builder.icmp_signed("!=", add, ir.Constant(_INT64, 0))
             totals = _sums_of_lanes(builder, [builder.load(total) for row in sums for total in row])
             for r in range(rows):
                 row = _indices([r * columns + s for s in range(columns)])
                 part = builder.shuffle_vector(totals, totals, row)
                 pointer = _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), part.type)
                 before = builder.select(
-                    add, builder.load(pointer, align=align), ir.Constant(part.type, [0.0] * columns)
+                    adds, builder.load(pointer, align=align), ir.Constant(part.type, [0.0] * columns)
                 )
                 builder.store(builder.fadd(before, part), pointer, align=align)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.int64] * 7, types.boolean), codegen
+        return types.void(like, *[types.int64] * 8), codegen
 
     return block
 
@@ -200,91 +206,124 @@ _one_by_wide, _one_by_one = block_of_sums(1, _WIDE), block_of_sums(1, 1)
 _transpose_lanes = transposition(None)
 
 
-@internal
-def multiply(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width, add):
+class Products(NamedTuple):
+    """Addresses of compiled products of a dtype, for `simd.call`.
+
+    What is called by address is compiled once; linked into every kernel that calls it, it would be compiled anew at
+    each level of calls. Arguments are int64: addresses of operands, steps in bytes, counts.
+    """
+
+    multiply: int
+    deep: int
+    samples: int
+
+
+@cache
+def products(dtype: str) -> Products:
+    """The products of a dtype, compiled at the first call."""
+    like = np.dtype(dtype).type(0)
+    functions = (multiply(like), 11), (multiply_deep(like), 11), (multiply_samples(like), 13)
+    return Products(*(address_of(function, arguments) for function, arguments in functions))
+
+
+def multiply(like):
     """C[r, i] = Σ_k W(r, k) B[k, i], += where `add`: `rows` rows, `depth` numbers deep, `width` bytes of samples.
 
-    W, B and C are addresses, steps are bytes, as `block_of_products` has them; `width` is whole registers. `like` gives
-    the type of the numbers.
+    W, B and C are addresses, steps are bytes, as `block_of_products` has them; `width` is whole registers.
     """
-    size = lane_bytes(like)
-    four = rows - rows % ROWS
-    for r in range(0, four, ROWS):
-        w, c = W + r * w_row, C + r * c_row
-        i = 0
-        while i + _WIDE * size <= width:
-            _four_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-            i += _WIDE * size
-        while i + 2 * size <= width:
-            _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-            i += 2 * size
-        if i < width:
-            _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-    for r in range(four, rows):
-        w, c = W + r * w_row, C + r * c_row
-        i = 0
-        while i + _WIDE * size <= width:
-            _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-            i += _WIDE * size
-        while i < width:
-            _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-            i += size
+
+    def multiply(W, w_row, w_column, rows, B, b_row, C, c_row, depth, width, add):
+        size = lane_bytes(like)
+        four = rows - rows % ROWS
+        for r in range(0, four, ROWS):
+            w, c = W + r * w_row, C + r * c_row
+            i = 0
+            while i + _WIDE * size <= width:
+                _four_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += _WIDE * size
+            while i + 2 * size <= width:
+                _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += 2 * size
+            if i < width:
+                _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+        for r in range(four, rows):
+            w, c = W + r * w_row, C + r * c_row
+            i = 0
+            while i + _WIDE * size <= width:
+                _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += _WIDE * size
+            while i < width:
+                _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += size
+
+    return multiply
 
 
-@internal
-def multiply_deep(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
-    """`multiply` for deep products: a piece of B stays in the first-level cache while all rows of W pass it."""
-    strip = _WIDE * lane_bytes(like)
-    for i in range(0, width, strip):
-        for k in range(0, depth, _PIECE_DEPTH):
-            w, b, count = W + k * w_column, B + k * b_row + i, min(_PIECE_DEPTH, depth - k)
-            multiply(like, w, w_row, w_column, rows, b, b_row, C + i, c_row, count, min(strip, width - i), k > 0)
+def multiply_deep(like):
+    """`multiply` for deep products: a piece of B stays in the first-level cache while all rows of W pass it.
+
+    The first argument is the address of `multiply`; the others are its own, without `add`.
+    """
+
+    def multiply_deep(multiply, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
+        strip = _WIDE * lane_bytes(like)
+        for i in range(0, width, strip):
+            for k in range(0, depth, _PIECE_DEPTH):
+                w, b, count = W + k * w_column, B + k * b_row + i, min(_PIECE_DEPTH, depth - k)
+                columns, add = min(strip, width - i), np.int64(k > 0)
+                call(multiply, (w, w_row, w_column, rows, b, b_row, C + i, c_row, count, columns, add))
+
+    return multiply_deep
 
 
-@internal
-def multiply_samples(like, X, x_row, n_in, D, d_row, n_out, G, g_row, t, scratch, add):
+def multiply_samples(like):
     """G[k, j] = Σ_i X[k, i] D[j, i], += where `add`: n_in x n_out sums over t samples.
 
-    X, D and G are addresses, steps are bytes; rows of X and D have their samples side by side, zeros in D up to the end
-    of a register. `scratch` : addresses of 64 int64 and of `SCRATCH_BYTES` to work in.
+    The first argument is the address of `multiply`. X, D and G are addresses, steps are bytes; rows of X and D have
+    their samples side by side, with zeros in D up to the end of a register. `table` and `room` are addresses of 64
+    int64 and of `SCRATCH_BYTES` to work in.
 
     D is transposed for the units of whole registers, unless there are too few inputs to make that worth it.
     """
-    item, size = item_bytes(like), lane_bytes(like)
-    lanes = size // item
-    whole = n_out // lanes * lanes if _INPUTS_A_SAMPLE * n_in >= t else 0
-    for j in range(0, whole, _WIDE * lanes):
-        units = min(_WIDE * lanes, whole - j)
-        pieces = (t * units * item + SCRATCH_BYTES - 1) // SCRATCH_BYTES
-        chunk = (t + pieces * lanes - 1) // (pieces * lanes) * lanes
-        for i in range(0, t, chunk):
-            count = min(chunk, t - i)
-            _transpose_units(like, D + j * d_row + i * item, d_row, units, count, scratch)
-            multiply(
-                like, X + i * item, x_row, item, n_in, scratch[1], units * item, G + j * item, g_row, count,
-                units * item, add or i > 0,
-            )  # fmt: skip
-    width = (t * item + size - 1) // size * size
-    chunk = max(ROWS, SCRATCH_BYTES // width // ROWS * ROWS)
-    for k in range(0, n_in if whole < n_out else 0, chunk):
-        x, g, count = X + k * x_row, G + k * g_row + whole * item, min(chunk, n_in - k)
-        _sum_products(like, x, x_row, count, D + whole * d_row, d_row, n_out - whole, g, g_row, width, add)
+
+    def multiply_samples(multiply, X, x_row, n_in, D, d_row, n_out, G, g_row, t, table, room, add):
+        item, size = item_bytes(like), lane_bytes(like)
+        lanes = size // item
+        whole = n_out // lanes * lanes if _INPUTS_A_SAMPLE * n_in >= t else 0
+        for j in range(0, whole, _WIDE * lanes):
+            units = min(_WIDE * lanes, whole - j)
+            row = units * item
+            pieces = (t * row + SCRATCH_BYTES - 1) // SCRATCH_BYTES
+            chunk = (t + pieces * lanes - 1) // (pieces * lanes) * lanes
+            for i in range(0, t, chunk):
+                count = min(chunk, t - i)
+                _transpose_units(like, D + j * d_row + i * item, d_row, units, count, table, room)
+                x, g, adds = X + i * item, G + j * item, np.int64(add != 0 or i > 0)
+                call(multiply, (x, x_row, item, n_in, room, row, g, g_row, count, row, adds))
+        width = (t * item + size - 1) // size * size
+        chunk = max(ROWS, SCRATCH_BYTES // width // ROWS * ROWS)
+        for k in range(0, n_in if whole < n_out else 0, chunk):
+            x, g, count = X + k * x_row, G + k * g_row + whole * item, min(chunk, n_in - k)
+            _sum_products(like, x, x_row, count, D + whole * d_row, d_row, n_out - whole, g, g_row, width, add)
+
+    return multiply_samples
 
 
 @internal
-def _transpose_units(like, D, d_row, units, t, scratch):
-    """B[i, j] = D[j, i] for `units` rows of D; B, the second of `scratch`, has them side by side."""
+def _transpose_units(like, D, d_row, units, t, table, room):
+    """B[i, j] = D[j, i] for `units` rows of D; B, in `room`, has them side by side."""
     item = item_bytes(like)
     lanes = lane_bytes(like) // item
     for j in range(0, units, lanes):
         for q in range(lanes):
-            store(D + (j + q) * d_row, scratch[0] + 8 * q)
+            store(D + (j + q) * d_row, table + 8 * q)
         for i in range(0, t, lanes):
-            _transpose_lanes(like, scratch[0], i * item, scratch[1] + (i * units + j) * item, units * item)
+            _transpose_lanes(like, table, i * item, room + (i * units + j) * item, units * item)
 
 
 @internal
 def _sum_products(like, X, x_row, n_in, D, d_row, n_out, G, g_row, width, add):
+    """Sums over lanes: as many rows of X as the first-level cache holds, with all of D."""
     item = item_bytes(like)
     four, wide_rows = n_in - n_in % ROWS, n_out - n_out % _WIDE
     for j in range(0, wide_rows, _WIDE):

@@ -10,10 +10,11 @@ its dZ is 0, so it adds nothing. `reference.trace` is the mathematics; each func
 
 from __future__ import annotations
 
+import numpy as np
+
 from fusedmlp.backends.numba_cpu.compilation import internal, summing
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load, where
-from fusedmlp.backends.numba_cpu.products import multiply, multiply_deep, multiply_samples
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
@@ -179,7 +180,7 @@ def error_products(routine, W, dZ, D, n):
 @internal
 def forward_layer(plan, flat, workspace, layer, x, t, n):
     """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
-    (forward, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    (forward, _, multiply, deep, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
     W, b = weights_of(flat, sizes, offsets, layer), biases_of(flat, sizes, offsets, layer)
     (n_in, n_out), item = W.shape, workspace.itemsize
     Z, row, width = matrix(workspace, buffers[layer], n_out, step), step * item, n * item
@@ -194,14 +195,14 @@ def forward_layer(plan, flat, workspace, layer, x, t, n):
     if not blocked[layer]:
         layer_products(routine, W, x, Z, t, n)
     elif n_in > _DEEP:
-        multiply_deep(W[0, 0], where(W), item, n_out * item, n_out, x[0], x[2] * item, where(Z), row, n_in, width)
+        call(deep, (multiply, where(W), item, n_out * item, n_out, x[0], x[2] * item, where(Z), row, n_in, width))
     else:
         rows = _BLOCK
     for first in range(0, n_out, rows):
         count, at = min(rows, n_out - first), where(Z) + first * row
         if rows == _BLOCK and blocked[layer] and n_in <= _DEEP:
             start = where(W) + first * item
-            multiply(W[0, 0], start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width, False)
+            call(multiply, (start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width, 0))
         if layer < last:
             biases, weights = address_or_none(b, first), address_or_none(w, first)
             call(forward, (at, row, count, width, biases, weights, where(z)))
@@ -248,14 +249,16 @@ def clear_gradient(plan, gradient):
 @internal
 def add_weight_gradient(plan, gradient, arrays, layer, x, dZ, first, count, t, add):
     """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on; all of them if BLAS does it."""
-    _, _, sizes, offsets, buffers, _, _, routine, blocked = plan
+    (_, _, multiply, _, samples, _, _, _), _, sizes, offsets, buffers, _, _, routine, blocked = plan
     dW = weights_of(gradient, sizes, offsets, layer)
     (n_in, n_out), item = dW.shape, dW.itemsize
     if blocked[layer]:
         row = dZ.shape[1] * item
         d, g = where(dZ) + first * row, where(dW) + first * item
-        scratch = where(arrays[2]), where(arrays[0][buffers[-3] :])
-        multiply_samples(dW[0, 0], x[0], x[2] * item, n_in, d, row, count, g, n_out * item, t, scratch, add)
+        table, room = where(arrays[2]), where(arrays[0][buffers[-3] :])
+        call(
+            samples, (multiply, x[0], x[2] * item, n_in, d, row, count, g, n_out * item, t, table, room, np.int64(add))
+        )
     else:
         weight_products(routine, x, dZ, dW, t)
 
@@ -263,7 +266,7 @@ def add_weight_gradient(plan, gradient, arrays, layer, x, dZ, first, count, t, a
 @internal
 def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
     """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
-    (_, backward), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    (_, backward, multiply, deep, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
     workspace = arrays[0]
     item, units = workspace.itemsize, sizes[layer + 1]
     row, width = step * item, n * item
@@ -273,13 +276,13 @@ def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
     db = biases_of(gradient, sizes, offsets, layer)
     one_output = layer == sizes.size - 3 and sizes[-1] == 1
     D = matrix(workspace, buffers[-2], 0 if one_output else units, step)
-    n_out, deep = W.shape[1], W.shape[1] > _DEEP
+    n_out, is_deep = W.shape[1], W.shape[1] > _DEEP
     if not one_output and not blocked[layer + 1]:
         error_products(routine, W, above, D, n)
-    elif not one_output and deep:
-        multiply_deep(W[0, 0], where(W), n_out * item, item, units, where(above), row, where(D), row, n_out, width)
+    elif not one_output and is_deep:
+        call(deep, (multiply, where(W), n_out * item, item, units, where(above), row, where(D), row, n_out, width))
     at_once = blocked[layer] and sizes[layer] <= _FEW_ROWS
-    block_by_block = blocked[layer + 1] and not one_output and not deep
+    block_by_block = blocked[layer + 1] and not one_output and not is_deep
     rows = _BLOCK if at_once or block_by_block else units
     for first in range(0, units, rows):
         count, at = min(rows, units - first), first * row
@@ -290,7 +293,7 @@ def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
             d = where(D) + at
         if block_by_block:
             start = where(W) + first * n_out * item
-            multiply(W[0, 0], start, n_out * item, item, count, where(above), row, d, row, n_out, width, False)
+            call(multiply, (start, n_out * item, item, count, where(above), row, d, row, n_out, width, 0))
         call(backward, (where(A) + at, d, row, count, width, w, where(above), dw, sums))
         if at_once:
             add_weight_gradient(plan, gradient, arrays, layer, x, A, first, count, t, add)
