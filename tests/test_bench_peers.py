@@ -406,7 +406,7 @@ def test_table_has_ratios_and_the_floor():
     assert "kept up to 0.5 cores busy" in text
     assert "∝ m^1.000 from m = 16,384 to 262,144" in text
     assert "∝ n2^1.020 from n2 = 64 to 1,024" in text
-    assert "numpy 100, torch 90 GFLOP/s" in text
+    assert "GFLOP/s: numpy 100, torch 90 (" in text
 
 
 def test_charts_have_a_line_per_library_and_the_floor(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """The least time that a task could take on this machine, from three rates that are measured on it.
 
-A step has to do the products (`Case.flops`, at the rate of a large sgemm on all threads) and the element-wise work of
-every hidden value, forward and backward, with operands in cache (one loop of vector instructions each way); an epoch
-also the optimizer's element-wise work on every parameter in every step. Nothing is counted for reading X and Y, for
-products that are too small or too thin to reach the full rate, and for waking threads: no program reaches the floor.
+A step has to do the products (`Case.flops`, at the rate of a large sgemm on all threads, or of the package's own
+products in cache where that is higher) and the element-wise work of every hidden value, forward and backward, with
+operands in cache (one loop of vector instructions each way); an epoch also the optimizer's element-wise work on every
+parameter in every step. Nothing is counted for reading X and Y, for products that are too small or too thin to reach
+the full rate, and for waking threads: no program reaches the floor.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +22,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from bench.peers import own_rates
 from bench.peers.cases import Case
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": True}
@@ -131,17 +134,22 @@ def measure(threads: int) -> dict[str, Any]:
     -------
     dict
         flops_per_second (the fastest of `product_rates`), product_rates (by library), nanoseconds per hidden value by
-        activation, for a forward pass ("forward_ns") and both ways ("step_ns"), and per parameter of an Adam step
-        ("adam_ns"): of all threads together.
+        activation, for a forward pass ("forward_ns") and both ways ("step_ns"), the faster of a loop here and the
+        package's own sweeps, and per parameter of an Adam step ("adam_ns"): of all threads together.
     """
+    own = 2 * own_rates.ROWS * own_rates.DEPTH * own_rates.SAMPLES
     rates = {"numpy": _numpy_rate(), **_torch_rate(threads)}
+    rates["fused"] = own * 1e9 / _side_by_side(threads, own_rates.product_task)
     found: dict[str, Any] = {"flops_per_second": max(rates.values()), "product_rates": rates}
     found |= {"forward_ns": {}, "step_ns": {}}
     for name, (f, slope) in ACTIVATIONS.items():
         sweeps = _sweeps(f, slope)
         for key, backward in (("forward_ns", False), ("step_ns", True)):
-            ns = _side_by_side(threads, lambda run=sweeps, backward=backward: _sweep_task(run, backward))
-            found[key][name] = ns / (HIDDEN * SAMPLES)
+            tasks = (
+                partial(_sweep_task, sweeps, backward),
+                partial(own_rates.sweep_task, name, HIDDEN, SAMPLES, backward),
+            )
+            found[key][name] = min(_side_by_side(threads, task) for task in tasks) / (HIDDEN * SAMPLES)
     found["adam_ns"] = _side_by_side(threads, _adam_task) / PARAMETERS
     return found
 

@@ -53,7 +53,8 @@ def _conditions(results: Results) -> str:
         ns = floor["step_ns"]
         rates = ", ".join(f"{library} {rate / 1e9:.0f}" for library, rate in floor["product_rates"].items())
         lines += [
-            f"The floor is the products at the rate of a large sgemm ({rates} GFLOP/s: the highest), plus per hidden "
+            f"The floor is the products at the highest of these rates, GFLOP/s: {rates} (a large sgemm; for fused its "
+            "own products, operands in cache), plus per hidden "
             f"value {ns['sigmoid']:.3f} ns (tanh {ns['tanh']:.3f}, relu {ns['relu']:.3f}; forward alone "
             f"{floor['forward_ns']['sigmoid']:.3f}) for its element-wise work in cache, plus per parameter and Adam "
             f"step {floor['adam_ns']:.3f} ns, all measured in this run with as many threads. Of the floor: floor / "
