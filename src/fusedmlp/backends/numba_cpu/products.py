@@ -293,8 +293,10 @@ def multiply_samples(like):
         for j in range(0, whole, _WIDE * lanes):
             units = min(_WIDE * lanes, whole - j)
             row = units * item
-            pieces = (t * row + SCRATCH_BYTES - 1) // SCRATCH_BYTES
-            chunk = (t + pieces * lanes - 1) // (pieces * lanes) * lanes
+            # Nearly equal pieces, each of whole squares to transpose and no larger than the room.
+            squares, room_for = (t + lanes - 1) // lanes, SCRATCH_BYTES // (lanes * row)
+            pieces = (squares + room_for - 1) // room_for
+            chunk = (squares + pieces - 1) // pieces * lanes
             for i in range(0, t, chunk):
                 count = min(chunk, t - i)
                 _transpose_units(like, D + j * d_row + i * item, d_row, units, count, table, room)
