@@ -177,6 +177,21 @@ def test_blas_threads_are_given_back():
     library.set_num_threads(at_first)
 
 
+def test_workers_of_joblib_keep_to_their_share_of_the_cores(monkeypatch):
+    """loky tells its workers how many threads are theirs; what they train has the bits of any other process."""
+    from joblib import Parallel, delayed, parallel_config
+
+    for variable in threads.ENVIRONMENT_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for inner in (1, 2):
+        with parallel_config("loky", n_jobs=2, inner_max_num_threads=inner):
+            counts = Parallel()(delayed(threads.thread_count)() for _ in range(2))
+            trained = Parallel()(delayed(train)(seed) for seed in range(3))
+        assert counts == [min(inner, threads.usable_cores())] * 2
+        for seed, flat in enumerate(trained):
+            assert np.array_equal(flat, train(seed))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_trains():
     code = """

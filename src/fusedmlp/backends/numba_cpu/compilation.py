@@ -10,9 +10,10 @@ from typing import Any
 from numba import njit, types
 from numba.core.ccallback import CFunc
 
-# fastmath is limited to contraction and signed zeros: reassociation would cancel the rounding trick of exp, and "no
-# NaN" would hide a training that diverges.
-OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+# No fastmath: bits must not depend on how LLVM combines, reorders or contracts. In a process that compiles, a kernel
+# calls others as they were compiled by themselves; loaded from the cache, it calls its own copies, which LLVM has
+# optimised once more. What shall be contracted says so (`simd.fma`); "no NaN" would hide a training that diverges.
+OPTIONS: Any = {"nogil": True, "error_model": "numpy"}
 
 
 # For what only compiled code calls: without a way in from Python it compiles in half the time.
@@ -49,11 +50,6 @@ def compiled(function):
 def internal(function):
     """`compiled`, for what only compiled code calls."""
     return _compile(function, INTERNAL)
-
-
-def summing(function):
-    """`internal`, where sums may be reordered so that they vectorise too. No exponential may be inside."""
-    return _compile(function, INTERNAL | {"fastmath": OPTIONS["fastmath"] | {"reassoc"}})
 
 
 def address_of(function, arguments):

@@ -182,12 +182,12 @@ class FusedEngine(Engine):
         alpha = float(alpha)  # an int would compile everything again
         order = _NONE if order is None else np.ascontiguousarray(order, np.int64)
         samples = order.size or X.shape[1]
-        optimizer, moments = _step_of(state, parameters.flat)
+        losses = np.empty(-(-samples // batch_size))
+        optimizer, rates, moments = _step_of(state, parameters.flat, len(losses))
         slots = passes.slots_of(batch_size, self._most_slots, self._slot_samples)
         slot_gradients = self._slots(slots) if result is not None else np.empty((slots, 0), parameters.flat.dtype)
-        steps = 0 if state is None else state.t
-        batches = (samples, batch_size, self._most_slots, self._slot_samples, self._mean, result is not None, steps)
-        losses, slot_sums = np.empty(-(-samples // batch_size)), np.empty((slots, 2))
+        batches = (samples, batch_size, self._most_slots, self._slot_samples, self._mean, result is not None)
+        slot_sums = np.empty((slots, 2))
         weights = np.empty(0, parameters.flat.dtype) if sample_weight is None else sample_weight.reshape(-1)
         data = (
             self._reach(X, order),
@@ -203,7 +203,7 @@ class FusedEngine(Engine):
             tasks = []
             for me in range(workers):
                 team, arrays = (me, workers, counter, self._yielder), self._worker_arrays(me)
-                run = partial(passes.run_batches, self._plan(), team, batches, alpha, optimizer)
+                run = partial(passes.run_batches, self._plan(), team, batches, alpha, optimizer, rates)
                 tasks.append(partial(run, *vectors, arrays, data, losses))
             threads.run(tasks)
         return losses
@@ -233,12 +233,12 @@ class FusedEngine(Engine):
 
     def _plan(self) -> tuple[Any, ...]:
         """What `passes` take it for. What is called by address is compiled at the first call."""
-        from fusedmlp.backends.numba_cpu import outputs, products, sweeps
+        from fusedmlp.backends.numba_cpu import outputs, products, sweeps, updates
 
         a = self.architecture
         forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
-        routines = (forward, backward, *products.products(a.dtype), *outputs.outputs(a.dtype))
-        return (routines, *self._rest_of_plan)
+        of_dtype = (*products.products(a.dtype), *outputs.outputs(a.dtype), *updates.updates(a.dtype))
+        return ((forward, backward, *of_dtype), *self._rest_of_plan)
 
     def _worker_arrays(self, worker: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(numbers of a tile, its losses, addresses of its samples) for a worker; kept between calls."""
@@ -303,20 +303,22 @@ def _aligned_zeros(size: int, dtype: str) -> np.ndarray:
 
 
 def _step_of(
-    state: OptimizerState | None, flat: np.ndarray
-) -> tuple[tuple[int, float, float, float, float], tuple[np.ndarray, np.ndarray]]:
-    """((kind of step, rate, beta_1, beta_2, epsilon), (first moment, second moment))."""
-    from fusedmlp.backends.numba_cpu import passes
+    state: OptimizerState | None, flat: np.ndarray, batches: int
+) -> tuple[tuple[int, float, float, float], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """((kind of step, beta_1, beta_2, epsilon), the rate of each batch, (first moment, second moment))."""
+    from fusedmlp.backends.numba_cpu import updates
 
     if state is None:
-        return (passes.NO_STEP, 0.0, 0.0, 0.0, 0.0), (flat, flat)
-    optimizer, rate = state.optimizer, float(state.learning_rate)
+        return (updates.NO_STEP, 0.0, 0.0, 0.0), np.empty(batches), (flat, flat)
+    optimizer, rates = state.optimizer, np.full(batches, float(state.learning_rate))
     if isinstance(optimizer, Adam):
+        t = np.arange(state.t + 1, state.t + batches + 1)
+        rates *= np.sqrt(1 - optimizer.beta_2**t) / (1 - optimizer.beta_1**t)
         moments = state.moments["m"], state.moments["v"]
-        return (passes.ADAM_STEP, rate, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon), moments
+        return (updates.ADAM_STEP, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon), rates, moments
     assert isinstance(optimizer, SGD)
-    kind = passes.SGD_STEP
+    kind = updates.SGD_STEP
     if optimizer.momentum:
-        kind = passes.NESTEROV_STEP if optimizer.nesterov else passes.MOMENTUM_STEP
+        kind = updates.NESTEROV_STEP if optimizer.nesterov else updates.MOMENTUM_STEP
     velocity = state.moments["velocity"]
-    return (kind, rate, optimizer.momentum, 0.0, 0.0), (velocity, velocity)
+    return (kind, optimizer.momentum, 0.0, 0.0), rates, (velocity, velocity)

@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from fusedmlp.activations import largest_exponent
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
-from fusedmlp.backends.numba_cpu.simd import above, at_least, at_most, element_of, power_of_two
+from fusedmlp.backends.numba_cpu.simd import above, at_least, at_most, element_of, fma, power_of_two
 
 _F32, _F64 = np.float32, np.float64
 
@@ -69,21 +69,21 @@ def exp_parts(x):
 
 def _exp_parts_32(x):
     x = at_most(at_least(x, _LOWEST_32), _HIGHEST_32)
-    shifted = x * _LOG2E_32 + _MAGIC_32
+    shifted = fma(x, _LOG2E_32, _MAGIC_32)
     n = shifted - _MAGIC_32
-    r = (x - n * _LN2_HIGH_32) - n * _LN2_LOW_32
-    p = ((((_C7_32 * r + _C6_32) * r + _C5_32) * r + _C4_32) * r + _C3_32) * r + _C2_32
-    return power_of_two(shifted), r + (r * r) * p
+    r = fma(-n, _LN2_LOW_32, fma(-n, _LN2_HIGH_32, x))
+    p = fma(fma(fma(fma(fma(_C7_32, r, _C6_32), r, _C5_32), r, _C4_32), r, _C3_32), r, _C2_32)
+    return power_of_two(shifted), fma(r * r, p, r)
 
 
 def _exp_parts_64(x):
     x = at_most(at_least(x, _LOWEST_64), _HIGHEST_64)
-    shifted = x * _LOG2E_64 + _MAGIC_64
+    shifted = fma(x, _LOG2E_64, _MAGIC_64)
     n = shifted - _MAGIC_64
-    r = (x - n * _LN2_HIGH_64) - n * _LN2_LOW_64
-    p = (((((_C13 * r + _C12) * r + _C11) * r + _C10) * r + _C9) * r + _C8) * r + _C7
-    p = ((((p * r + _C6) * r + _C5) * r + _C4) * r + _C3) * r + _C2
-    return power_of_two(shifted), r + (r * r) * p
+    r = fma(-n, _LN2_LOW_64, fma(-n, _LN2_HIGH_64, x))
+    p = fma(fma(fma(fma(fma(fma(_C13, r, _C12), r, _C11), r, _C10), r, _C9), r, _C8), r, _C7)
+    p = fma(fma(fma(fma(fma(p, r, _C6), r, _C5), r, _C4), r, _C3), r, _C2)
+    return power_of_two(shifted), fma(r * r, p, r)
 
 
 _by_precision(exp_parts, _exp_parts_32, _exp_parts_64)
@@ -95,7 +95,7 @@ def exp(x):
 
 def _exp(x):
     two_n, em1 = exp_parts(x)
-    return two_n * em1 + two_n
+    return fma(two_n, em1, two_n)
 
 
 _by_precision(exp, _exp, _exp)
@@ -133,16 +133,16 @@ _A3, _A5, _A7, _A9, _A11, _A13, _A15, _A17, _A19, _A21, _A23, _A25, _A27, _A29, 
 def _log1p_unit_32(x):
     s = x / (_F32(2) + x)
     q = s * s
-    p = (((_A11_32 * q + _A9_32) * q + _A7_32) * q + _A5_32) * q + _A3_32
-    return _F32(2) * (s + s * q * p)
+    p = fma(fma(fma(fma(_A11_32, q, _A9_32), q, _A7_32), q, _A5_32), q, _A3_32)
+    return _F32(2) * fma(s * q, p, s)
 
 
 def _log1p_unit_64(x):
     s = x / (2.0 + x)
     q = s * s
-    p = ((((((_A31 * q + _A29) * q + _A27) * q + _A25) * q + _A23) * q + _A21) * q + _A19) * q + _A17
-    p = ((((((p * q + _A15) * q + _A13) * q + _A11) * q + _A9) * q + _A7) * q + _A5) * q + _A3
-    return 2.0 * (s + s * q * p)
+    p = fma(fma(fma(fma(fma(fma(fma(_A31, q, _A29), q, _A27), q, _A25), q, _A23), q, _A21), q, _A19), q, _A17)
+    p = fma(fma(fma(fma(fma(fma(fma(p, q, _A15), q, _A13), q, _A11), q, _A9), q, _A7), q, _A5), q, _A3)
+    return 2.0 * fma(s * q, p, s)
 
 
 _by_precision(log1p_unit, _log1p_unit_32, _log1p_unit_64)
@@ -182,7 +182,7 @@ def _sigmoid(tag, x):
 def _tanh(tag, x):
     # tanh x = E / (E + 2) with E = exp(2x) - 1, which keeps its accuracy where x is small.
     two_n, em1 = exp_parts(x + x)
-    E = two_n * em1 + (two_n - one(x))
+    E = fma(two_n, em1, two_n - one(x))
     return E / (E + (one(x) + one(x)))
 
 
@@ -203,7 +203,7 @@ def _sigmoid_derivative(tag, x):
 
 
 def _tanh_derivative(tag, x):
-    return one(x) - x * x
+    return fma(-x, x, one(x))
 
 
 def _relu_derivative(tag, x):

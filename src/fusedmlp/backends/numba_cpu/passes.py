@@ -10,11 +10,8 @@ do not depend on how many workers share the slots.
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.compilation import OPTIONS, compiled, internal, summing
-from fusedmlp.backends.numba_cpu.mathematics import one
+from fusedmlp.backends.numba_cpu.compilation import compiled, internal
 from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, where, yield_processor
 from fusedmlp.backends.numba_cpu.simd import call
 from fusedmlp.backends.numba_cpu.tiles import (
@@ -25,29 +22,12 @@ from fusedmlp.backends.numba_cpu.tiles import (
     samples_of,
     weights_of,
 )
+from fusedmlp.backends.numba_cpu.updates import BETA_1, BETA_2, EPSILON, NO_STEP, RATE, SCALE
 
-NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
 _SPINS_BEFORE_YIELD = 2000
 _PIECE = 128
 # Parameters whose sums, decay and step are done together, while they are in the first-level cache: 8 KiB in float32.
 _CHUNK = 2048
-
-
-def _number(like, value):
-    """`value` in the type of `like`."""
-
-
-def _number_32(like, value):
-    return np.float32(value)
-
-
-def _number_64(like, value):
-    return np.float64(value)
-
-
-@overload(_number, jit_options=OPTIONS)
-def _select_number(like, value):
-    return {types.float32: _number_32, types.float64: _number_64}.get(like)
 
 
 @internal
@@ -65,7 +45,7 @@ def copy_targets(Y, y, order, start, t, n):
 @internal
 def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
     """(Σ wᵢ jᵢ, Σ wᵢ) over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters into `gradient`."""
-    (_, _, _, _, _, losses, activate, error), code, sizes, _, buffers, T, step, _, _ = plan
+    (_, _, _, _, _, losses, activate, error, _, _), code, sizes, _, buffers, T, step, _, _ = plan
     workspace, j = arrays[0], arrays[1]
     x, y, weights, order = data
     if want_gradient:
@@ -99,7 +79,7 @@ def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
 @compiled
 def predict(plan, flat, arrays, x, order, out, start, stop):
     """A_L of samples start to stop into out (nL, m)."""
-    (_, _, _, _, _, _, activate, _), code, sizes, _, buffers, T, step, _, _ = plan
+    (_, _, _, _, _, _, activate, _, _, _), code, sizes, _, buffers, T, step, _, _ = plan
     workspace = arrays[0]
     Z = matrix(workspace, buffers[sizes.size - 2], sizes[-1], step)
     for first in range(start, stop, T):
@@ -115,25 +95,8 @@ def predict(plan, flat, arrays, x, order, out, start, stop):
 
 
 @internal
-def add_slots(slot_gradients, slots, result, start, stop, scale):
-    """result = scale · Σ over slots, in the order of the slots; elements start to stop."""
-    total = result[start:stop]
-    part = slot_gradients[0, start:stop]
-    for i in range(total.size):
-        total[i] = part[i]
-    for slot in range(1, slots):
-        part = slot_gradients[slot, start:stop]
-        for i in range(total.size):
-            total[i] += part[i]
-    factor = _number(slot_gradients[0, 0], scale)
-    for i in range(total.size):
-        total[i] *= factor
-
-
-@internal
-def add_decay(flat, gradient, sizes, offsets, start, stop, decay):
-    """gradient += decay · W, for the weights among elements start to stop."""
-    factor = _number(flat[0], decay)
+def add_decay(flat, gradient, sizes, offsets, start, stop, factor):
+    """gradient += factor · W, for the weights among elements start to stop."""
     for layer in range(sizes.size - 1):
         first = max(start, offsets[layer, 0])
         last = min(stop, offsets[layer, 0] + sizes[layer] * sizes[layer + 1])
@@ -143,38 +106,20 @@ def add_decay(flat, gradient, sizes, offsets, start, stop, decay):
                 dW[i] += factor * W[i]
 
 
-@summing
+@internal
 def sum_of_squares(x):
-    """Σ x² in float64."""
+    """Σ x² in float64, in eight sums that are added in order."""
+    sums = np.zeros(8)
+    for start in range(0, x.size - 7, 8):
+        part = x[start : start + 8]
+        for k in range(8):
+            sums[k] += np.float64(part[k]) * np.float64(part[k])
     total = 0.0
-    for i in range(x.size):
+    for k in range(8):
+        total += sums[k]
+    for i in range(x.size // 8 * 8, x.size):
         total += np.float64(x[i]) * np.float64(x[i])
     return total
-
-
-@internal
-def step(kind, theta, g, m, v, rate, beta_1, beta_2, epsilon):
-    """One optimizer step on a piece of the flat vector: `optimizers.SGD.update` and `optimizers.Adam.update`."""
-    rate_, beta_1_, beta_2_ = _number(theta[0], rate), _number(theta[0], beta_1), _number(theta[0], beta_2)
-    unit = one(theta[0])
-    if kind == SGD_STEP:
-        for i in range(theta.size):
-            theta[i] -= rate_ * g[i]
-    elif kind == MOMENTUM_STEP:
-        for i in range(theta.size):
-            m[i] = beta_1_ * m[i] - rate_ * g[i]
-            theta[i] += m[i]
-    elif kind == NESTEROV_STEP:
-        for i in range(theta.size):
-            m[i] = beta_1_ * m[i] - rate_ * g[i]
-            theta[i] += beta_1_ * m[i] - rate_ * g[i]
-    elif kind == ADAM_STEP:
-        rest_1, rest_2 = _number(theta[0], 1 - beta_1), _number(theta[0], 1 - beta_2)
-        epsilon_ = _number(theta[0], epsilon)
-        for i in range(theta.size):
-            m[i] = beta_1_ * m[i] + rest_1 * g[i]
-            v[i] = beta_2_ * v[i] + rest_2 * (g[i] * g[i])
-            theta[i] -= rate_ * m[i] / (unit * np.sqrt(v[i]) + epsilon_)
 
 
 @internal
@@ -209,7 +154,7 @@ def weight_decay_loss(flat, sizes, offsets, factor):
 
 
 @internal
-def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slot_gradients, slots, scale, size):
+def finish_batch(plan, team, alpha, optimizer, rate, flat, result, moments, slot_gradients, slots, scale, size):
     """A worker's piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
     sizes, offsets = plan[2], plan[3]
     me, workers = team[0], team[1]
@@ -218,22 +163,26 @@ def finish_batch(plan, team, alpha, optimizer, steps, flat, result, moments, slo
     blocks = (flat.size + _PIECE - 1) // _PIECE
     start = min(flat.size, blocks * me // workers * _PIECE)
     stop = min(flat.size, blocks * (me + 1) // workers * _PIECE)
-    kind, rate, beta_1, beta_2, epsilon = optimizer
-    if kind == ADAM_STEP:
-        rate *= np.sqrt(1 - beta_2**steps) / (1 - beta_1**steps)
+    add_slots, step = plan[0][8], plan[0][9]
+    kind, beta_1, beta_2, epsilon = optimizer
+    settings = np.empty(5)
+    settings[SCALE], settings[RATE], settings[BETA_1], settings[BETA_2] = scale, rate, beta_1, beta_2
+    settings[EPSILON] = epsilon
     for first in range(start, stop, _CHUNK):
         last = min(stop, first + _CHUNK)
-        add_slots(slot_gradients, slots, result, first, last, scale)
+        count, at = last - first, first * flat.itemsize
+        slot, row = where(slot_gradients) + at, slot_gradients.shape[1]
+        call(add_slots, (slot, row, slots, where(result) + at, count, where(settings)))
         if alpha > 0:
             add_decay(flat, result, sizes, offsets, first, last, alpha / size)
         if kind != NO_STEP:
-            m, v = moments[0][first:last], moments[1][first:last]
-            step(kind, flat[first:last], result[first:last], m, v, rate, beta_1, beta_2, epsilon)
+            m, v = where(moments[0]) + at, where(moments[1]) + at
+            call(step, (kind, where(flat) + at, where(result) + at, m, v, count, where(settings)))
 
 
 @compiled
 def run_batches(
-    plan, team, batches, alpha, optimizer, flat, result, moments, slot_gradients, slot_sums, arrays, data, losses
+    plan, team, batches, alpha, optimizer, rates, flat, result, moments, slot_gradients, slot_sums, arrays, data, losses
 ):
     """One worker's share of a run over batches: its slots of each batch, then its piece of the parameter vector.
 
@@ -241,19 +190,19 @@ def run_batches(
 
     Parameters
     ----------
-    plan : (addresses of sweeps, `products.Products` and `outputs.Outputs`, loss code, sizes, offsets, buffers,
+    plan : (addresses of sweeps, `Products`, `Outputs` and `Updates`, loss code, sizes, offsets, buffers,
         T, numbers from one row of the workspace to the next, address of gemm, whether each layer's products are blocked
         over registers)
     team : (me, workers, counter to meet at, address of sched_yield)
-    batches : (samples, batch size, most slots, samples worth a slot, whether J is a mean, whether to go backward, steps
-        taken before)
-    optimizer : (kind, learning rate, beta_1, beta_2, epsilon)
+    batches : (samples, batch size, most slots, samples worth a slot, whether J is a mean, whether to go backward)
+    optimizer : (kind, beta_1, beta_2, epsilon)
+    rates : learning rate of each batch's step, with Adam's corrections in it
     arrays : (workspace, losses of a tile, addresses of its samples), this worker's own
     data : (how X is reached, how Y is, sample weights or none, order or none)
     losses : J of each batch, written
     """
     me, workers, counter, yielder = team
-    samples, batch_size, most_slots, slot_samples, mean, backward, steps = batches
+    samples, batch_size, most_slots, slot_samples, mean, backward = batches
     meeting = 0
     for batch in range(losses.size):
         start = batch * batch_size
@@ -281,7 +230,7 @@ def run_batches(
                 team,
                 alpha,
                 optimizer,
-                steps + batch + 1,
+                rates[batch],
                 flat,
                 result,
                 moments,

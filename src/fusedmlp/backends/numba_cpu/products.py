@@ -28,6 +28,7 @@ from fusedmlp.backends.numba_cpu.simd import (
     call,
     item_bytes,
     lane_bytes,
+    multiply_add,
     registers,
     spread,
     store,
@@ -66,7 +67,7 @@ def _prefetch(builder, pointer):
 
 
 def _add_product(builder, total, a, b):
-    builder.store(builder.fadd(builder.load(total), builder.fmul(a, b)), total)
+    builder.store(multiply_add(builder, a, b, builder.load(total)), total)
 
 
 def block_of_products(rows, columns):

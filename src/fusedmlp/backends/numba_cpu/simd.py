@@ -26,22 +26,24 @@ _BYTES = {types.float32: 4, types.float64: 8}
 
 
 class Registers(NamedTuple):
-    """Vector registers of the CPU that numba compiles for."""
+    """Vector registers of the CPU that numba compiles for, and whether it multiplies and adds in one instruction."""
 
     bytes: int
     number: int
+    fused: bool
 
 
 @cache
 def registers() -> Registers:
     """512 bits with AVX-512, 256 with AVX, else 128, which every 64-bit CPU has."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    have = set(features.split(","))
+    have, is_x86 = set(features.split(",")), triple.startswith("x86")
+    fused = "+fma" in have or not is_x86
     if "+avx512f" in have:
-        return Registers(64, 32)
+        return Registers(64, 32, fused)
     if "+avx" in have:
-        return Registers(32, 16)
-    return Registers(16, 16 if triple.startswith("x86") else 32)
+        return Registers(32, 16, fused)
+    return Registers(16, 16 if is_x86 else 32, fused)
 
 
 class Lanes(types.Type):
@@ -124,6 +126,33 @@ def _type_of_negative(context):
 @lower_builtin(operator.neg, Lanes)
 def _lower_negative(context, builder, signature, arguments):
     return builder.fneg(arguments[0])
+
+
+def multiply_add(builder, a, b, c):
+    """LLVM: a b + c, rounded once where the CPU can."""
+    if not registers().fused:
+        return builder.fadd(builder.fmul(a, b), c)
+    element = a.type.element if isinstance(a.type, ir.VectorType) else a.type
+    name = (
+        f"llvm.fma.{f'v{a.type.count}' if a.type is not element else ''}{'f32' if element == ir.FloatType() else 'f64'}"
+    )
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)
+    return builder.call(function, (a, b, c))
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a b + c, rounded once where the CPU can; numbers, `Lanes`, or both of one precision."""
+    kinds = (a, b, c)
+    wanted = next((kind for kind in kinds if isinstance(kind, Lanes)), a)
+    if element_of(wanted) is None or any(kind not in (wanted, element_of(wanted)) for kind in kinds):
+        raise TypingError(f"expected numbers or Lanes of one precision; got {kinds}")
+
+    def codegen(context, builder, signature, arguments):
+        pairs = zip(arguments, kinds, strict=True)
+        return multiply_add(builder, *(as_type(builder, value, kind, wanted) for value, kind in pairs))
+
+    return wanted(*kinds), codegen
 
 
 def _choice(comparison, pick):

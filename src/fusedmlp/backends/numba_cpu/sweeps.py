@@ -14,7 +14,7 @@ import numpy as np
 from fusedmlp.backends.numba_cpu.compilation import address_of
 from fusedmlp.backends.numba_cpu.mathematics import TAGS, derivative, f, zero
 from fusedmlp.backends.numba_cpu.primitives import load
-from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
+from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 
 def forward_sweep(tag, like):
@@ -35,7 +35,7 @@ def forward_sweep(tag, like):
                 for i in range(0, width, size):
                     activation = f(tag, load_lanes(like, a + i) + bias)
                     store(activation, a + i)
-                    store(load_lanes(like, z + i) + weight * activation, z + i)
+                    store(fma(weight, activation, load_lanes(like, z + i)), z + i)
             else:
                 for i in range(0, width, size):
                     store(f(tag, load_lanes(like, a + i) + bias), a + i)
@@ -66,7 +66,7 @@ def backward_sweep(tag, like):
                 weight, sum_dW = splat(load(like, w + j * item)), splat(zero(like))
                 for i in range(0, width, size):
                     activation, e = load_lanes(like, a + i), load_lanes(like, dz + i)
-                    sum_dW = sum_dW + activation * e
+                    sum_dW = fma(activation, e, sum_dW)
                     error = weight * e * derivative(tag, activation)
                     sum_db = sum_db + error
                     store(error, a + i)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal, summing
+from fusedmlp.backends.numba_cpu.compilation import internal
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.primitives import copy_bytes, gemm, load, where
-from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, transposition
+from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, sum_lanes, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input.
@@ -180,7 +180,7 @@ def error_products(routine, W, dZ, D, n):
 @internal
 def forward_layer(plan, flat, workspace, layer, x, t, n):
     """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
-    (forward, _, multiply, deep, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    (forward, _, multiply, deep, _, _, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
     W, b = weights_of(flat, sizes, offsets, layer), biases_of(flat, sizes, offsets, layer)
     (n_in, n_out), item = W.shape, workspace.itemsize
     Z, row, width = matrix(workspace, buffers[layer], n_out, step), step * item, n * item
@@ -249,7 +249,7 @@ def clear_gradient(plan, gradient):
 @internal
 def add_weight_gradient(plan, gradient, arrays, layer, x, dZ, first, count, t, add):
     """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on; all of them if BLAS does it."""
-    (_, _, multiply, _, samples, _, _, _), _, sizes, offsets, buffers, _, _, routine, blocked = plan
+    (_, _, multiply, _, samples, _, _, _, _, _), _, sizes, offsets, buffers, _, _, routine, blocked = plan
     dW = weights_of(gradient, sizes, offsets, layer)
     (n_in, n_out), item = dW.shape, dW.itemsize
     if blocked[layer]:
@@ -266,7 +266,7 @@ def add_weight_gradient(plan, gradient, arrays, layer, x, dZ, first, count, t, a
 @internal
 def backward_layer(plan, flat, gradient, arrays, layer, x, t, n, add):
     """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
-    (_, backward, multiply, deep, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
+    (_, backward, multiply, deep, _, _, _, _, _, _), _, sizes, offsets, buffers, _, step, routine, blocked = plan
     workspace = arrays[0]
     item, units = workspace.itemsize, sizes[layer + 1]
     row, width = step * item, n * item
@@ -324,11 +324,12 @@ def backward_tile(plan, flat, gradient, arrays, reached, t, add):
             add_weight_gradient(plan, gradient, arrays, last, x, dZ, 0, sizes[-1], t, add)
 
 
-@summing
+@internal
 def add_row_sums(D, sums, n):
     """sums += Σ over samples of each row of D, if there are any."""
+    like, item = D[0, 0], D.itemsize
     for j in range(sums.size):
-        d, total = D[j, :n], zero(D[j, 0])
-        for i in range(d.size):
-            total += d[i]
-        sums[j] += total
+        total, row = splat(zero(like)), where(D[j])
+        for i in range(row, row + n * item, lane_bytes(like)):
+            total = total + load_lanes(like, i)
+        sums[j] += sum_lanes(total)
