@@ -267,6 +267,13 @@ def test_wide_layers_by_scipy(sizes, m, dtype, by_scipy):
         check_wide_layers(sizes, m, dtype, layout, "SciPy")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_tiles_of_wide_layers_add_up(sizes, dtype, by_scipy):
+    """So many samples that every slot has several tiles."""
+    check_wide_layers(sizes, 40_000, dtype, "C", "SciPy")
+
+
 @pytest.mark.parametrize("batch_size", [1, 37, 1500])
 def test_shuffled_batches_of_wide_layers(batch_size, by_scipy):
     """Samples gathered from anywhere."""

@@ -225,6 +225,22 @@ def test_an_unwritable_cache_folder_costs_time_only(tmp_path):
     assert run(code, PYTHONPATH=os.path.dirname(os.path.dirname(fusedmlp.__file__))) == "0.5"
 
 
+def test_the_bits_are_the_same_just_compiled_and_from_the_cache(tmp_path):
+    """A process that compiles calls kernels as compiled alone, a later one copies that LLVM has worked on again."""
+    code = """
+        import hashlib
+        import numpy as np
+        from fusedmlp import Adam, Network
+        rng = np.random.default_rng(0)
+        X, Y = rng.normal(size=(20, 3000)), rng.integers(0, 4, 3000)
+        net = Network([20, 50, 33, 4], "tanh", "categorical_cross_entropy", backend="numba-cpu", random_state=0)
+        net.fit(X, np.eye(4)[:, Y], epochs=2, batch_size=700, optimizer=Adam(0.01), alpha=0.1)
+        print(hashlib.sha256(net.parameters.flat.tobytes() + net.forward(X).tobytes()).hexdigest())
+    """
+    first, second = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first == second
+
+
 def test_nothing_runs_before_it_is_needed():
     code = """
         import sys, threading

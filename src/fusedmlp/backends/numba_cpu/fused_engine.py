@@ -27,8 +27,8 @@ from fusedmlp.parameters import Gradients, Parameters
 
 # Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
 _BLOCKED_BYTES = 16 * 1024
-# Waking a worker takes up to 100 µs: a run shorter than this stays on one core.
-_WORTH_A_WORKER_NS = 250_000
+# Waking a worker takes up to 100 µs, and more on a core that has slept: a run shorter than this stays on one.
+_WORTH_A_WORKER_NS = 300_000
 # A slot is worth its own sums, and a meeting of the workers, from about here.
 _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
@@ -83,7 +83,7 @@ class FusedEngine(Engine):
         self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in architecture.weight_shapes)
-        self._sample_ns = flops / 80 * (architecture.itemsize / 4) + 0.6 * sum(architecture.layer_sizes[1:-1]) + 20
+        self._sample_ns = flops / 100 * (architecture.itemsize / 4) + 0.45 * sum(architecture.layer_sizes[1:-1]) + 20
         slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * architecture.n_parameters * architecture.itemsize * _BYTE_NS)
         self._slot_samples = max(16, int(slot_ns / self._sample_ns))
         room = _SLOT_BYTES // (architecture.n_parameters * architecture.itemsize)

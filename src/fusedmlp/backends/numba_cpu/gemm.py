@@ -105,8 +105,10 @@ def _is_loaded(path: Path) -> bool:
 
 @cache
 def _mkl() -> ctypes.CDLL:
+    reason = _why_no_mkl()  # asked, and kept, before it is loaded here
     path = _mkl_path()
-    assert path is not None
+    if reason or path is None:
+        raise RuntimeError(f"MKL cannot be used: {reason}")
     dynamic = ctypes.CDLL(str(path))
     dynamic.MKL_Set_Threading_Layer(_SEQUENTIAL)
     return dynamic
