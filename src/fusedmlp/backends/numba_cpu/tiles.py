@@ -22,7 +22,7 @@ from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_
 SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
 _BLOCK = 8
 """Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
-_FEW_ROWS = 64
+_FEW_ROWS = 24
 """Up to so many inputs of a layer, all of them stay in that cache while a block of rows is multiplied with them."""
 _DEEP = 256
 """From so many inputs on, it is better to keep a piece of them in that cache than the rows of a block."""
