@@ -215,7 +215,7 @@ class FusedEngine(Engine):
     @contextmanager
     def _announcing(self) -> Iterator[None]:
         a = self.architecture
-        message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: some 10 seconds, once on a machine"
+        message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: 10 to 20 seconds, once on a machine"
         timer = threading.Timer(1.0, _log.info, (message,))
         timer.daemon = True
         timer.start()
