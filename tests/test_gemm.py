@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
-import sys
-import textwrap
 from functools import cache
 from importlib.metadata import PackageNotFoundError, PackagePath
 from itertools import product
@@ -27,6 +24,7 @@ from fusedmlp.backends.numba_cpu import fused_engine, gemm, primitives
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
 from fusedmlp.cli.commands import cli
 from problems import make_problem
+from processes import run_python
 
 VARIABLE = gemm.ENVIRONMENT_VARIABLE
 NOT_INSTALLED = 'FUSEDMLP_BLAS is mkl, but it is not installed: pip install "fusedmlp[mkl]"'
@@ -293,18 +291,8 @@ needs_mkl = pytest.mark.skipif(gemm._mkl_path() is None, reason='MKL is not inst
 def run(code, **environment):
     """What a fresh Python prints; it finds this file."""
     tests = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        env={name: value for name, value in os.environ.items() if name != VARIABLE}
-        | {"PYTHONPATH": tests}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+    ours = {name: value for name, value in os.environ.items() if name != VARIABLE} | {"PYTHONPATH": tests}
+    return run_python(code, ours | environment)
 
 
 def check_everything(chosen):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
-import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,6 +14,7 @@ import pytest
 
 from fusedmlp import Network, get_backend
 from fusedmlp.backends.numba_cpu import threads
+from processes import run_python
 
 kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
 compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.compilation")
@@ -25,16 +23,7 @@ TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.mathematics").TAGS
 
 def run(code, **environment):
     """What a fresh Python prints."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+    return run_python(code, os.environ | environment)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for x86 vector instructions")

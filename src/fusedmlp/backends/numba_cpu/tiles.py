@@ -191,16 +191,15 @@ def forward_layer(plan, flat, workspace, layer, x, t, n):
     if sums_output:
         for i in range(n):
             z[0, i] = 0
-    rows = n_out
     if not blocked[layer]:
         layer_products(routine, W, x, Z, t, n)
     elif n_in > _DEEP:
         call(deep, (multiply, where(W), item, n_out * item, n_out, x[0], x[2] * item, where(Z), row, n_in, width))
-    else:
-        rows = _BLOCK
+    block_by_block = blocked[layer] and n_in <= _DEEP
+    rows = _BLOCK if block_by_block else n_out
     for first in range(0, n_out, rows):
         count, at = min(rows, n_out - first), where(Z) + first * row
-        if rows == _BLOCK and blocked[layer] and n_in <= _DEEP:
+        if block_by_block:
             start = where(W) + first * item
             call(multiply, (start, item, n_out * item, count, x[0], x[2] * item, at, row, n_in, width, 0))
         if layer < last:
