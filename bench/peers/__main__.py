@@ -28,8 +28,9 @@ def write(results: Results, folder: Path) -> list[Path]:
     """results.json, results.md, time-m.png and time-n2.png in a folder."""
     json_file, markdown_file = folder / "results.json", folder / "results.md"
     files.save(results, json_file)
-    markdown_file.write_text(report.markdown(results), encoding="utf-8")
-    return [json_file, markdown_file, *charts.draw(results, folder)]
+    saved = files.load(json_file)  # the numbers as they are kept: the same report can be written from the file again
+    markdown_file.write_text(report.markdown(saved), encoding="utf-8")
+    return [json_file, markdown_file, *charts.draw(saved, folder)]
 
 
 def run(parts: list[str], peers: list[str], quick: bool, threads: int, rounds: int, folder: Path) -> Results:
