@@ -45,11 +45,16 @@ def output(code, Z, n):
 
 
 @internal
-def binary_losses(z, y, j):
-    """j += max(z, 0) - y z + log(1 + exp(-|z|)), a row of outputs."""
+def binary_losses(z, y, j, scratch):
+    """j += max(z, 0) - y z + log(1 + exp(-|z|)), a row of outputs, a register of samples at a time."""
+    like, item = z[0], z.itemsize
+    for i in range(0, z.size * item, lane_bytes(like)):
+        logit = load_lanes(like, where(z) + i)
+        positive = at_least(logit, zero(like))
+        rest = log1p_unit(exp(logit - positive - positive))
+        store(positive - load_lanes(like, where(y) + i) * logit + rest, where(scratch) + i)
     for i in range(z.size):
-        positive = z[i] if z[i] > zero(z[i]) else zero(z[i])
-        j[i] += positive - y[i] * z[i] + log1p_unit(exp(z[i] - positive - positive))
+        j[i] += np.float64(scratch[i])
 
 
 @internal
@@ -113,7 +118,7 @@ def per_sample(code, Z, Y, j, n, scratch):
     for k in range(rows):
         z, y = Z[k, :n], Y[k, :n]
         if code == BINARY:
-            binary_losses(z, y, j[:n])
+            binary_losses(z, y, j[:n], scratch[0])
         elif code == SQUARED:
             for i in range(n):
                 residual = np.float64(z[i]) - np.float64(y[i])

@@ -2,242 +2,240 @@
 
 Gradients are summed in slots: the samples of a batch are cut into a number of slots that depends on the batch and the
 network alone, each slot has sums of its own, and the sums are added in the order of the slots. So the bits of a result
-do not depend on how many workers share the slots.
+do not depend on how many workers share the slots, nor on who takes which.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import compiled, internal
-from fusedmlp.backends.numba_cpu.primitives import atomic_add, atomic_load, load, where, yield_processor
-from fusedmlp.backends.numba_cpu.simd import call
-from fusedmlp.backends.numba_cpu.tiles import (
-    backward_tile,
-    clear_gradient,
-    forward_tile,
-    matrix,
-    samples_of,
-    weights_of,
+from fusedmlp.backends.numba_cpu.compilation import address_of, internal
+from fusedmlp.backends.numba_cpu.inputs import copy_targets, samples_of
+from fusedmlp.backends.numba_cpu.primitives import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    copy_bytes,
+    load,
+    swap_if,
+    yield_processor,
 )
-from fusedmlp.backends.numba_cpu.updates import BETA_1, BETA_2, EPSILON, NO_STEP, RATE, SCALE
+from fusedmlp.backends.numba_cpu.records import plan_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
+from fusedmlp.backends.numba_cpu.tiles import backward_tile, clear_gradient, forward_tile, layer_of
+from fusedmlp.backends.numba_cpu.updates import NO_STEP
 
+PIECE = 2048
+"""Parameters whose sums, L2 term and step are done together, in the first-level cache: 8 KiB of them in float32."""
+SLOT_STEP = 16
+"""Slots start at multiples of so many samples: only the last has a register that is not full."""
 _SPINS_BEFORE_YIELD = 2000
-_PIECE = 128
-# Parameters whose sums, decay and step are done together, while they are in the first-level cache: 8 KiB in float32.
-_CHUNK = 2048
+_TASK_BITS = 32
+
+
+class Passes(NamedTuple):
+    """Addresses for a dtype; `work` is the way in."""
+
+    forward_tile: int
+    backward_tile: int
+    sum_samples: int
+    predict: int
+    work: int
+
+
+@cache
+def passes(dtype: str) -> Passes:
+    """Compiled at the first call."""
+    like = np.dtype(dtype).type(0)
+    functions = (forward_tile(like), 4), (backward_tile(like), 5), (sum_samples(like), 5), (predict(like), 4), (work, 2)
+    return Passes(*(address_of(function, arguments) for function, arguments in functions))
+
+
+# The samples of a slot, or of a part to predict -----------------------------------------------------------------------
 
 
 @internal
-def copy_targets(Y, y, order, start, t, n):
-    """Y[k, i] = y[k, sample i], for any strides (bytes); the last sample's up to n."""
-    address, row_step, sample_step = y
-    for k in range(Y.shape[0]):
-        for i in range(t):
-            sample = order[start + i] if order.size else start + i
-            Y[k, i] = load(Y[0, 0], address + k * row_step + sample * sample_step)
-        for i in range(t, n):
-            Y[k, i] = Y[k, t - 1]
-
-
-@internal
-def sum_samples(plan, want_gradient, flat, gradient, arrays, data, start, stop):
-    """(Σ wᵢ jᵢ, Σ wᵢ) over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters into `gradient`."""
-    (_, _, _, _, _, losses, activate, error, _, _), code, sizes, _, buffers, T, step, _, _ = plan
-    workspace, j = arrays[0], arrays[1]
-    x, y, weights, order = data
-    if want_gradient:
-        clear_gradient(plan, gradient)
-    nL, loss, total_weight = sizes[-1], 0.0, 0.0
-    Y = matrix(workspace, buffers[-5], nL, step)
-    Z = matrix(workspace, buffers[sizes.size - 2], nL, step)
-    scratch = matrix(workspace, buffers[-3], 2, step)
-    for first in range(start, stop, T):
-        t = min(T, stop - first)
-        n = samples_of(workspace[0], t)
-        copy_targets(Y, y, order, first, t, n)
-        w = weights[:0]
-        if weights.size:
-            w = workspace[buffers[-4] : buffers[-4] + t]
-            for i in range(t):
-                w[i] = weights[order[first + i] if order.size else first + i]
-        reached = forward_tile(plan, flat, arrays, x, order, first, t)
-        call(losses, (code, where(Z), where(Y), nL, step, where(j), where(scratch), n))
-        for i in range(t):
-            weight = np.float64(w[i]) if w.size else 1.0
-            loss += weight * j[i]
-            total_weight += weight
-        if want_gradient:
-            call(activate, (code, where(Z), nL, step, n))
-            call(error, (code, where(Z), where(Y), nL, step, where(w), w.size, t, n))
-            backward_tile(plan, flat, gradient, arrays, reached, t, first > start)
+def add_weighted(like, losses, weights, t, loss, total_weight):
+    """(loss + Σ wᵢ jᵢ, total_weight + Σ wᵢ)."""
+    for i in range(t):
+        weight = np.float64(load(like, weights + i * item_bytes(like)))
+        loss += weight * load(0.0, losses + 8 * i)
+        total_weight += weight
     return loss, total_weight
 
 
-@compiled
-def predict(plan, flat, arrays, x, order, out, start, stop):
-    """A_L of samples start to stop into out (nL, m)."""
-    (_, _, _, _, _, _, activate, _, _, _), code, sizes, _, buffers, T, step, _, _ = plan
-    workspace = arrays[0]
-    Z = matrix(workspace, buffers[sizes.size - 2], sizes[-1], step)
-    for first in range(start, stop, T):
-        t = min(T, stop - first)
-        forward_tile(plan, flat, arrays, x, order, first, t)
-        call(activate, (code, where(Z), sizes[-1], step, samples_of(workspace[0], t)))
-        for k in range(Z.shape[0]):
-            for i in range(t):
-                out[k, first + i] = Z[k, i]
-
-
-# After a batch -------------------------------------------------------------------------------------------------------
-
-
 @internal
-def add_decay(flat, gradient, sizes, offsets, start, stop, factor):
-    """gradient += factor · W, for the weights among elements start to stop."""
-    for layer in range(sizes.size - 1):
-        first = max(start, offsets[layer, 0])
-        last = min(stop, offsets[layer, 0] + sizes[layer] * sizes[layer + 1])
-        if first < last:
-            W, dW = flat[first:last], gradient[first:last]
-            for i in range(W.size):
-                dW[i] += factor * W[i]
+def sum_of(losses, t):
+    """Σ jᵢ, a register at a time: one sum would wait for itself."""
+    whole = 8 * t // lane_bytes(0.0) * lane_bytes(0.0)
+    total = splat(0.0)
+    for j in range(losses, losses + whole, lane_bytes(0.0)):
+        total = total + load_lanes(0.0, j)
+    rest = sum_lanes(total)
+    for j in range(losses + whole, losses + 8 * t, 8):
+        rest += load(0.0, j)
+    return rest
 
 
-@internal
-def sum_of_squares(x):
-    """Σ x² in float64, in eight sums that are added in order."""
-    sums = np.zeros(8)
-    for start in range(0, x.size - 7, 8):
-        part = x[start : start + 8]
-        for k in range(8):
-            sums[k] += np.float64(part[k]) * np.float64(part[k])
-    total = 0.0
-    for k in range(8):
-        total += sums[k]
-    for i in range(x.size // 8 * 8, x.size):
-        total += np.float64(x[i]) * np.float64(x[i])
-    return total
+def sum_samples(like):
+    """Σ wᵢ jᵢ and Σ wᵢ over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters, into what the run has for a slot."""
 
-
-@internal
-def wait_for_all(counter, workers, meeting, yielder):
-    """Return when every worker has come to this meeting; what each wrote before is then visible to all."""
-    if workers == 1:
-        return
-    atomic_add(counter, 1)
-    spins = 0
-    while atomic_load(counter) < meeting * workers:
-        spins += 1
-        if spins > _SPINS_BEFORE_YIELD and yielder:
-            yield_processor(yielder)
-
-
-@compiled
-def slots_of(samples, most_slots, slot_samples):
-    """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
-    slots = 1
-    while 2 * slots <= most_slots and 2 * slots * slot_samples <= samples:
-        slots *= 2
-    return slots
-
-
-@internal
-def weight_decay_loss(flat, sizes, offsets, factor):
-    """½ · factor · Σ‖W‖²."""
-    total = 0.0
-    for layer in range(sizes.size - 1):
-        total += sum_of_squares(weights_of(flat, sizes, offsets, layer).reshape(-1))
-    return 0.5 * factor * total
-
-
-@internal
-def finish_batch(plan, team, alpha, optimizer, rate, flat, result, moments, slot_gradients, slots, scale, size):
-    """A worker's piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
-    sizes, offsets = plan[2], plan[3]
-    me, workers = team[0], team[1]
-    # Pieces start at multiples of what a vectorised loop takes at a time: the elements of its scalar rest, which may
-    # round otherwise, are then the same ones whatever the number of workers.
-    blocks = (flat.size + _PIECE - 1) // _PIECE
-    start = min(flat.size, blocks * me // workers * _PIECE)
-    stop = min(flat.size, blocks * (me + 1) // workers * _PIECE)
-    add_slots, step = plan[0][8], plan[0][9]
-    kind, beta_1, beta_2, epsilon = optimizer
-    settings = np.empty(5)
-    settings[SCALE], settings[RATE], settings[BETA_1], settings[BETA_2] = scale, rate, beta_1, beta_2
-    settings[EPSILON] = epsilon
-    for first in range(start, stop, _CHUNK):
-        last = min(stop, first + _CHUNK)
-        count, at = last - first, first * flat.itemsize
-        slot, row = where(slot_gradients) + at, slot_gradients.shape[1]
-        call(add_slots, (slot, row, slots, where(result) + at, count, where(settings)))
-        if alpha > 0:
-            add_decay(flat, result, sizes, offsets, first, last, alpha / size)
-        if kind != NO_STEP:
-            m, v = where(moments[0]) + at, where(moments[1]) + at
-            call(step, (kind, where(flat) + at, where(result) + at, m, v, count, where(settings)))
-
-
-@compiled
-def run_batches(
-    plan, team, batches, alpha, optimizer, rates, flat, result, moments, slot_gradients, slot_sums, arrays, data, losses
-):
-    """One worker's share of a run over batches: its slots of each batch, then its piece of the parameter vector.
-
-    The workers meet after the slots, when all sums are there, and after the step, when all parameters are new.
-
-    Parameters
-    ----------
-    plan : (addresses of sweeps, `Products`, `Outputs` and `Updates`, loss code, sizes, offsets, buffers,
-        T, numbers from one row of the workspace to the next, address of gemm, whether each layer's products are blocked
-        over registers)
-    team : (me, workers, counter to meet at, address of sched_yield)
-    batches : (samples, batch size, most slots, samples worth a slot, whether J is a mean, whether to go backward)
-    optimizer : (kind, beta_1, beta_2, epsilon)
-    rates : learning rate of each batch's step, with Adam's corrections in it
-    arrays : (workspace, losses of a tile, addresses of its samples), this worker's own
-    data : (how X is reached, how Y is, sample weights or none, order or none)
-    losses : J of each batch, written
-    """
-    me, workers, counter, yielder = team
-    samples, batch_size, most_slots, slot_samples, mean, backward = batches
-    meeting = 0
-    for batch in range(losses.size):
-        start = batch * batch_size
-        size = min(batch_size, samples - start)
-        slots = slots_of(size, most_slots, slot_samples)
-        for slot in range(slots * me // workers, slots * (me + 1) // workers):
-            first, last = start + size * slot // slots, start + size * (slot + 1) // slots
-            sums = sum_samples(plan, backward, flat, slot_gradients[slot], arrays, data, first, last)
-            slot_sums[slot, 0], slot_sums[slot, 1] = sums
-        decay = weight_decay_loss(flat, plan[2], plan[3], alpha / size) if me == 0 and alpha > 0 else 0.0
-        meeting += 1
-        wait_for_all(counter, workers, meeting, yielder)
+    def sum_samples(run_address, worker_address, slot, start, stop):
+        run, worker = run_at(run_address), worker_at(worker_address)
+        plan = plan_at(run.plan)
+        item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(plan, plan.layers - 1)
+        Z, Y, weights, step = workspace + outputs.Z, workspace + plan.Y, workspace + plan.weights, plan.row // item
+        gradient = run.slots + slot * plan.n_parameters * item
+        if run.result:
+            clear_gradient(like, plan, gradient)
         loss, total_weight = 0.0, 0.0
-        for slot in range(slots):
-            loss += slot_sums[slot, 0]
-            total_weight += slot_sums[slot, 1]
-        scale = 1.0
-        if mean:  # a batch whose weights are all 0 adds nothing
-            scale = 1.0 / total_weight if total_weight > 0 else 0.0
-        if me == 0:
-            losses[batch] = loss * scale + decay
-        if backward:
-            finish_batch(
-                plan,
-                team,
-                alpha,
-                optimizer,
-                rates[batch],
-                flat,
-                result,
-                moments,
-                slot_gradients,
-                slots,
-                scale,
-                size,
-            )
-        meeting += 1
-        wait_for_all(counter, workers, meeting, yielder)
+        for first in range(start, stop, plan.tile):
+            t = min(plan.tile, stop - first)
+            n = samples_of(like, t)
+            copy_targets(like, plan, run, worker, outputs.n_out, first, t, n)
+            call(plan.forward_tile, (run_address, worker_address, first, t))
+            call(plan.losses, (plan.loss, Z, Y, outputs.n_out, step, worker.losses, workspace + plan.scratch, n))
+            if run.weights:
+                loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
+            else:
+                loss, total_weight = loss + sum_of(worker.losses, t), total_weight + t
+            if run.result:
+                call(plan.activate, (plan.loss, Z, outputs.n_out, step, n))
+                weighted = t if run.weights else 0
+                call(plan.error, (plan.loss, Z, Y, outputs.n_out, step, weights, weighted, t, n))
+                call(plan.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
+        store(loss, run.slot_sums + 16 * slot)
+        store(total_weight, run.slot_sums + 16 * slot + 8)
+
+    return sum_samples
+
+
+def predict(like):
+    """A_L of samples start to stop into the run's `out`."""
+
+    def predict(run_address, worker_address, start, stop):
+        run, worker = run_at(run_address), worker_at(worker_address)
+        plan = plan_at(run.plan)
+        outputs, item = layer_of(plan, plan.layers - 1), item_bytes(like)
+        Z = worker.workspace + outputs.Z
+        for first in range(start, stop, plan.tile):
+            t = min(plan.tile, stop - first)
+            call(plan.forward_tile, (run_address, worker_address, first, t))
+            call(plan.activate, (plan.loss, Z, outputs.n_out, plan.row // item, samples_of(like, t)))
+            for k in range(outputs.n_out):
+                copy_bytes(run.out + (k * run.samples + first) * item, Z + k * plan.row, t * item)
+
+    return predict
+
+
+# After the sums of a batch --------------------------------------------------------------------------------------------
+
+
+@internal
+def end_of_sums(plan, run, batch, slots, size):
+    """J of a batch, and the factor that its sums take."""
+    loss, total_weight = 0.0, 0.0
+    for slot in range(slots):
+        loss += load(0.0, run.slot_sums + 16 * slot)
+        total_weight += load(0.0, run.slot_sums + 16 * slot + 8)
+    run.scale = 1.0
+    if plan.mean:  # a batch whose weights are all 0 adds nothing
+        run.scale = 1.0 / total_weight if total_weight > 0 else 0.0
+    decay = 0.5 * run.alpha / size * run.squares if run.alpha > 0 else 0.0
+    store(loss * run.scale + decay, run.losses + 8 * batch)
+
+
+@internal
+def update(plan, run, run_address, batch, piece, slots, size):
+    """A piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
+    item = plan.item
+    first = piece * PIECE
+    last = min(plan.n_parameters, first + PIECE)
+    count, at = last - first, first * item
+    result = run.result + at
+    call(plan.add_slots, (run_address, run.slots + at, plan.n_parameters, slots, result, count))
+    if run.alpha > 0:
+        for layer in range(plan.layers):
+            here = layer_of(plan, layer)
+            start = max(first, here.W // item)
+            stop = min(last, here.W // item + here.n_in * here.n_out)
+            if start < stop:
+                at_W = start * item
+                call(plan.add_decay, (run_address, size, run.flat + at_W, run.result + at_W, stop - start))
+    if run.kind != NO_STEP:
+        moments = run.first_moment + at, run.second_moment + at
+        call(plan.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
+
+
+# Sharing the work -----------------------------------------------------------------------------------------------------
+
+
+@internal
+def start_of(slot, slots, size):
+    """Where a slot starts in a batch."""
+    return size if slot == slots else size * slot // slots // SLOT_STEP * SLOT_STEP
+
+
+@internal
+def sum_task(plan, run, run_address, worker_address, start, size, task, slots):
+    """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
+    if run.out:
+        first = task * run.part
+        call(plan.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
+    elif task < slots:
+        first, last = start + start_of(task, slots, size), start + start_of(task + 1, slots, size)
+        call(plan.sum_samples, (run_address, worker_address, task, first, last))
+    else:
+        run.squares = 0.0
+        for layer in range(plan.layers):
+            here = layer_of(plan, layer)
+            call(plan.sum_squares, (run_address, run.flat + here.W, here.n_in * here.n_out))
+
+
+def work(run_address, worker_address):
+    """A worker's part in a run; any number of workers may come, at any time, and each stays to the end.
+
+    The phases of a run are two a batch: sums, then updates. `state` holds the phase and the next of its tasks; who
+    moves it from one task to the next has that task. Who finishes the last task of a phase begins the next phase. So a
+    worker that is late, or on a slower core, does less, and nobody waits for one that has not come.
+    """
+    run = run_at(run_address)
+    plan = plan_at(run.plan)
+    spins = 0
+    while True:
+        state = atomic_load(run.state)
+        phase, task = state >> _TASK_BITS, state & ((1 << _TASK_BITS) - 1)
+        batch, updating = phase >> 1, phase & 1
+        if batch >= run.batches:
+            return
+        start = batch * run.batch_size
+        size = min(run.batch_size, run.samples - start)
+        slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+        tasks = slots + np.int64(run.alpha > 0)
+        if updating:
+            tasks = run.pieces
+        elif run.out:
+            tasks = (run.samples + run.part - 1) // run.part
+        if task >= tasks:
+            spins += 1
+            if spins > _SPINS_BEFORE_YIELD and plan.yielder:
+                yield_processor(plan.yielder)
+            continue
+        if not swap_if(run.state, state, state + 1):
+            continue
+        spins = 0
+        if updating:
+            update(plan, run, run_address, batch, task, slots, size)
+        else:
+            sum_task(plan, run, run_address, worker_address, start, size, task, slots)
+        if atomic_add(run.done, 1) + 1 == tasks:
+            atomic_store(run.done, 0)
+            if not updating and not run.out:
+                end_of_sums(plan, run, batch, slots, size)
+            skipped = 0 if updating or run.result else 1
+            atomic_store(run.state, (phase + 1 + skipped) << _TASK_BITS)

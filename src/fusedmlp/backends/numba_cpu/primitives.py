@@ -13,11 +13,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from fusedmlp.backends.numba_cpu.compilation import internal
+
+_BYTE = ir.IntType(8)
+INTEGER = np.int64(0)
+"""What `load` loads."""
 
 
 @cache
@@ -49,9 +54,7 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
     )  # fmt: skip
 
     def codegen(context, builder, signature, arguments):
-        from llvmlite import ir
-
-        byte, int32 = ir.IntType(8), ir.IntType(32)
+        int32 = ir.IntType(32)
         number = arguments[6].type
         pointers = []
         for kind, value in zip("tteeenpepenpe", arguments[1:], strict=True):
@@ -63,8 +66,8 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
                 pointers.append(_by_reference(builder, builder.trunc(value, int32), int32))
             else:
                 flag = builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
-                letter = builder.select(flag, ir.Constant(byte, ord("T")), ir.Constant(byte, ord("N")))
-                pointers.append(_by_reference(builder, letter, byte))
+                letter = builder.select(flag, ir.Constant(_BYTE, ord("T")), ir.Constant(_BYTE, ord("N")))
+                pointers.append(_by_reference(builder, letter, _BYTE))
         function = ir.FunctionType(ir.VoidType(), [pointer.type for pointer in pointers])
         builder.call(builder.inttoptr(arguments[0], function.as_pointer()), pointers)
         return context.get_dummy_value()
@@ -107,9 +110,7 @@ def copy_bytes(typing_context, destination, source, count):
     """Copy `count` bytes from one address to another."""
 
     def codegen(context, builder, signature, arguments):
-        from llvmlite import ir
-
-        pointer = ir.IntType(8).as_pointer()
+        pointer = _BYTE.as_pointer()
         to, start = (builder.inttoptr(address, pointer) for address in arguments[:2])
         cgutils.raw_memcpy(builder, to, start, arguments[2], 1)
         return context.get_dummy_value()
@@ -118,25 +119,64 @@ def copy_bytes(typing_context, destination, source, count):
 
 
 @intrinsic
-def atomic_add(typing_context, array, value):
-    """array[0] += value for an int64 array that several threads share; what it was before."""
+def clear_bytes(typing_context, address, count):
+    """`count` bytes from an address on become 0."""
 
     def codegen(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", data, arguments[1], "seq_cst")
+        pointer = builder.inttoptr(arguments[0], _BYTE.as_pointer())
+        cgutils.memset(builder, pointer, arguments[1], 0)
+        return context.get_dummy_value()
 
-    return types.int64(array, types.int64), codegen
+    return types.void(types.int64, types.int64), codegen
+
+
+# Between threads: an int64 at an address ------------------------------------------------------------------------------
+
+
+def _shared(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
 
 
 @intrinsic
-def atomic_load(typing_context, array):
-    """array[0] of an int64 array that several threads share, and everything written before it was last changed."""
+def atomic_add(typing_context, address, value):
+    """Add to the number; what it was before."""
 
     def codegen(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load_atomic(data, "acquire", 8)
+        return builder.atomic_rmw("add", _shared(builder, arguments[0]), arguments[1], "seq_cst")
 
-    return types.int64(array), codegen
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing_context, address):
+    """The number, and everything written before it was last stored."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.load_atomic(_shared(builder, arguments[0]), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def atomic_store(typing_context, address, value):
+    """The number becomes `value`: who loads it sees everything that was written before."""
+
+    def codegen(context, builder, signature, arguments):
+        builder.store_atomic(arguments[1], _shared(builder, arguments[0]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def swap_if(typing_context, address, expected, value):
+    """If the number is `expected` it becomes `value`; whether it did."""
+
+    def codegen(context, builder, signature, arguments):
+        pair = builder.cmpxchg(_shared(builder, arguments[0]), arguments[1], arguments[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -144,8 +184,6 @@ def yield_processor(typing_context, routine):
     """Let another thread have this core: sched_yield at the address `routine`."""
 
     def codegen(context, builder, signature, arguments):
-        from llvmlite import ir
-
         function = ir.FunctionType(ir.IntType(32), [])
         builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
         return context.get_dummy_value()

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +17,6 @@ from fusedmlp.checks import check_count
 ENVIRONMENT_VARIABLES = ("FUSEDMLP_NUM_THREADS", "OMP_NUM_THREADS")
 
 _lock = threading.Lock()
-_gang = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _count: int | None = None
 
@@ -56,8 +54,8 @@ def _whole_number(text: str) -> Any:
 
 def reset() -> None:
     """Forget the pool and the thread count: a forked child has the object but not the threads."""
-    global _pool, _count, _lock, _gang
-    _pool, _count, _lock, _gang = None, None, threading.Lock(), threading.Lock()
+    global _pool, _count, _lock
+    _pool, _count, _lock = None, None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,23 +88,24 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return [first, *(future.result() for _, future in others)]
 
 
-def gang(wanted: int) -> AbstractContextManager[int]:
-    """How many tasks that wait for each other may run at once: `wanted` or as many as there are threads, or 1.
+def share(work: Callable[[int], Any], workers: int) -> None:
+    """work(0) here, and work(1) ... work(workers - 1) beside it, as far as threads of the pool are free.
 
-    Only one gang at a time has the pool: two could each hold threads that the other's members are waiting for. Who
-    comes second works alone.
+    What has not begun when work(0) returns is called off: work(0) must be able to do everything alone.
     """
-    count = min(wanted, thread_count())
-    return nullcontext(1) if count == 1 or not _gang.acquire(blocking=False) else _acquired(count)
-
-
-@contextmanager
-def _acquired(count: int) -> Iterator[int]:
-    gang = _gang
+    if workers == 1:
+        work(0)
+        return
+    helpers = [_executor().submit(work, worker) for worker in range(1, workers)]
     try:
-        yield count
+        work(0)
     finally:
-        gang.release()
+        begun = [helper for helper in helpers if not helper.cancel()]
+        # No helper may outlive the memory it works on, whatever happened here.
+        errors = [helper.exception() for helper in begun]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def split(n: int, smallest: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""What happens to a piece of the parameter vector after a batch: the sum of the slots, and the optimizer's step.
+"""What happens to a piece of the parameter vector after a batch: the sum of the slots, the L2 term, and the step.
 
-Compiled once per dtype and called by address. Settings are float64: scale of the sum, rate, beta_1, beta_2, epsilon.
+Compiled once per dtype and called by address; pieces are `count` numbers at given addresses.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -13,32 +13,36 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import address_of
-from fusedmlp.backends.numba_cpu.primitives import array_at
+from fusedmlp.backends.numba_cpu.primitives import array_at, load
+from fusedmlp.backends.numba_cpu.records import run_at
 from fusedmlp.backends.numba_cpu.simd import fma
 
 NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
-SCALE, RATE, BETA_1, BETA_2, EPSILON = range(5)
+_SUMS = 8
 
 
 class Updates(NamedTuple):
     """Addresses for a dtype; the arguments are int64."""
 
     add_slots: int
+    add_decay: int
+    sum_squares: int
     step: int
 
 
 @cache
 def updates(dtype: str) -> Updates:
     """Compiled at the first call."""
-    return Updates(address_of(add_slots(dtype), 6), address_of(step(dtype), 7))
+    functions = (add_slots, 6), (add_decay, 5), (sum_squares, 3), (step, 7)
+    return Updates(*(address_of(function(dtype), arguments) for function, arguments in functions))
 
 
 def add_slots(dtype):
-    """result = scale · Σ over slots, in their order: `count` numbers; slots are `slot_row` numbers apart."""
+    """result = scale · Σ over slots, in their order; slots are `slot_row` numbers apart. `scale` is the run's."""
     number = np.dtype(dtype).type
     like = number(0)
 
-    def add_slots(slot_gradients, slot_row, slots, result, count, settings):
+    def add_slots(run, slot_gradients, slot_row, slots, result, count):
         total = array_at(like, result, 1, count)[0]
         parts = array_at(like, slot_gradients, slots, slot_row)
         part = parts[0, :count]
@@ -48,40 +52,76 @@ def add_slots(dtype):
             part = parts[slot, :count]
             for i in range(total.size):
                 total[i] += part[i]
-        factor = number(array_at(0.0, settings, 1, 5)[0, SCALE])
+        factor = number(run_at(run).scale)
         for i in range(total.size):
             total[i] *= factor
 
     return add_slots
 
 
+def add_decay(dtype):
+    """gradient += alpha / size · W: the L2 term of a batch of `size` samples. `alpha` is the run's."""
+    number = np.dtype(dtype).type
+    like = number(0)
+
+    def add_decay(run, size, W, gradient, count):
+        factor = number(run_at(run).alpha / size)
+        weights, dW = array_at(like, W, 1, count)[0], array_at(like, gradient, 1, count)[0]
+        for i in range(dW.size):
+            dW[i] += factor * weights[i]
+
+    return add_decay
+
+
+def sum_squares(dtype):
+    """The run's `squares` grow by Σ W², in float64, in sums that are added in order."""
+    like = np.dtype(dtype).type(0)
+
+    def sum_squares(run, W, count):
+        weights = array_at(like, W, 1, count)[0]
+        whole = weights.size // _SUMS * _SUMS
+        sums = np.zeros(_SUMS)
+        for start in range(0, whole, _SUMS):
+            part = weights[start : start + _SUMS]
+            for k in range(_SUMS):
+                sums[k] += np.float64(part[k]) * np.float64(part[k])
+        total = run_at(run).squares
+        for k in range(_SUMS):
+            total += sums[k]
+        for i in range(whole, weights.size):
+            total += np.float64(weights[i]) * np.float64(weights[i])
+        run_at(run).squares = total
+
+    return sum_squares
+
+
 def step(dtype):
     """One optimizer step: `optimizers.SGD.update` and `optimizers.Adam.update` for `count` numbers.
 
-    The rate has Adam's corrections in it. Adam moves seven numbers a parameter and takes 13 flops.
+    The batch's rate has Adam's corrections in it. Adam moves seven numbers a parameter and takes 13 flops.
     """
     number = np.dtype(dtype).type
     like = number(0)
 
-    def step(kind, theta, gradient, first, second, count, settings):
-        chosen = array_at(0.0, settings, 1, 5)[0]
-        rate, beta_1, beta_2 = number(chosen[RATE]), number(chosen[BETA_1]), number(chosen[BETA_2])
+    def step(run_address, batch, theta, gradient, first, second, count):
+        run = run_at(run_address)
+        rate, beta_1, beta_2 = number(load(0.0, run.rates + 8 * batch)), number(run.beta_1), number(run.beta_2)
         theta_, g = array_at(like, theta, 1, count)[0], array_at(like, gradient, 1, count)[0]
         m, v = array_at(like, first, 1, count)[0], array_at(like, second, 1, count)[0]
-        if kind == SGD_STEP:
+        if run.kind == SGD_STEP:
             for i in range(g.size):
                 theta_[i] -= rate * g[i]
-        elif kind == MOMENTUM_STEP:
+        elif run.kind == MOMENTUM_STEP:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += m[i]
-        elif kind == NESTEROV_STEP:
+        elif run.kind == NESTEROV_STEP:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += beta_1 * m[i] - rate * g[i]
-        elif kind == ADAM_STEP:
-            rest_1, rest_2 = number(1 - chosen[BETA_1]), number(1 - chosen[BETA_2])
-            epsilon = number(chosen[EPSILON])
+        elif run.kind == ADAM_STEP:
+            rest_1, rest_2 = number(1 - run.beta_1), number(1 - run.beta_2)
+            epsilon = number(run.epsilon)
             for i in range(g.size):
                 m[i] = fma(beta_1, m[i], rest_1 * g[i])
                 v[i] = fma(beta_2, v[i], rest_2 * (g[i] * g[i]))

@@ -1,0 +1,114 @@
+"""A tile's samples: X as the products take it, and Y and the samples' weights into the workspace. Compiled.
+
+A packed row goes on to the end of a register, n >= t samples, with the last one's numbers: finite, and taken no account
+of.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from fusedmlp.backends.numba_cpu.compilation import internal
+from fusedmlp.backends.numba_cpu.primitives import INTEGER, copy_bytes, load
+from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, store, transposition
+
+# How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
+# packed with a row per input.
+SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
+_SQUARE = 4
+_transpose_lanes, _transpose_square = transposition(None), transposition(_SQUARE)
+
+
+@internal
+def samples_of(like, t):
+    """t samples, up to the end of a register (and of a square that is transposed)."""
+    unit = max(lane_bytes(like) // item_bytes(like), _SQUARE)
+    return (t + unit - 1) // unit * unit
+
+
+@internal
+def sample_of(order, i):
+    """Which sample is the i-th of an order at an address, or of none (0)."""
+    return load(INTEGER, order + 8 * i) if order else i
+
+
+@internal
+def pack_rows(like, out, row, sources, n_in, x_row, n):
+    """out[k, i] = x[k, sample i]: a row per input, `row` bytes apart, for any strides of x."""
+    item = item_bytes(like)
+    lanes = lane_bytes(like) // item
+    if x_row == item and n_in >= lanes:
+        for i in range(0, n, lanes):
+            for first in range(0, n_in, lanes):  # the last block overlaps the one before
+                k = min(first, n_in - lanes)
+                _transpose_lanes(like, sources + 8 * i, k * item, out + k * row + i * item, row)
+    elif x_row == item and n_in >= _SQUARE:
+        for i in range(0, n, _SQUARE):
+            for first in range(0, n_in, _SQUARE):
+                k = min(first, n_in - _SQUARE)
+                _transpose_square(like, sources + 8 * i, k * item, out + k * row + i * item, row)
+    else:
+        for k in range(n_in):
+            for i in range(n):
+                store(load(like, load(INTEGER, sources + 8 * i) + k * x_row), out + k * row + i * item)
+
+
+@internal
+def pack_samples(like, out, sources, n_in, x_row, t):
+    """out[i, k] = x[k, sample i]: a sample per row, without gaps."""
+    item = item_bytes(like)
+    for i in range(t):
+        source, row = load(INTEGER, sources + 8 * i), out + i * n_in * item
+        if x_row == item:
+            copy_bytes(row, source, n_in * item)
+        else:
+            for k in range(n_in):
+                store(load(like, source + k * x_row), row + k * item)
+
+
+@internal
+def reach_X(like, plan, run, worker, n_in, start, t):
+    """A tile of X, packed first where it must be: the worker's x, x_step and x_by_sample."""
+    if run.how == SAMPLES_IN_PLACE or run.how == ROWS_IN_PLACE:
+        worker.x = run.X + start * run.x_sample
+        worker.x_step = run.x_sample if run.how == SAMPLES_IN_PLACE else run.x_row
+        worker.x_by_sample = run.how == SAMPLES_IN_PLACE
+        return
+    n, packed = samples_of(like, t), worker.workspace + plan.X
+    # A store might be to a record, for all that LLVM knows: loops do not read them.
+    x, x_sample, order, sources = run.X, run.x_sample, run.order, worker.sources
+    for i in range(n):
+        store(x + x_sample * sample_of(order, start + min(i, t - 1)), sources + 8 * i)
+    worker.x = packed
+    worker.x_by_sample = run.how == SAMPLES_PACKED
+    if run.how == SAMPLES_PACKED:
+        worker.x_step = n_in * item_bytes(like)
+        pack_samples(like, packed, worker.sources, n_in, run.x_row, t)
+    else:
+        worker.x_step = plan.row
+        pack_rows(like, packed, plan.row, worker.sources, n_in, run.x_row, n)
+
+
+@internal
+def copy_row(like, out, x, x_sample, order, start, t, n):
+    """out[i] = x[sample i], samples x_sample bytes apart."""
+    item = item_bytes(like)
+    if x_sample == item and not order:
+        copy_bytes(out, x + start * item, t * item)
+    else:
+        for i in range(t):
+            store(load(like, x + x_sample * sample_of(order, start + i)), out + i * item)
+    last = load(like, out + (t - 1) * item)
+    for i in range(t, n):
+        store(last, out + i * item)
+
+
+@internal
+def copy_targets(like, plan, run, worker, n_outputs, start, t, n):
+    """Y[k, i] = y[k, sample i], and the samples' weights if there are any."""
+    for k in range(n_outputs):
+        y, row = run.Y + k * run.y_row, worker.workspace + plan.Y + k * plan.row
+        copy_row(like, row, y, run.y_sample, run.order, start, t, n)
+    if run.weights:
+        weights = worker.workspace + plan.weights
+        copy_row(like, weights, run.weights, item_bytes(like), run.order, start, t, n)

@@ -1,0 +1,112 @@
+"""How an engine's tiles lie in memory, and which routines work on them: the `records.Plan` of an architecture."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.numba_cpu import outputs, passes, primitives, products, sweeps, updates
+from fusedmlp.backends.numba_cpu.memory import LINE_BYTES, Block
+from fusedmlp.backends.numba_cpu.records import Layer, Plan, written
+from fusedmlp.losses import LOSSES
+
+# Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
+_BLOCKED_BYTES = 16 * 1024
+_SMALLEST_TILE, _LARGEST_TILE, _TILE_STEP = 256, 512, 64
+
+
+class Layout(NamedTuple):
+    """Samples of a tile, bytes of a workspace's parts and of a whole one, and from row to row."""
+
+    tile: int
+    row: int
+    layers: list[int]
+    Y: int
+    weights: int
+    scratch: int
+    D: int
+    X: int
+    end: int
+
+
+@cache
+def cache_bytes() -> int:
+    """The second-level cache of a core, read from the system; 1 MiB where it does not say."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii").strip()
+        return int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 2**20
+
+
+def blocked_layers(architecture: Architecture) -> list[bool]:
+    """Whether each layer's products are blocked over registers."""
+    return [n_in * architecture.itemsize <= _BLOCKED_BYTES for n_in, _ in architecture.weight_shapes]
+
+
+def lay_out(architecture: Architecture) -> Layout:
+    """Where the parts of a workspace start: Z_1 ... Z_L, then Y, weights, scratch of products, W dZ, and packed X.
+
+    A tile fits a core's second-level cache; that of a wide network takes more, because products slow down on fewer
+    samples. Rows are a cache line longer than the tile: at a distance of a power of two they would share few lines of
+    the first-level cache.
+    """
+    n1, *layers = architecture.layer_sizes
+    widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
+    resident = (sum(layers) + architecture.n_outputs + 1 + widest + n1) * architecture.itemsize
+    tile = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // _TILE_STEP * _TILE_STEP))
+    row = tile * architecture.itemsize + LINE_BYTES
+    scratch = -(-products.SCRATCH_BYTES // row)
+    starts = np.cumsum([0, *layers, architecture.n_outputs, 1, scratch, widest, n1]) * row
+    first, rest = starts[: len(layers)].tolist(), starts[len(layers) :].tolist()
+    return Layout(tile, row, first, *rest)
+
+
+def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, Block]:
+    """The plan's record, and its layers'. What is called by address is compiled at the first call.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    layout : Layout
+        Of `lay_out`.
+    gemm : int
+        Address of a Fortran gemm of the architecture's dtype.
+    """
+    a = architecture
+    layers, at = [], 0
+    for shape, Z, blocked in zip(a.weight_shapes, layout.layers, blocked_layers(a), strict=True):
+        n_in, n_out = shape
+        biases = at + n_in * n_out * a.itemsize
+        layers.append(Layer(n_in, n_out, at, biases if a.bias else -1, Z, int(blocked)))
+        at = biases + n_out * a.itemsize * a.bias
+    table = written(*layers)
+    forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
+    routines = (products.products(a.dtype), outputs.outputs(a.dtype), updates.updates(a.dtype), passes.passes(a.dtype))
+    addresses = {name: address for group in routines for name, address in group._asdict().items()}
+    addresses.pop("work")
+    record = Plan(
+        layers=len(layers),
+        layer=table.address,
+        n_parameters=a.n_parameters,
+        item=a.itemsize,
+        loss=outputs.LOSS_CODES[a.loss],
+        mean=int(LOSSES[a.loss].reduction == "mean"),
+        tile=layout.tile,
+        row=layout.row,
+        Y=layout.Y,
+        weights=layout.weights,
+        scratch=layout.scratch,
+        D=layout.D,
+        X=layout.X,
+        forward=forward,
+        backward=backward,
+        gemm=gemm,
+        yielder=primitives.yield_address(),
+        **addresses,
+    )
+    return written(record), table
