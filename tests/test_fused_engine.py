@@ -167,17 +167,6 @@ def test_several_fits_at_once_neither_hang_nor_mix(monkeypatch):
     threads.reset()
 
 
-def test_a_gang_has_the_workers_for_itself(monkeypatch):
-    monkeypatch.setenv("FUSEDMLP_NUM_THREADS", "4")
-    threads.reset()
-    with threads.gang(2) as first, threads.gang(4) as second, threads.gang(1) as third:
-        assert (first, second, third) == (2, 1, 1)
-    with threads.gang(9) as alone:
-        assert alone == 4
-    monkeypatch.undo()
-    threads.reset()
-
-
 def test_memory_does_not_grow_with_m():
     """numpy's allocations in a step: a few megabytes, whether X has 20 thousand samples or 400 thousand."""
     net = Network([10, 256, 1], backend="numba-cpu", random_state=0)

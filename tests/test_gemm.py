@@ -20,7 +20,8 @@ from numba import njit
 
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network, get_backend
-from fusedmlp.backends.numba_cpu import fused_engine, gemm, primitives
+from fusedmlp.backends.numba_cpu import gemm, primitives
+from fusedmlp.backends.numba_cpu import layout as engine_layout
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
 from fusedmlp.cli.commands import cli
 from problems import make_problem
@@ -254,7 +255,7 @@ def check_wide_layers(sizes, m, dtype, layout, library):
 @pytest.fixture
 def by_scipy(monkeypatch):
     monkeypatch.setenv(VARIABLE, "scipy")
-    monkeypatch.setattr(fused_engine, "_BLOCKED_BYTES", BLOCKED_BYTES)
+    monkeypatch.setattr(engine_layout, "_BLOCKED_BYTES", BLOCKED_BYTES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -298,7 +299,7 @@ def run(code, **environment):
 def check_everything(chosen):
     """In a process of its own: the routine and wide layers, by the library that the environment names."""
     assert gemm.library() == chosen  # before MKL is loaded, as the engine asks
-    fused_engine._BLOCKED_BYTES = BLOCKED_BYTES
+    engine_layout._BLOCKED_BYTES = BLOCKED_BYTES
     check_routine(chosen)
     for sizes, m, dtype in product(SIZES, (1, 33, 1500), TOLERANCE):
         for layout in ("C", "F", "gaps"):

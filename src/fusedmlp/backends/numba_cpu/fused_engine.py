@@ -7,10 +7,9 @@ numbers, and computes what `reference.trace` does.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.numba_cpu import blas, gemm, inputs, layout, passes, threads, updates
+from fusedmlp.backends.numba_cpu import blas, crew, gemm, inputs, layout, passes, threads, updates
 from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
 from fusedmlp.backends.numba_cpu.records import Run, Worker, size_of, write, written
 from fusedmlp.engine import Engine
@@ -26,14 +25,17 @@ from fusedmlp.losses import LOSSES
 from fusedmlp.optimizers import SGD, Adam, OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
-# Waking a worker takes up to 100 µs, and asking it to 10: a shorter run stays on one.
-_WORTH_A_WORKER_NS = 150_000
+# A shorter run stays on one worker, even where another is awake.
+_WORTH_A_HELPER_NS = 30_000
 # A slot is worth its own sums, and the workers' asking for it, from about here.
 _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
 _SLOT_SHARE = 16
 _SLOT_BYTES = 32 * 2**20
+_MOST_PIECES = 16
+# Arrays whose addresses are kept: parameters, gradient, X and Y, of two sets.
+_ARRAYS = 8
 # What workers write to for each other: apart, so that one does not take the other's cache line.
 _STATE, _DONE, _STATE_SIZE = 0, 16, 32
 
@@ -68,30 +70,27 @@ class FusedEngine(Engine):
         self._slot_sums = Block(2 * self._most_slots, "float64")
         self._losses = Block(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
-        self._vectors = Addresses(2)
-        self._pieces = -(-self._n_parameters // passes.PIECE)
+        self._addresses = Addresses(_ARRAYS)
+        chunks = -(-self._n_parameters // passes.CHUNK)
+        self._piece = -(-chunks // _MOST_PIECES) * passes.CHUNK
         self._state = Block(_STATE_SIZE, "int64")
         self._run = Block(size_of(Run) // 8, "int64")
         self._plan = Block(0, "int64")
         self._layers = Block(0, "int64")
-        self._work: Callable[[int, int], None] | None = None
-        self._workers: list[tuple[int, list[Any]]] = []
+        self._work: int | None = None
+        self._workers = Block(0, "int64")
+        self._kept: list[list[Block]] = []
 
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
-        # Whole tiles at a time: the same tiles, and bits, whatever the number of workers.
-        tile = self._layout.tile
-        part = max(1, int(3 * _WORTH_A_SLOT_NS / self._sample_ns) // tile) * tile
-        self._share(
-            -(-m // part),
-            m * self._sample_ns / 3,
-            flat=parameters.flat,
-            X=X,
-            order=None,
-            out=address_of(out),
-            part=part,
-        )
+        # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers.
+        sample_ns, step = self._sample_ns / 3, passes.SLOT_STEP
+        parts = max(1, int(m * sample_ns / _WORTH_A_SLOT_NS))
+        if m > parts * self._layout.tile:
+            step = self._layout.tile
+        part = -(-m // (parts * step)) * step
+        self._share(-(-m // part), m * sample_ns, flat=parameters.flat, X=X, order=None, out=address_of(out), part=part)
         return out
 
     def loss(
@@ -173,7 +172,7 @@ class FusedEngine(Engine):
             flat=parameters.flat,
             X=X,
             order=order,
-            Y=address_of(Y),
+            Y=self._addresses.of(Y),
             y_row=y_row,
             y_sample=y_sample,
             weights=0 if weights is None else address_of(weights),
@@ -184,8 +183,9 @@ class FusedEngine(Engine):
             slots=0 if result is None else self._slots.with_room(slots * self._n_parameters).address,
             slot_sums=self._slot_sums.address,
             losses=losses.address,
-            result=0 if result is None else self._vectors.of(result),
-            pieces=self._pieces,
+            result=0 if result is None else self._addresses.of(result),
+            piece=self._piece,
+            pieces=-(-self._n_parameters // self._piece),
             rates=0 if rates is None else address_of(rates),
             alpha=float(alpha),
             **step,
@@ -199,14 +199,14 @@ class FusedEngine(Engine):
         if order is not None:
             order = np.ascontiguousarray(order, np.int64)
         x_row, x_sample = X.strides
-        workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_WORKER_NS else 1
+        workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
         with self._compiled() as work, self._blas:
             run = Run(
                 plan=self._plan.address,
                 state=self._state.address + 8 * _STATE,
                 done=self._state.address + 8 * _DONE,
-                flat=self._vectors.of(flat),
-                X=address_of(X),
+                flat=self._addresses.of(flat),
+                X=self._addresses.of(X),
                 x_row=x_row,
                 x_sample=x_sample,
                 how=self._how_to_reach(X, order is not None),
@@ -215,23 +215,24 @@ class FusedEngine(Engine):
                 **fields,
             )
             write(run, self._run)
-            records = [self._worker(worker) for worker in range(workers)]
             self._state.numbers.fill(0)
-            threads.share(lambda worker: work(self._run.address, records[worker]), workers)
+            crew.crew().share(work, self._run.address, self._records(workers), workers, nanoseconds)
 
     def _slots_of(self, samples: int) -> int:
         """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
         worth = max(1, min(self._most_slots, samples // self._slot_samples))
         return 1 << (worth.bit_length() - 1)
 
-    def _worker(self, worker: int) -> int:
-        """The address of a worker's record; kept between calls, with what it refers to."""
-        while len(self._workers) <= worker:
+    def _records(self, workers: int) -> Block:
+        """The addresses of so many workers' records; kept between calls, with what they refer to."""
+        while len(self._kept) < workers:
             a, tile = self.architecture, self._layout.tile
             blocks = [Block(self._layout.end // a.itemsize, a.dtype), Block(tile, "float64"), Block(tile, "int64")]
             record = written(Worker(*(block.address for block in blocks)))
-            self._workers.append((record.address, [record, *blocks]))
-        return self._workers[worker][0]
+            self._kept.append([record, *blocks])
+            self._workers = Block(len(self._kept), "int64")
+            self._workers.numbers[:] = [record.address for record, *_ in self._kept]
+        return self._workers
 
     def _how_to_reach(self, X: np.ndarray, ordered: bool) -> int:
         """See `inputs`."""
@@ -250,12 +251,12 @@ class FusedEngine(Engine):
 
     # Compilation -----------------------------------------------------------------------------------------------------
 
-    def _compiled(self) -> AbstractContextManager[Callable[[int, int], None]]:
+    def _compiled(self) -> AbstractContextManager[int]:
         """The way into compiled code. A first call says so, where it takes more than a second."""
         return self._compiling() if self._work is None else nullcontext(self._work)
 
     @contextmanager
-    def _compiling(self) -> Iterator[Callable[[int, int], None]]:
+    def _compiling(self) -> Iterator[int]:
         a = self.architecture
         message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: about ten seconds, once on a machine"
         timer = threading.Timer(1.0, _log.info, (message,))
@@ -263,8 +264,8 @@ class FusedEngine(Engine):
         timer.start()
         try:
             self._plan, self._layers = layout.plan(a, self._layout, self._gemm.address)
-            # ctypes lets go of the GIL.
-            self._work = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(passes.passes(a.dtype).work)
+            self._work = passes.passes(a.dtype).work
+            crew.crew()
         finally:
             timer.cancel()
         yield self._work

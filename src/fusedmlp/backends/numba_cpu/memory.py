@@ -42,7 +42,10 @@ class Block:
 
 
 class Addresses:
-    """Of the few arrays that come again and again, such as a network's parameters."""
+    """Of the few arrays that come again and again, such as a network's parameters.
+
+    An array that is referred to weakly does not move: numpy refuses to resize it.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most

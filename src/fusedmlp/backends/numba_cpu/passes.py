@@ -22,6 +22,7 @@ from fusedmlp.backends.numba_cpu.primitives import (
     atomic_store,
     copy_bytes,
     load,
+    relax,
     swap_if,
     yield_processor,
 )
@@ -30,11 +31,11 @@ from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_
 from fusedmlp.backends.numba_cpu.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.updates import NO_STEP
 
-PIECE = 2048
+CHUNK = 2048
 """Parameters whose sums, L2 term and step are done together, in the first-level cache: 8 KiB of them in float32."""
 SLOT_STEP = 16
 """Slots start at multiples of so many samples: only the last has a register that is not full."""
-_SPINS_BEFORE_YIELD = 2000
+_SPINS_BEFORE_YIELD = 1000
 _TASK_BITS = 32
 
 
@@ -151,11 +152,10 @@ def end_of_sums(plan, run, batch, slots, size):
 
 
 @internal
-def update(plan, run, run_address, batch, piece, slots, size):
-    """A piece of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
+def update(plan, run, run_address, batch, first, slots, size):
+    """A chunk of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
     item = plan.item
-    first = piece * PIECE
-    last = min(plan.n_parameters, first + PIECE)
+    last = min(plan.n_parameters, first + CHUNK)
     count, at = last - first, first * item
     result = run.result + at
     call(plan.add_slots, (run_address, run.slots + at, plan.n_parameters, slots, result, count))
@@ -222,6 +222,7 @@ def work(run_address, worker_address):
         elif run.out:
             tasks = (run.samples + run.part - 1) // run.part
         if task >= tasks:
+            relax()
             spins += 1
             if spins > _SPINS_BEFORE_YIELD and plan.yielder:
                 yield_processor(plan.yielder)
@@ -230,7 +231,9 @@ def work(run_address, worker_address):
             continue
         spins = 0
         if updating:
-            update(plan, run, run_address, batch, task, slots, size)
+            end = min(plan.n_parameters, (task + 1) * run.piece)
+            for first in range(task * run.piece, end, CHUNK):
+                update(plan, run, run_address, batch, first, slots, size)
         else:
             sum_task(plan, run, run_address, worker_address, start, size, task, slots)
         if atomic_add(run.done, 1) + 1 == tasks:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
@@ -177,6 +178,26 @@ def swap_if(typing_context, address, expected, value):
         return builder.extract_value(pair, 1)
 
     return types.boolean(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def relax(typing_context):
+    """Tell the core that this is a loop that waits: it saves power, and leaves more to what shares the core."""
+    machine = cpu_target.target_context.codegen().magic_tuple()[0].partition("-")[0]
+
+    def codegen(context, builder, signature, arguments):
+        hint = ir.IntType(32)
+        name, values = {
+            "x86_64": ("llvm.x86.sse2.pause", []),
+            "aarch64": ("llvm.aarch64.hint", [ir.Constant(hint, 1)]),
+            "arm64": ("llvm.aarch64.hint", [ir.Constant(hint, 1)]),
+        }.get(machine, ("", []))
+        if name:
+            kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

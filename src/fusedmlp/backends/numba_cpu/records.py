@@ -123,7 +123,9 @@ class Run(NamedTuple):
     result: int = 0
     """The gradient of the last batch; 0 if none is wanted."""
     pieces: int = 0
-    """Of the vector of parameters, after each batch."""
+    """Of the vector of parameters, for the workers to take after each batch."""
+    piece: int = 0
+    """Parameters of a piece, a multiple of `passes.CHUNK`."""
     kind: int = 0
     """Of step, see `updates`."""
     rates: int = 0

@@ -88,26 +88,6 @@ def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return [first, *(future.result() for _, future in others)]
 
 
-def share(work: Callable[[int], Any], workers: int) -> None:
-    """work(0) here, and work(1) ... work(workers - 1) beside it, as far as threads of the pool are free.
-
-    What has not begun when work(0) returns is called off: work(0) must be able to do everything alone.
-    """
-    if workers == 1:
-        work(0)
-        return
-    helpers = [_executor().submit(work, worker) for worker in range(1, workers)]
-    try:
-        work(0)
-    finally:
-        begun = [helper for helper in helpers if not helper.cancel()]
-        # No helper may outlive the memory it works on, whatever happened here.
-        errors = [helper.exception() for helper in begun]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
 def split(n: int, smallest: int) -> list[tuple[int, int]]:
     """(start, stop) of nearly equal parts of n: one per thread, or fewer so that none is below `smallest`."""
     parts = max(1, min(thread_count(), n // max(1, smallest)))

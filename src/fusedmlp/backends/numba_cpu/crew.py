@@ -1,0 +1,188 @@
+"""Threads that share a run, and stay awake for a moment after it, so that the next one finds them at once.
+
+Waking a thread takes 60 to 100 µs, which is more than a small step. A helper that has nothing to do looks for a new run
+some tenths of a millisecond long, without the GIL; then it sleeps until it is called. A run is given to helpers on a
+board in memory, without Python: who leads posts it, who is awake joins, and the leader withdraws it when it is done.
+Nobody waits for a helper that has not joined.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+from functools import cache
+from queue import SimpleQueue
+from time import perf_counter_ns
+from typing import Any
+
+from fusedmlp.backends.numba_cpu.compilation import address_of
+from fusedmlp.backends.numba_cpu.memory import Block
+from fusedmlp.backends.numba_cpu.primitives import (
+    INTEGER,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    load,
+    relax,
+    swap_if,
+    yield_address,
+    yield_processor,
+)
+from fusedmlp.backends.numba_cpu.simd import call, store
+
+# The board: what is posted, and, each on cache lines of its own, what the helpers write.
+_TICKET, _WORK, _RUN, _WORKERS, _WANTED, _LAST, _YIELDER = (8 * place for place in range(7))
+_TAKEN, _INSIDE, _AWAKE, _LED = 128, 256, 384, 512
+_BOARD_SIZE = 80
+_CLOSED = -(1 << 62)
+_LOOKS = 4000
+"""At nothing new before a helper sleeps: 0.1 to 0.2 ms."""
+_SPINS_BEFORE_YIELD = 1000
+# Runs that are shorter than this wake nobody, unless they follow one another as fast.
+_WORTH_WAKING_NS = 150_000
+
+
+def attend(board):
+    """A helper's watch."""
+    atomic_add(board + _AWAKE, 1)
+    looks, seen = 0, 0
+    while looks < _LOOKS:
+        ticket = atomic_load(board + _TICKET)
+        if ticket < 0:
+            break
+        if ticket == 0 or ticket == seen:
+            relax()
+            looks += 1
+            continue
+        atomic_add(board + _INSIDE, 1)
+        if atomic_load(board + _TICKET) == ticket:  # the leader will wait: it withdraws before it looks inside
+            place = atomic_add(board + _TAKEN, 1)
+            if place < load(INTEGER, board + _WANTED):
+                worker = load(INTEGER, load(INTEGER, board + _WORKERS) + 8 * place)
+                call(load(INTEGER, board + _WORK), (load(INTEGER, board + _RUN), worker))
+        atomic_add(board + _INSIDE, -1)
+        looks, seen = 0, ticket
+    atomic_add(board + _AWAKE, -1)
+
+
+def lead(board, work, run, workers, wanted):
+    """work(run, worker) here, and with other workers in up to wanted - 1 helpers, unless another run is posted."""
+    if wanted == 1 or not swap_if(board + _LED, 0, 1):
+        call(work, (run, load(INTEGER, workers)))
+        return
+    store(work, board + _WORK)
+    store(run, board + _RUN)
+    store(workers, board + _WORKERS)
+    store(wanted, board + _WANTED)
+    atomic_store(board + _TAKEN, 1)
+    ticket = load(INTEGER, board + _LAST) + 1
+    store(ticket, board + _LAST)
+    atomic_add(board + _TICKET, ticket)
+    call(work, (run, load(INTEGER, workers)))
+    atomic_add(board + _TICKET, -ticket)
+    spins = 0
+    while atomic_load(board + _INSIDE) > 0:
+        relax()
+        spins += 1
+        if spins > _SPINS_BEFORE_YIELD and load(INTEGER, board + _YIELDER):
+            yield_processor(load(INTEGER, board + _YIELDER))
+    atomic_store(board + _LED, 0)
+
+
+@cache
+def _loops() -> tuple[Any, Any]:
+    """`attend` and `lead`, to be called from Python; ctypes lets go of the GIL."""
+    functions = (attend, 1), (lead, 5)
+    kinds = (ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments) for _, arguments in functions)
+    attending, leading = (kind(address_of(*function)) for kind, function in zip(kinds, functions, strict=True))
+    return attending, leading
+
+
+class Crew:
+    """The helpers of a process."""
+
+    def __init__(self) -> None:
+        self._board = Block(_BOARD_SIZE, "int64")
+        self._board.numbers[_YIELDER // 8] = yield_address()
+        self._attend, self._lead = _loops()
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        self._helpers: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._last = 0
+        atexit.register(self._dismiss)
+
+    def share(self, work: int, run: int, workers: Block, wanted: int, nanoseconds: float) -> None:
+        """Do a run: work(run, worker), here and in helpers.
+
+        Parameters
+        ----------
+        work, run : int
+            Addresses: of a compiled function of two int64, and its first argument. It returns when the run is done,
+            whoever did it.
+        workers : Block
+            Its second argument, for each.
+        wanted : int
+            Workers, one for each of them.
+        nanoseconds : float
+            About how long one takes for it all.
+        """
+        if wanted > 1:
+            self._call(wanted - 1, nanoseconds)
+        self._lead(self._board.address, work, run, workers.address, wanted)
+
+    def _call(self, wanted: int, nanoseconds: float) -> None:
+        """Wake helpers as far as fewer are awake, if the run is worth it."""
+        now = perf_counter_ns()
+        quick, self._last = now - self._last < _WORTH_WAKING_NS + 2 * nanoseconds, now
+        missing = wanted - int(self._board.numbers[_AWAKE // 8]) - self._calls.qsize()
+        if missing > 0 and (quick or nanoseconds > _WORTH_WAKING_NS):
+            if len(self._helpers) < wanted:
+                self._start(wanted)
+            for _ in range(missing):
+                self._calls.put(True)
+
+    def _start(self, wanted: int) -> None:
+        with self._lock:
+            while len(self._helpers) < wanted:
+                helper = threading.Thread(target=self._help, name="fusedmlp-helper", daemon=True)
+                helper.start()
+                self._helpers.append(helper)
+
+    def _help(self) -> None:
+        while self._calls.get():
+            self._attend(self._board.address)
+
+    def _dismiss(self) -> None:
+        """Before Python ends: a helper must not look at memory that is gone."""
+        self._board.numbers[_TICKET // 8] = _CLOSED
+        for _ in self._helpers:
+            self._calls.put(False)
+        for helper in self._helpers:
+            helper.join(1.0)
+
+
+_crew: Crew | None = None
+_lock = threading.Lock()
+
+
+def crew() -> Crew:
+    """This process's."""
+    global _crew
+    if _crew is None:
+        with _lock:
+            _crew = _crew or Crew()
+    return _crew
+
+
+def _forget() -> None:
+    """A forked child has the object but not the threads."""
+    global _crew, _lock
+    _crew, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
