@@ -28,7 +28,6 @@ from fusedmlp.backends.numba_cpu.primitives import (
     atomic_store,
     load,
     relax,
-    swap_if,
     yield_address,
     yield_processor,
 )
@@ -36,14 +35,14 @@ from fusedmlp.backends.numba_cpu.simd import call, store
 
 # The board: what is posted, and, each on cache lines of its own, what the helpers write.
 _TICKET, _WORK, _RUN, _WORKERS, _WANTED, _LAST, _YIELDER = (8 * place for place in range(7))
-_TAKEN, _INSIDE, _AWAKE, _LED = 128, 256, 384, 512
-_BOARD_SIZE = 80
+_TAKEN, _INSIDE, _AWAKE = 128, 256, 384
+_BOARD_SIZE = 64
 _CLOSED = -(1 << 62)
 _LOOKS = 4000
 """At nothing new before a helper sleeps: 0.1 to 0.2 ms."""
 _SPINS_BEFORE_YIELD = 1000
-# Runs that are shorter than this wake nobody, unless they follow one another as fast.
-_WORTH_WAKING_NS = 150_000
+# Runs that are shorter than this wake nobody, unless the last was so short a time ago that helpers would be awake.
+_WORTH_WAKING_NS, _PATIENCE_NS = 150_000, 100_000
 
 
 def attend(board):
@@ -69,11 +68,8 @@ def attend(board):
     atomic_add(board + _AWAKE, -1)
 
 
-def lead(board, work, run, workers, wanted):
-    """work(run, worker) here, and with other workers in up to wanted - 1 helpers, unless another run is posted."""
-    if wanted == 1 or not swap_if(board + _LED, 0, 1):
-        call(work, (run, load(INTEGER, workers)))
-        return
+def post(board, work, run, workers, wanted):
+    """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers."""
     store(work, board + _WORK)
     store(run, board + _RUN)
     store(workers, board + _WORKERS)
@@ -82,24 +78,29 @@ def lead(board, work, run, workers, wanted):
     ticket = load(INTEGER, board + _LAST) + 1
     store(ticket, board + _LAST)
     atomic_add(board + _TICKET, ticket)
-    call(work, (run, load(INTEGER, workers)))
-    atomic_add(board + _TICKET, -ticket)
+
+
+def withdraw(board):
+    """Let no more helpers join, and wait for those that have."""
+    atomic_add(board + _TICKET, -load(INTEGER, board + _LAST))
     spins = 0
     while atomic_load(board + _INSIDE) > 0:
         relax()
         spins += 1
         if spins > _SPINS_BEFORE_YIELD and load(INTEGER, board + _YIELDER):
             yield_processor(load(INTEGER, board + _YIELDER))
-    atomic_store(board + _LED, 0)
 
 
 @cache
-def _loops() -> tuple[Any, Any]:
-    """`attend` and `lead`, to be called from Python; ctypes lets go of the GIL."""
-    functions = (attend, 1), (lead, 5)
-    kinds = (ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments) for _, arguments in functions)
-    attending, leading = (kind(address_of(*function)) for kind, function in zip(kinds, functions, strict=True))
-    return attending, leading
+def called(address: int, arguments: int) -> Any:
+    """The compiled function at an address, to be called from Python with so many int64; ctypes lets go of the GIL."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+
+
+@cache
+def _compiled() -> tuple[Any, Any, Any]:
+    """`attend`, `post` and `withdraw`."""
+    return tuple(called(address_of(*function), function[1]) for function in ((attend, 1), (post, 5), (withdraw, 1)))
 
 
 class Crew:
@@ -108,15 +109,15 @@ class Crew:
     def __init__(self) -> None:
         self._board = Block(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
-        self._attend, self._lead = _loops()
+        self._attend, self._post, self._withdraw = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._starting, self._leading = threading.Lock(), threading.Lock()
         self._last = 0
         atexit.register(self._dismiss)
 
     def share(self, work: int, run: int, workers: Block, wanted: int, nanoseconds: float) -> None:
-        """Do a run: work(run, worker), here and in helpers.
+        """Do a run: work(run, worker), here and in helpers; without them while another run has them.
 
         Parameters
         ----------
@@ -130,23 +131,36 @@ class Crew:
         nanoseconds : float
             About how long one takes for it all.
         """
-        if wanted > 1:
+        worker = int(workers.numbers[0])
+        if wanted == 1 or not self._leading.acquire(blocking=False):
+            called(work, 2)(run, worker)
+            return
+        try:
+            self._post(self._board.address, work, run, workers.address, wanted)
             self._call(wanted - 1, nanoseconds)
-        self._lead(self._board.address, work, run, workers.address, wanted)
+            called(work, 2)(run, worker)
+        finally:
+            self._withdraw(self._board.address)
+            self._leading.release()
 
     def _call(self, wanted: int, nanoseconds: float) -> None:
-        """Wake helpers as far as fewer are awake, if the run is worth it."""
+        """Wake helpers, if the run is worth it: all for a long one, as one that is awake may be about to sleep.
+
+        The run is posted: who answers a call finds it.
+        """
         now = perf_counter_ns()
-        quick, self._last = now - self._last < _WORTH_WAKING_NS + 2 * nanoseconds, now
-        missing = wanted - int(self._board.numbers[_AWAKE // 8]) - self._calls.qsize()
-        if missing > 0 and (quick or nanoseconds > _WORTH_WAKING_NS):
+        quick, self._last = now - self._last < _PATIENCE_NS + nanoseconds, now
+        missing = wanted - self._calls.qsize()
+        if nanoseconds < _WORTH_WAKING_NS:
+            missing = missing - int(self._board.numbers[_AWAKE // 8]) if quick else 0
+        if missing > 0:
             if len(self._helpers) < wanted:
                 self._start(wanted)
             for _ in range(missing):
                 self._calls.put(True)
 
     def _start(self, wanted: int) -> None:
-        with self._lock:
+        with self._starting:
             while len(self._helpers) < wanted:
                 helper = threading.Thread(target=self._help, name="fusedmlp-helper", daemon=True)
                 helper.start()

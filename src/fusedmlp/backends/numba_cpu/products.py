@@ -20,12 +20,11 @@ from numba.extending import intrinsic
 
 from fusedmlp.backends.numba_cpu.compilation import address_of, internal
 from fusedmlp.backends.numba_cpu.simd import (
-    _BYTES,
-    _ELEMENTS,
+    BYTES,
+    ELEMENTS,
     Lanes,
-    _indices,
-    _vector,
     call,
+    indices,
     item_bytes,
     lane_bytes,
     multiply_add,
@@ -33,6 +32,7 @@ from fusedmlp.backends.numba_cpu.simd import (
     spread,
     store,
     transposition,
+    vector_of,
 )
 
 _INT64 = ir.IntType(64)
@@ -80,7 +80,7 @@ def block_of_products(rows, columns):
 
         def codegen(context, builder, signature, arguments):
             _, W, w_row, w_column, B, b_row, C, c_row, depth, add = arguments
-            vector, align = _vector(Lanes(like)), _BYTES[like]
+            vector, align = vector_of(Lanes(like)), BYTES[like]
             at = [ir.Constant(_INT64, v * registers().bytes) for v in range(columns)]
             c_rows = [builder.add(C, builder.mul(c_row, ir.Constant(_INT64, r))) for r in range(rows)]
             places = [[_pointer(builder, c, offset, vector) for offset in at] for c in c_rows]
@@ -94,7 +94,7 @@ def block_of_products(rows, columns):
                 w, b = builder.add(W, builder.mul(loop.index, w_column)), builder.add(B, builder.mul(loop.index, b_row))
                 samples = [builder.load(_pointer(builder, b, offset, vector), align=align) for offset in at]
                 for r in range(rows):
-                    number = builder.load(_pointer(builder, w, w_offsets[r], _ELEMENTS[like]), align=align)
+                    number = builder.load(_pointer(builder, w, w_offsets[r], ELEMENTS[like]), align=align)
                     weight = spread(builder, number, vector)
                     for v in range(columns):
                         _add_product(builder, sums[r][v], weight, samples[v])
@@ -120,7 +120,7 @@ def block_of_sums(rows, columns):
 
         def codegen(context, builder, signature, arguments):
             _, X, x_row, D, d_row, G, g_row, width, add = arguments
-            vector, align = _vector(Lanes(like)), _BYTES[like]
+            vector, align = vector_of(Lanes(like)), BYTES[like]
             for r in range(rows):  # they are needed last: their way from memory is covered by the sums
                 _prefetch(builder, _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), ir.IntType(8)))
             sums = _zeros(builder, vector, rows, columns)
@@ -137,7 +137,7 @@ def block_of_sums(rows, columns):
             adds = builder.icmp_signed("!=", add, ir.Constant(_INT64, 0))
             totals = _sums_of_lanes(builder, [builder.load(total) for row in sums for total in row])
             for r in range(rows):
-                row = _indices([r * columns + s for s in range(columns)])
+                row = indices([r * columns + s for s in range(columns)])
                 part = builder.shuffle_vector(totals, totals, row)
                 pointer = _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), part.type)
                 before = builder.select(
@@ -175,7 +175,7 @@ def _sums_of_lanes(builder, vectors):
         else:
             starts += [count + start for start in starts]
         halves = [
-            _indices([start + offset + p for start in starts for p in range(width // 2)]) for offset in (0, width // 2)
+            indices([start + offset + p for start in starts for p in range(width // 2)]) for offset in (0, width // 2)
         ]
         vectors = [builder.fadd(*(builder.shuffle_vector(*pair, half) for half in halves)) for pair in pairs]
         width //= 2
@@ -186,11 +186,11 @@ def _joined(builder, vectors, order):
     """LLVM: one vector whose element k is the one that `order` names k."""
     while len(vectors) > 1:
         count = vectors[0].type.count
-        everything = _indices(range(2 * count))
+        everything = indices(range(2 * count))
         vectors = [builder.shuffle_vector(a, b, everything) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
         order = [a + b for a, b in zip(order[::2], order[1::2], strict=True)]
     place = {k: position for position, k in enumerate(order[0])}
-    return builder.shuffle_vector(vectors[0], vectors[0], _indices([place[k] for k in range(len(place))]))
+    return builder.shuffle_vector(vectors[0], vectors[0], indices([place[k] for k in range(len(place))]))
 
 
 _INPUTS_A_SAMPLE = 8

@@ -21,8 +21,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 _INT32 = ir.IntType(32)
-_ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-_BYTES = {types.float32: 4, types.float64: 8}
+ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+BYTES = {types.float32: 4, types.float64: 8}
 
 
 class Registers(NamedTuple):
@@ -51,22 +51,22 @@ class Lanes(types.Type):
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        self.count = registers().bytes // _BYTES[dtype]
+        self.count = registers().bytes // BYTES[dtype]
         super().__init__(name=f"Lanes({dtype}, {self.count})")
 
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, lanes):
-        super().__init__(manager, lanes, _vector(lanes))
+        super().__init__(manager, lanes, vector_of(lanes))
 
 
-def _vector(lanes):
-    return ir.VectorType(_ELEMENTS[lanes.dtype], lanes.count)
+def vector_of(lanes):
+    return ir.VectorType(ELEMENTS[lanes.dtype], lanes.count)
 
 
 def _is_number(kind):
-    return kind in _ELEMENTS
+    return kind in ELEMENTS
 
 
 def element_of(kind):
@@ -74,7 +74,7 @@ def element_of(kind):
     return kind.dtype if isinstance(kind, Lanes) else kind if _is_number(kind) else None
 
 
-def _indices(numbers):
+def indices(numbers):
     return ir.Constant(ir.VectorType(_INT32, len(numbers)), list(numbers))
 
 
@@ -82,12 +82,12 @@ def spread(builder, value, vector):
     """LLVM: a vector with `value` in all its elements."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INT32, 0))
-    return builder.shuffle_vector(first, undefined, _indices([0] * vector.count))
+    return builder.shuffle_vector(first, undefined, indices([0] * vector.count))
 
 
 def as_type(builder, value, kind, wanted):
     """LLVM: `value` of numba type `kind` as `wanted`, which is the same or `Lanes` of it."""
-    return spread(builder, value, _vector(wanted)) if isinstance(wanted, Lanes) and kind != wanted else value
+    return spread(builder, value, vector_of(wanted)) if isinstance(wanted, Lanes) and kind != wanted else value
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def power_of_two(typing_context, shifted):
 def splat(typing_context, x):
     """`Lanes` with x in all of them."""
     lanes = Lanes(x)
-    return lanes(x), lambda context, builder, signature, arguments: spread(builder, arguments[0], _vector(lanes))
+    return lanes(x), lambda context, builder, signature, arguments: spread(builder, arguments[0], vector_of(lanes))
 
 
 @intrinsic
@@ -233,8 +233,8 @@ def load_lanes(typing_context, like, address):
     lanes = Lanes(like)
 
     def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[1], _vector(lanes).as_pointer())
-        return builder.load(pointer, align=_BYTES[like])
+        pointer = builder.inttoptr(arguments[1], vector_of(lanes).as_pointer())
+        return builder.load(pointer, align=BYTES[like])
 
     return lanes(like, types.int64), codegen
 
@@ -242,7 +242,7 @@ def load_lanes(typing_context, like, address):
 @intrinsic
 def store(typing_context, value, address):
     """A number, an int64 or `Lanes` to an address."""
-    align = 8 if value == types.int64 else _BYTES[element_of(value)]
+    align = 8 if value == types.int64 else BYTES[element_of(value)]
 
     def codegen(context, builder, signature, arguments):
         builder.store(arguments[0], builder.inttoptr(arguments[1], arguments[0].type.as_pointer()), align=align)
@@ -260,7 +260,7 @@ def sum_lanes(typing_context, lanes):
         count = lanes.count
         while count > 1:
             count //= 2
-            halves = (_indices(range(count)), _indices(range(count, 2 * count)))
+            halves = (indices(range(count)), indices(range(count, 2 * count)))
             vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in halves))
         return builder.extract_element(vector, ir.Constant(_INT32, 0))
 
@@ -270,7 +270,7 @@ def sum_lanes(typing_context, lanes):
 @intrinsic
 def item_bytes(typing_context, like):
     """Bytes of a number of the type of `like`, an int64."""
-    return types.int64(like), lambda context, *_: context.get_constant(types.int64, _BYTES[like])
+    return types.int64(like), lambda context, *_: context.get_constant(types.int64, BYTES[like])
 
 
 @intrinsic
@@ -307,8 +307,8 @@ def transposition(width):
         def codegen(context, builder, signature, arguments):
             _, sources, offset, destination, step = arguments
             size = width or Lanes(like).count
-            vector = ir.VectorType(_ELEMENTS[like], size)
-            integer, align = ir.IntType(64), _BYTES[like]
+            vector = ir.VectorType(ELEMENTS[like], size)
+            integer, align = ir.IntType(64), BYTES[like]
             table = builder.inttoptr(sources, integer.as_pointer())
             rows = []
             for q in range(size):
@@ -316,8 +316,8 @@ def transposition(width):
                 rows.append(builder.load(builder.inttoptr(row, vector.as_pointer()), align=align))
             half = size // 2
             while half:  # swaps the off-diagonal quarters of every block of 2·half rows
-                low = _indices([p if not p & half else size + p - half for p in range(size)])
-                high = _indices([p + half if not p & half else size + p for p in range(size)])
+                low = indices([p if not p & half else size + p - half for p in range(size)])
+                high = indices([p + half if not p & half else size + p for p in range(size)])
                 for q in range(size):
                     if not q & half:
                         pair = rows[q], rows[q + half]
