@@ -34,6 +34,8 @@ _BYTE_NS = 0.09
 _SLOT_SHARE = 16
 _SLOT_BYTES = 32 * 2**20
 _MOST_PIECES = 16
+# Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
+_FEW_PARTS, _SMALLEST_PART = 8, 64
 # Arrays whose addresses are kept: parameters, gradient, X and Y, of two sets.
 _ARRAYS = 8
 # What workers write to for each other: apart, so that one does not take the other's cache line.
@@ -84,11 +86,13 @@ class FusedEngine(Engine):
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
-        # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers.
-        sample_ns, step = self._sample_ns / 3, passes.SLOT_STEP
-        parts = max(1, int(m * sample_ns / _WORTH_A_SLOT_NS))
-        if m > parts * self._layout.tile:
-            step = self._layout.tile
+        # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers. Whole tiles, unless
+        # there are too few of them to share.
+        sample_ns, tile = self._sample_ns / 3, self._layout.tile
+        worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
+        parts, step = max(1, min(worth, tiles)), tile
+        if tiles < _FEW_PARTS:
+            parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
         part = -(-m // (parts * step)) * step
         self._share(-(-m // part), m * sample_ns, flat=parameters.flat, X=X, order=None, out=address_of(out), part=part)
         return out
