@@ -53,6 +53,14 @@ def test_errors_are_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_info_shows_everything_beside_a_wrong_setting(tmp_path):
+    done = call("info", cwd=tmp_path, env=os.environ | {"FUSEDMLP_BLAS": "nonsense"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("fusedmlp: FUSEDMLP_BLAS: expected one of mkl, scipy; got 'nonsense'")
+    assert "settings:  FUSEDMLP_BLAS" in done.stdout
+    assert "Chosen:    numba-cpu" in done.stdout
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT as a terminal sends it")
 def test_an_interrupt_leaves_the_old_model(tmp_path):
     model, metrics = tmp_path / "m.safetensors", tmp_path / "m.jsonl"

@@ -23,7 +23,7 @@ fusedmlp info model.safetensors
 
 Of every backend: its device, threads, libraries and versions; or why it cannot run here, and the pip command that
 mends it. Then the backend that would be chosen now and what decides it, and the hashes of the CUDA kernels. The exit
-status is 2 where the backend that is asked for cannot run.
+status is 2 where the backend that is asked for cannot run, or a setting of one is wrong.
 """
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "safetensors", "click", "rich", "polars", "matplotlib")
@@ -39,18 +39,32 @@ def info(model: str | None) -> None:
     click.echo(f"fusedmlp {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(library_versions(PACKAGES))
     click.echo("\nBackends")
+    mistakes: list[ValueError] = []
     for name in REGISTRY:
         reason = unavailable_reason(name)
         click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
         if reason is None:
-            for key, value in get_backend(name).describe().items():
-                click.echo(f"    {key + ':':<10} {value}")
+            mistakes += _describe_backend(name)
     click.echo("\nKernels (SHA-256)")
     for file, digest in kernel_sources.hashes().items():
         click.echo(f"  {file:<24} {digest}")
     asked_for, source = specification()
     click.echo(f"\nAsked for: {asked_for} ({source})")
     click.echo(f"Chosen:    {get_backend().name}")
+    if mistakes:  # shown, and then reported as every wrong setting is
+        raise mistakes[0]
+
+
+def _describe_backend(name: str) -> list[ValueError]:
+    """Show a backend, or what is wrong with its settings; that is returned."""
+    try:
+        described = get_backend(name).describe()
+    except ValueError as error:
+        click.echo(f"    {'settings:':<10} {error}")
+        return [error]
+    for key, value in described.items():
+        click.echo(f"    {key + ':':<10} {value}")
+    return []
 
 
 def _describe_model(path: str) -> None:
