@@ -13,6 +13,9 @@ typedef long long Index;
 
 constexpr int THREADS = 256;  // of a block, as launch.py starts it
 
+// Of a block, as large as its launch says. Static shared variables are not used: the tests poison and guard this one.
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
 template <typename T, int V>
 struct alignas(sizeof(T) * V) Pack {
     T x[V];

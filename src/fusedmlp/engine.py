@@ -118,8 +118,7 @@ class ComposedEngine(Engine):
         A_L = self.backend.empty((self.architecture.n_outputs, X.shape[1]), self.architecture.dtype)
         with self.backend.computing():
             for chunk in self._chunks(X.shape[1]):
-                _, Z_L = self._forward(parameters, X[:, chunk])
-                A_L[:, chunk] = self._output(self.backend.xp, Z_L, Z_L)
+                self._predict(parameters, X[:, chunk], A_L[:, chunk])
         return A_L
 
     def loss(
@@ -129,8 +128,7 @@ class ComposedEngine(Engine):
         J: Array | float = 0.0
         with self.backend.computing():
             for chunk in self._chunks(m):
-                _, Z_L = self._forward(parameters, X[:, chunk])
-                J = J + self._weighted_loss(Z_L, Y[:, chunk], _columns(sample_weight, chunk))
+                J = J + self._sum_losses(parameters, X[:, chunk], Y[:, chunk], _columns(sample_weight, chunk))
         return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
 
     def loss_and_gradients(
@@ -143,7 +141,9 @@ class ComposedEngine(Engine):
         alpha: float = 0.0,
     ) -> float:
         with self.backend.computing():
-            return float(self._gradient_pass(parameters, X, Y, gradients, sample_weight, alpha))
+            J, factor = self._gradient_pass(parameters, X, Y, gradients, sample_weight, alpha)
+            gradients.scale(parameters, factor, alpha / X.shape[1])
+            return float(J)
 
     def _gradient_pass(
         self,
@@ -153,8 +153,9 @@ class ComposedEngine(Engine):
         gradients: Gradients,
         sample_weight: Array | None,
         alpha: float,
-    ) -> Array | float:
-        """`loss_and_gradients`, with J still on the device: waiting for it after every batch would idle a GPU."""
+    ) -> tuple[Array | float, float]:
+        """(J still on the device: waiting for it after every batch would idle a GPU; the factor that makes `gradients`
+        those of J, without its L2 term)."""
         m = X.shape[1]
         J: Array | float = 0.0
         for chunk in self._chunks(m):
@@ -162,13 +163,8 @@ class ComposedEngine(Engine):
             J = J + self._pass(parameters, X[:, chunk], Y[:, chunk], _columns(sample_weight, chunk), into)
             if into is not gradients:
                 gradients.flat += into.flat
-        scale = self._scale(m, sample_weight)
-        if scale != 1.0:
-            gradients.flat *= gradients.flat.dtype.type(scale)
-        if alpha:
-            for W, dW in zip(parameters.weights, gradients.weights, strict=True):
-                dW += W * W.dtype.type(alpha / m)
-        return J * scale + self._l2_loss(parameters, alpha, m)
+        factor = self._scale(m, sample_weight)
+        return J * factor + self._l2_loss(parameters, alpha, m), factor
 
     def train_epoch(
         self,
@@ -191,8 +187,8 @@ class ComposedEngine(Engine):
                 samples = slice(start, stop) if order is None else order[start:stop]
                 # X.T[samples] reads whole samples where they are contiguous, as in a table of rows.
                 batch = (X.T[samples].T, Y.T[samples].T, self._gradients, _columns(sample_weight, samples), alpha)
-                J = self._gradient_pass(parameters, *batch)
-                optimizer_state.step(self.backend.xp, parameters.flat, self._gradients.flat)
+                J, factor = self._gradient_pass(parameters, *batch)
+                self.backend.take_step(optimizer_state, parameters, self._gradients, factor, alpha / (stop - start))
                 total = total + (J * ((stop - start) / m) if self._loss.reduction == "mean" else J)
         return float(total)
 
@@ -210,6 +206,16 @@ class ComposedEngine(Engine):
             elif b is not None:
                 Z += b
         return A, Z
+
+    def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
+        """A_L of a chunk into `out`."""
+        _, Z_L = self._forward(parameters, X)
+        out[...] = self._output(self.backend.xp, Z_L, Z_L)
+
+    def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
+        """Σ wᵢ jᵢ of a chunk, still on the device."""
+        _, Z_L = self._forward(parameters, X)
+        return self._weighted_loss(Z_L, Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients

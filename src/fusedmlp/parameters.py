@@ -79,6 +79,23 @@ class Parameters:
 class Gradients(Parameters):
     """∂J/∂W and ∂J/∂b in the same form as the parameters: `flat`, `weights` (dW1, dW2, ...), `biases` (db1, ...)."""
 
+    def scale(self, parameters: Parameters, factor: float, decay: float) -> None:
+        """Turn sums over samples into the gradient of J: factor · flat, and decay · W added to every dW.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        factor : float
+            1 / Σ w, or 1 where J is a sum.
+        decay : float
+            alpha / m, of the L2 term.
+        """
+        if factor != 1.0:
+            self.flat *= self.flat.dtype.type(factor)
+        if decay:
+            for W, dW in zip(parameters.weights, self.weights, strict=True):
+                dW += W * W.dtype.type(decay)
+
 
 def glorot_uniform(architecture: Architecture, generator: UniformGenerator) -> np.ndarray:
     """Draw the flat parameter vector with Glorot and Bengio's bounds.

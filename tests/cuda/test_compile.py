@@ -36,7 +36,11 @@ def cuda():
 
 def kernels_in(file):
     """The kernels of a source, counted by hand: 4 activations (f' of the identity is 1), 2 dtypes, 2 layouts."""
-    return {"sigmoid.cu": 4 * 2 * 2, "fused_backward.cu": (3 + 1) * 3 * 2 * 2}[file]
+    return {
+        "sigmoid.cu": 4 * 2 * 2,
+        "fused_backward.cu": (3 + 1) * 3 * 2 * 2,
+        "optimizer.cu": 4 * 2 * 2,
+    }[file]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

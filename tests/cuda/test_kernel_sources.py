@@ -18,9 +18,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_names_and_hashes():
-    assert kernel_sources.names() == ["fused_backward.cu", "sigmoid.cu"]
+    assert kernel_sources.names() == ["fused_backward.cu", "optimizer.cu", "sigmoid.cu"]
     hashes = kernel_sources.hashes()
-    assert hashes.keys() == {"common.cuh", "fused_backward.cu", "sigmoid.cu"}
+    assert hashes.keys() == {"common.cuh", *kernel_sources.names()}
     for file, digest in hashes.items():
         assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
 
@@ -37,7 +37,8 @@ def test_a_source_is_complete(name):
 def test_a_source_says_what_it_computes(name):
     head = kernel_sources.source(name).split("\n\n")[0:8]
     comment = "\n".join(line for part in head for line in part.splitlines() if line.startswith("//"))
-    for part in ("f'(A)" if "backward" in name else "f(Z + b)", "(n_in, m)|(n, m)", "Bytes moved:", "[Ff]lops:"):
+    formula = {"fused_backward.cu": "f'(A)", "sigmoid.cu": "f(Z + b)", "optimizer.cu": "θ ← θ - rate g"}[name]
+    for part in (formula, "(n_in, m)|(n, m)|(n,)", "Bytes moved", "[Ff]lops:"):
         assert re.search(part if "|" in part or "[" in part else re.escape(part), comment), part
 
 
@@ -86,3 +87,10 @@ def test_table_of_kernels_names_every_kernel():
     }
     for function in functions:
         assert function in readme
+
+
+@pytest.mark.parametrize("name", kernel_sources.names())
+def test_shared_memory_is_dynamic(name):
+    """A static __shared__ variable would be each thread's own where the kernels run on the CPU, and wrong."""
+    declared = re.findall(r"^.*\b__shared__\b.*$", kernel_sources.source(name), re.MULTILINE)
+    assert all(line.lstrip().startswith("extern __shared__") for line in declared), declared

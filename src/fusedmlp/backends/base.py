@@ -22,6 +22,8 @@ from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 if TYPE_CHECKING:
     from fusedmlp.architecture import Architecture
     from fusedmlp.engine import Engine
+    from fusedmlp.optimizers import OptimizerState
+    from fusedmlp.parameters import Gradients, Parameters
 
 
 class Backend(ABC):
@@ -133,6 +135,24 @@ class Backend(ABC):
         if activation != "identity":
             out *= HIDDEN_ACTIVATIONS[activation].derivative(self.xp, A)
         return out
+
+    def take_step(
+        self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
+    ) -> None:
+        """Change the parameters by one step of an optimizer, along factor · gradients + decay · W.
+
+        Parameters
+        ----------
+        state : OptimizerState
+            Its step count goes up, its moments change.
+        parameters : Parameters
+        gradients : Gradients
+            Sums over samples; what they hold afterwards is undefined.
+        factor, decay : float
+            As in `Gradients.scale`.
+        """
+        gradients.scale(parameters, factor, decay)
+        state.step(self.xp, parameters.flat, gradients.flat)
 
     # Passes ----------------------------------------------------------------------------------------------------------
 

@@ -1,45 +1,82 @@
-// Enough of CUDA C++ for g++ to run our kernels on the CPU: one call per CUDA thread, in an order of the caller's choice.
+// Enough of CUDA C++ for g++ to run our kernels on the CPU: a fiber per CUDA thread, in an order of the caller's choice.
 //
-// What a kernel uses beyond this does not compile, on purpose: barriers, shuffles and atomics need a fiber per thread, and
-// to leave __syncthreads() empty would hide the very mistakes it is there for.
+// Blocks run one after the other. Shared memory is the dynamic kind, `shared_memory`, and NaN when a block begins; a
+// static __shared__ variable would be each thread's own here. What a kernel uses beyond this does not compile.
 #include <math.h>
-#include <setjmp.h>
 #include <stddef.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include "fibers.h"
+#include "warps.h"
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __shared__
+#define __align__(n) __attribute__((aligned(n)))
 
 struct Dim3 {
     unsigned x, y, z;
 };
 static Dim3 threadIdx, blockIdx, blockDim, gridDim;  // one kernel at a time: the Python side holds the GIL
 
+constexpr size_t MOST_SHARED = 227 * 1024, CANARY = 4096;
+__attribute__((visibility("hidden"), aligned(1024))) unsigned char shared_memory[MOST_SHARED + CANARY];
+
 // What the undefined-behaviour sanitizer calls, before the deed; its library is not needed. Accesses of 16 bytes at other
 // addresses fault on a GPU; overflows and bad indices are as wrong there as here. The first complaint ends the launch.
-static const char* complaint;
-static jmp_buf escape;
-#define COMPLAIN(name)                                                    \
-    extern "C" void __ubsan_handle_##name(void*, uintptr_t, uintptr_t) { \
-        complaint = #name;                                                \
-        longjmp(escape, 1);                                               \
-    }
-COMPLAIN(type_mismatch_v1)
-COMPLAIN(out_of_bounds)
-COMPLAIN(add_overflow)
-COMPLAIN(sub_overflow)
-COMPLAIN(mul_overflow)
-COMPLAIN(negate_overflow)
-COMPLAIN(shift_out_of_bounds)
+#define COMPLAIN(name, text) \
+    extern "C" void __ubsan_handle_##name(void*, uintptr_t, uintptr_t) { complain(text); }
+COMPLAIN(type_mismatch_v1, "a misaligned access")
+COMPLAIN(out_of_bounds, "an index out of bounds")
+COMPLAIN(add_overflow, "an addition that overflows")
+COMPLAIN(sub_overflow, "a subtraction that overflows")
+COMPLAIN(mul_overflow, "a multiplication that overflows")
+COMPLAIN(negate_overflow, "a negation that overflows")
+COMPLAIN(shift_out_of_bounds, "a shift out of bounds")
+
+// Words of CUDA that C++ lacks. Fibers take turns only where they wait: what is atomic needs no care.
+template <typename T>
+static inline T atomicAdd(T* p, std::common_type_t<T> value) {
+    const T before = *p;
+    *p = before + value;
+    return before;
+}
+template <typename T>
+static inline T atomicExch(T* p, std::common_type_t<T> value) {
+    return std::exchange(*p, value);
+}
+template <typename T>
+static inline T atomicCAS(T* p, std::common_type_t<T> expected, std::common_type_t<T> value) {
+    const T before = *p;
+    if (before == expected) *p = value;
+    return before;
+}
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+template <typename T>
+static inline T __ldg(const T* p) {
+    return *p;
+}
+template <typename T, typename U>
+static inline std::common_type_t<T, U> min(T a, U b) {
+    return b < a ? b : a;
+}
+template <typename T, typename U>
+static inline std::common_type_t<T, U> max(T a, U b) {
+    return a < b ? b : a;
+}
+
+// Running a kernel -----------------------------------------------------------------------------------------------------
 
 enum Order { FORWARD, REVERSE, SHUFFLED };
 
@@ -54,28 +91,75 @@ static Dim3 place(uint64_t number, Dim3 size) {
     return {unsigned(number % size.x), unsigned(number / size.x % size.y), unsigned(number / size.x / size.y)};
 }
 
+static std::function<void()> body;  // the kernel with its arguments
+
+static void live() {
+    body();
+    current->wait = ENDED;
+    hand_over();
+}
+
+// Runs a thread until it waits or ends.
+static void resume(Fiber& fiber) {
+    if (!fiber.stack) {
+        fiber.stack = take_stack();
+        fiber.context = new_context(fiber.stack, live);
+    }
+    current = &fiber;
+    switch_context(&scheduler, fiber.context);
+    if (fiber.wait == ENDED && !give_back(std::exchange(fiber.stack, nullptr)) && !complaint)
+        complaint = "a stack that is too small for the kernel";
+}
+
+static void run_threads(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places) {
+    for (size_t t = 0; t < fibers.size(); ++t) fibers[t] = Fiber{unsigned(t), RUNNING, 0, MEET, 0, 0, 0, 0, nullptr, nullptr};
+    while (true) {
+        for (uint64_t t : threads) {
+            if (fibers[t].wait != RUNNING) continue;
+            threadIdx = places[t];
+            resume(fibers[t]);
+            if (complaint) return;
+        }
+        const auto waits = [](const Fiber& fiber) { return fiber.wait != ENDED; };
+        if (std::none_of(fibers.begin(), fibers.end(), waits) || !release()) return;
+    }
+}
+
+static void run_block(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places, size_t shared_bytes) {
+    if (shared_bytes) std::fill_n(shared_memory, shared_bytes + CANARY, 0xFF);
+    run_threads(threads, places);
+    for (Fiber& fiber : fibers)  // what a complaint has left behind
+        if (fiber.stack) give_back(std::exchange(fiber.stack, nullptr));
+    const unsigned char* end = shared_memory + shared_bytes;
+    if (!complaint && std::any_of(end, end + CANARY, [](unsigned char byte) { return byte != 0xFF; }))
+        complaint = "a write to shared memory beyond what the launch asked for";
+}
+
 template <typename... P, size_t... I>
 static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
     kernel(*static_cast<std::remove_reference_t<P>*>(arguments[I])...);
 }
 
-// Runs the kernel; what the sanitizer complains of comes back, or a null pointer.
+// Runs the kernel; what it is guilty of comes back, or a null pointer.
 template <typename... P>
-static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, int order, void** arguments) {
+static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, int order, size_t shared_bytes,
+                       void** arguments) {
     complaint = nullptr;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     const auto blocks = in_order(uint64_t(grid[0]) * grid[1] * grid[2], order, 1);
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
-    if (setjmp(escape)) return complaint;
+    std::vector<Dim3> places(threads.size());
+    for (size_t t = 0; t < places.size(); ++t) places[t] = place(t, blockDim);
+    fibers.resize(threads.size());
+    body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
+    std::fill_n(shared_memory, MOST_SHARED + CANARY, 0xFF);
     for (uint64_t b : blocks) {
         blockIdx = place(b, gridDim);
-        for (uint64_t t : threads) {
-            threadIdx = place(t, blockDim);
-            call(kernel, arguments, std::index_sequence_for<P...>());
-        }
+        run_block(threads, places, shared_bytes);
+        if (complaint) break;
     }
-    return nullptr;
+    return complaint;
 }
 
 // One letter and a size per parameter: "p8" a pointer, "i4" and "i8" whole numbers, "f4" and "f8" floating-point ones.
@@ -85,8 +169,9 @@ static void describe(void (*)(P...), char* text) {
     *text = 0;
 }
 
-#define ENTRY(kernel)                                                                                            \
-    extern "C" const char* run_##kernel(const unsigned* grid, const unsigned* block, int order, void** arguments) { \
-        return run(&kernel, grid, block, order, arguments);                                                      \
-    }                                                                                                            \
+#define ENTRY(kernel)                                                                                           \
+    extern "C" const char* run_##kernel(const unsigned* grid, const unsigned* block, int order, size_t shared, \
+                                        void** arguments) {                                                    \
+        return run(&kernel, grid, block, order, shared, arguments);                                            \
+    }                                                                                                           \
     extern "C" void describe_##kernel(char* text) { describe(&kernel, text); }

@@ -1,7 +1,7 @@
 """Compile CUDA sources with g++ and run their kernels on the CPU.
 
 The source that runs is the one that a GPU runs, unchanged; ``cuda_on_cpu.h`` stands in for the compiler's own words. A
-kernel is called once per CUDA thread. `order` says in which order: a result that depends on it is a race.
+fiber runs for every CUDA thread of a block. `order` says in which order: a result that depends on it is a race.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import re
 import shutil
 import subprocess
@@ -23,9 +24,10 @@ COMPILER = shutil.which("g++")
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _KERNEL = re.compile(r'extern\s+"C"\s+void\s+(?!__)(\w+)\s*\(')
 _SANITIZERS = "-fsanitize=alignment,bounds,signed-integer-overflow,shift"
-_COMPLAINTS = {"type_mismatch_v1": "a misaligned access"}
 _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
+_MOST_THREADS = 1024
+_MOST_SHARED = 227 * 1024
 _order = ORDERS[0]
 
 
@@ -59,12 +61,15 @@ class Kernel:
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
         assert all(1 <= n <= limit for n, limit in zip(grid, _LARGEST_GRID, strict=True)), f"{self.name}: grid {grid}"
         assert all(1 <= n <= limit for n, limit in zip(block, _LARGEST_BLOCK, strict=True)), f"{self.name}: {block}"
+        assert math.prod(block) <= _MOST_THREADS, f"{self.name}: {math.prod(block)} threads in a block"
+        assert 0 <= shared_mem <= _MOST_SHARED, f"{self.name}: {shared_mem} bytes of shared memory"
         assert len(args) == len(self.parameters), f"{self.name}: {len(args)} of {len(self.parameters)} arguments"
         values = [self._value(i, x) for i, x in enumerate(args)]
         pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         size3 = ctypes.c_uint * 3
-        complaint = self._run(size3(*grid), size3(*block), ORDERS.index(_order), pointers)
-        assert complaint is None, f"{self.name}: {_COMPLAINTS.get(complaint.decode(), complaint.decode())}"
+        order, shared = ORDERS.index(_order), ctypes.c_size_t(shared_mem)
+        complaint = self._run(size3(*grid), size3(*block), order, shared, pointers)
+        assert complaint is None, f"{self.name}: {complaint.decode()}"
 
     def _value(self, i, x):
         """The argument's bytes, as an array of one element."""
@@ -104,7 +109,7 @@ def compile_source(code):
         raise RuntimeError("g++ is not installed")
     with tempfile.TemporaryDirectory() as folder:
         unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
-        text = f'#include "{_HEADER}"\n{code}\n'
+        text = f'#include "{_HEADER}"\n#line 1\n{code}\n'
         unit.write_text(text)
         names = _KERNEL.findall(_gxx("-E", "-P", unit))
         unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")

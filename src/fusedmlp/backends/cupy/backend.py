@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +16,13 @@ from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
+from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.parameters import Gradients, Parameters
 
 _WIDTHS = (1, 4, 16)
 """The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""
+
+_NULL = np.uint64(0)
 
 _LARGEST_AXIS = 2**31 - 1  # CuPy hands the sizes of a product to cuBLAS as 32-bit integers, without a look
 
@@ -42,7 +47,8 @@ class CupyBackend(Backend):
         return cupy
 
     @cached_property
-    def _launcher(self) -> Launcher:
+    def launcher(self) -> Launcher:
+        """Compiles and launches the kernels."""
         return Launcher(self.xp)
 
     @classmethod
@@ -115,7 +121,7 @@ class CupyBackend(Backend):
         """A = f(Z + b) in one pass (``kernels/sigmoid.cu``); arguments as in the base class."""
         check_choice("activation", activation, HIDDEN_ACTIVATIONS)
         out = self.empty(Z.shape, Z.dtype) if out is None else out
-        self._launcher.launch(
+        self.launcher.launch(
             "sigmoid.cu",
             f"activate_{activation}",
             walked=[("Z", Z), ("out", out)],
@@ -139,9 +145,9 @@ class CupyBackend(Backend):
             self.matmul(W, dZ, out=out)
         elif width is None:
             self.matmul(W, dZ, out=out)
-            self._launcher.launch("fused_backward.cu", f"times_derivative_{activation}", walked)
+            self.launcher.launch("fused_backward.cu", f"times_derivative_{activation}", walked)
         else:
-            self._launcher.launch(
+            self.launcher.launch(
                 "fused_backward.cu",
                 f"fused_backward_{width}_{activation}",
                 walked,
@@ -150,8 +156,59 @@ class CupyBackend(Backend):
             )
         return out
 
+    def take_step(
+        self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
+    ) -> None:
+        """One launch (``kernels/optimizer.cu``) for the optimizers of this package; arguments as in the base class."""
+        if type(state.optimizer) not in (SGD, Adam):  # the user's own
+            super().take_step(state, parameters, gradients, factor, decay)
+            return
+        state.t += 1
+        kind, moments, numbers = _step_of(state)
+        number = parameters.flat.dtype.type
+        rate, *rest = numbers
+        vectors = [("parameters", parameters.flat), ("gradients", gradients.flat), *moments]
+        weights = self._weight_ranges(parameters.architecture) if decay else _NULL
+        layers = np.int32(len(parameters.weights))
+        scalars = [number(x) for x in (rate, factor, decay, *rest)]
+        self.launcher.launch_flat("optimizer.cu", kind, vectors, [*scalars, weights, layers])
+
+    def _weight_ranges(self, architecture: Architecture) -> Array:
+        """(start, end) of every W in the flat vector, on the current GPU."""
+        key = architecture, self.xp.cuda.runtime.getDevice()
+        if key not in self._ranges:
+            ranges, at = [], 0
+            for n_in, n_out in architecture.weight_shapes:
+                ranges.append((at, at + n_in * n_out))
+                at += (n_in + architecture.bias) * n_out
+            self._ranges[key] = self.asarray(np.array(ranges, np.int64))
+        return self._ranges[key]
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[Architecture, int], Array]:
+        return {}
+
     # Passes ----------------------------------------------------------------------------------------------------------
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """The composed engine."""
         return ComposedEngine(self, architecture)
+
+
+def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]], list[float]]:
+    """(the kernel, its moments, [rate, β₁, 1 - β₁, β₂, 1 - β₂, ε]) of an optimizer's step number `state.t`."""
+    optimizer, rate = state.optimizer, state.learning_rate
+    if isinstance(optimizer, Adam):
+        beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
+        rate *= math.sqrt(1 - beta_2**state.t) / (1 - beta_1**state.t)
+        moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
+        return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
+    assert isinstance(optimizer, SGD)
+    numbers = [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]
+    if not optimizer.momentum:
+        return "sgd", [("velocity", None), ("v", None)], numbers
+    return (
+        "nesterov" if optimizer.nesterov else "momentum",
+        [("velocity", state.moments["velocity"]), ("v", None)],
+        numbers,
+    )

@@ -173,16 +173,48 @@ class Launcher:
             lines, length = 1, lines * length
         packed = all(_is_packed(x, lines) for x in matrices)
 
-        function = self._kernel(file, f"{kernel}_{out.dtype}_{'packed' if packed else 'strided'}")
+        function = self.kernel(file, f"{kernel}_{out.dtype}_{'packed' if packed else 'strided'}")
         grid, block = grid_and_block(
-            lines, length, _PACK_BYTES // out.itemsize if packed else 1, self._multiprocessors()
+            lines, length, _PACK_BYTES // out.itemsize if packed else 1, self.multiprocessors()
         )
         arguments = [argument for x in read for argument in x.arguments()]
         arguments += scalars
         arguments += [argument for x in matrices for argument in x.arguments()]
         function(grid, block, (*arguments, np.int64(lines), np.int64(length)))
 
-    def _kernel(self, file: str, name: str) -> Any:
+    def launch_flat(
+        self, file: str, kernel: str, vectors: Sequence[tuple[str, Array | None]], numbers: Sequence[Any]
+    ) -> None:
+        """Check the arguments and run a kernel that goes through vectors.
+
+        Parameters
+        ----------
+        file, kernel : str
+            As in `launch`.
+        vectors : sequence of (name, array of shape (n,))
+            Without gaps, of one dtype; the first is one that is there, None a null pointer.
+        numbers : sequence
+            What it is told besides, after n: numpy scalars, arrays.
+        """
+        first = vectors[0][1]
+        assert first is not None
+        for name, x in vectors:
+            if x is not None:
+                check_matrix(self._cupy, name, x[None], (1, first.size), first.dtype)
+                if x.strides != (x.itemsize,) and x.size > 1:
+                    raise ValueError(f"{name}: expected a vector without gaps; got strides {x.strides}")
+        if first.size == 0:
+            return
+        packed = all(x is None or x.data.ptr % _PACK_BYTES == 0 for _, x in vectors)
+        function = self.kernel(file, f"{kernel}_{first.dtype}_{'packed' if packed else 'strided'}")
+        pack = _PACK_BYTES // first.itemsize if packed else 1
+        most = self.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
+        pointers = [_NULL if x is None else x for _, x in vectors]
+        function(
+            (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
+        )
+
+    def kernel(self, file: str, name: str) -> Any:
         """The compiled function; a source that does not compile is CuPy's CompileException."""
         if name not in self._kernels:
             if file not in self._modules:
@@ -190,7 +222,7 @@ class Launcher:
             self._kernels[name] = self._modules[file].get_function(name)
         return self._kernels[name]
 
-    def _multiprocessors(self) -> int:
+    def multiprocessors(self) -> int:
         runtime = self._cupy.cuda.runtime
         return runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, runtime.getDevice())
 

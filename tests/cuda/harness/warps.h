@@ -1,0 +1,181 @@
+// What the threads of a block say to each other: barriers, and the functions of a warp.
+//
+// A thread that waits hands over to the scheduler (cuda_on_cpu.h), which goes on when no thread can run any further:
+// then warps whose lanes have all arrived get their answers, or, if every thread waits at the same barrier, all go on.
+// Anything else is a mistake of the kernel: on a GPU it hangs, or reads what nobody wrote.
+#include <string.h>
+
+#include <type_traits>
+
+constexpr unsigned WARP = 32;
+
+enum Wait { RUNNING, AT_BARRIER, IN_WARP, ENDED };
+enum Question { SHUFFLE, BALLOT, MEET };
+
+struct Fiber {
+    unsigned number;  // in the block, x fastest
+    Wait wait;
+    int site;  // the line that it waits in: the same call for all who wait together
+    Question question;
+    unsigned mask;
+    uint64_t value;  // shuffled, or 1 for a predicate that holds
+    int source;      // the lane whose value it asks for
+    uint64_t answer;
+    void* context;
+    unsigned char* stack;
+};
+
+static std::vector<Fiber> fibers;
+static Fiber* current;
+static void* scheduler;
+static const char* complaint;
+
+static inline void hand_over() { switch_context(&current->context, scheduler); }
+
+// Ends the launch: the scheduler does not come back to a block with a complaint.
+static inline void complain(const char* text) {
+    complaint = text;
+    hand_over();
+}
+
+static inline void barrier(int site) {
+    current->wait = AT_BARRIER;
+    current->site = site;
+    hand_over();
+}
+
+static inline uint64_t ask(int site, Question question, unsigned mask, uint64_t value, int source) {
+    const unsigned lane = current->number % WARP;
+    if (!(mask >> lane & 1)) complain("a lane calls a function of its warp with a mask that it is not in");
+    current->wait = IN_WARP;
+    current->site = site;
+    current->question = question;
+    current->mask = mask;
+    current->value = value;
+    current->source = source;
+    hand_over();
+    return current->answer;
+}
+
+template <typename T>
+static inline T shuffle(int site, unsigned mask, T value, int source) {
+    static_assert(std::is_arithmetic_v<T> && sizeof(T) <= 8, "a number of at most 8 bytes");
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof value);
+    bits = ask(site, SHUFFLE, mask, bits, source);
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// The lane that a shuffle asks for: within segments of `width` lanes; beyond them it is the lane itself.
+static inline int segment(int lane, int width) { return lane / width * width; }
+static inline int lane_at(int index, int width) {
+    return segment(current->number % WARP, width) + (index % width + width) % width;
+}
+static inline int lane_up(int delta, int width) {
+    const int lane = current->number % WARP, source = lane - delta;
+    return source < segment(lane, width) ? lane : source;
+}
+static inline int lane_down(int delta, int width) {
+    const int lane = current->number % WARP, source = lane + delta;
+    return source >= segment(lane, width) + width ? lane : source;
+}
+static inline int lane_across(int bits, int width) {
+    const int lane = current->number % WARP, source = lane ^ bits;
+    return source >= segment(lane, width) + width ? lane : source;
+}
+
+template <typename T>
+static inline T shuffle_at(int site, unsigned mask, T value, int index, int width = WARP) {
+    return shuffle(site, mask, value, lane_at(index, width));
+}
+template <typename T>
+static inline T shuffle_up(int site, unsigned mask, T value, int delta, int width = WARP) {
+    return shuffle(site, mask, value, lane_up(delta, width));
+}
+template <typename T>
+static inline T shuffle_down(int site, unsigned mask, T value, int delta, int width = WARP) {
+    return shuffle(site, mask, value, lane_down(delta, width));
+}
+template <typename T>
+static inline T shuffle_across(int site, unsigned mask, T value, int bits, int width = WARP) {
+    return shuffle(site, mask, value, lane_across(bits, width));
+}
+
+static inline unsigned ballot(int site, unsigned mask, bool holds) {
+    return unsigned(ask(site, BALLOT, mask, holds, 0));
+}
+static inline void meet(int site, unsigned mask = ~0u) { ask(site, MEET, mask, 0, 0); }
+
+#define __syncthreads() barrier(__LINE__)
+#define __syncwarp(...) meet(__LINE__, ##__VA_ARGS__)
+#define __shfl_sync(...) shuffle_at(__LINE__, __VA_ARGS__)
+#define __shfl_up_sync(...) shuffle_up(__LINE__, __VA_ARGS__)
+#define __shfl_down_sync(...) shuffle_down(__LINE__, __VA_ARGS__)
+#define __shfl_xor_sync(...) shuffle_across(__LINE__, __VA_ARGS__)
+#define __ballot_sync(mask, holds) ballot(__LINE__, mask, holds)
+#define __any_sync(mask, holds) (ballot(__LINE__, mask, holds) != 0)
+#define __all_sync(mask, holds) (ballot(__LINE__, mask, !(holds)) == 0)
+
+// For the scheduler ----------------------------------------------------------------------------------------------------
+
+// The lanes of a warp that have not ended.
+static inline unsigned lanes_alive(size_t first) {
+    unsigned alive = 0;
+    for (size_t t = first; t < fibers.size() && t < first + WARP; ++t)
+        if (fibers[t].wait != ENDED) alive |= 1u << (t - first);
+    return alive;
+}
+
+static inline bool wait_together(const Fiber& a, const Fiber& b) {
+    return b.wait == IN_WARP && a.site == b.site && a.question == b.question && a.mask == b.mask;
+}
+
+// What a lane gets: a value that nobody gave reads as NaN.
+static inline uint64_t answer_to(const Fiber& asker, size_t first, unsigned present) {
+    if (asker.question == SHUFFLE) {
+        const bool given = asker.source >= 0 && asker.source < int(WARP) && (present >> asker.source & 1);
+        return given ? fibers[first + asker.source].value : ~uint64_t(0);
+    }
+    uint64_t votes = 0;
+    for (unsigned lane = 0; lane < WARP; ++lane)
+        if (present >> lane & 1) votes |= fibers[first + lane].value << lane;
+    return votes;
+}
+
+// Answers the lanes of a warp that wait together and are complete; whether there were any.
+static inline bool answer_warp(size_t first) {
+    const unsigned alive = lanes_alive(first);
+    unsigned answered = 0;
+    for (unsigned lane = 0; lane < WARP; ++lane) {
+        if (!(alive >> lane & 1) || (answered >> lane & 1) || fibers[first + lane].wait != IN_WARP) continue;
+        const Fiber& asker = fibers[first + lane];
+        const unsigned present = asker.mask & alive;
+        bool complete = true;
+        for (unsigned other = 0; other < WARP; ++other)
+            if ((present >> other & 1) && !wait_together(asker, fibers[first + other])) complete = false;
+        if (!complete) continue;
+        for (unsigned other = 0; other < WARP; ++other)
+            if (present >> other & 1) fibers[first + other].answer = answer_to(fibers[first + other], first, present);
+        answered |= present;
+    }
+    for (unsigned lane = 0; lane < WARP; ++lane)
+        if (answered >> lane & 1) fibers[first + lane].wait = RUNNING;
+    return answered != 0;
+}
+
+// Lets go on who can; if nobody can, says why.
+static inline bool release() {
+    bool any = false;
+    for (size_t first = 0; first < fibers.size(); first += WARP) any = answer_warp(first) || any;
+    if (any) return true;
+    for (const Fiber& fiber : fibers) {
+        if (fiber.wait == AT_BARRIER && fiber.site == fibers[0].site && fibers[0].wait == AT_BARRIER) continue;
+        complaint = fiber.wait == IN_WARP || fibers[0].wait == IN_WARP
+                        ? "a function of a warp that not all lanes of its mask reach"
+                        : "a barrier that not all threads of the block reach";
+        return false;
+    }
+    for (Fiber& fiber : fibers) fiber.wait = RUNNING;
+    return true;
+}

@@ -1,0 +1,248 @@
+"""Barriers, warps, shared memory and atomics on the CPU.
+
+Right kernels give right results, in every order of the threads, and planted mistakes are noticed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import fake_cupy
+
+SHARED = "extern __shared__ __align__(16) unsigned char shared_memory[];\n"
+
+RIGHT = (
+    SHARED
+    + """
+extern "C" __global__ void block_sum(const float* x, float* out, int n) {
+    float* parts = reinterpret_cast<float*>(shared_memory);
+    const int t = threadIdx.x + blockDim.x * threadIdx.y, threads = blockDim.x * blockDim.y;
+    float sum = 0;
+    for (int i = blockIdx.x * threads + t; i < n; i += gridDim.x * threads) sum += x[i];
+    parts[t] = sum;
+    __syncthreads();
+    for (int half = threads / 2; half > 0; half /= 2) {
+        if (t < half) parts[t] += parts[t + half];
+        __syncthreads();
+    }
+    if (t == 0) out[blockIdx.x] = parts[0];
+}
+__device__ double warp_sum(double value) {
+    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffff, value, lanes);
+    return value;
+}
+extern "C" __global__ void warp_sums(const double* x, double* out) {
+    double sum = warp_sum(x[blockIdx.x * blockDim.x + threadIdx.x]);
+    if (threadIdx.x % 32 == 0) out[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = sum;
+}
+extern "C" __global__ void shuffles(int* out) {
+    const int lane = threadIdx.x;
+    out[lane] = __shfl_sync(0xffffffff, lane, 3, 8);
+    out[32 + lane] = __shfl_up_sync(0xffffffff, lane, 2, 16);
+    out[64 + lane] = __shfl_down_sync(0xffffffff, lane, 5);
+    out[96 + lane] = __shfl_xor_sync(0xffffffff, lane, 1);
+    out[128 + lane] = int(__ballot_sync(0xffffffff, lane % 3 == 0));
+    out[160 + lane] = __any_sync(0xffffffff, lane == 31) + 2 * __all_sync(0xffffffff, lane < 31);
+    if (lane < 4) {
+        __syncwarp(0xf);
+        out[192 + lane] = __shfl_sync(0xf, 10 * lane, lane ^ 1);
+    }
+}
+extern "C" __global__ void count(int* out, double* sum, unsigned* last) {
+    atomicAdd(out, 1);
+    atomicAdd(sum, 0.5);
+    atomicExch(last, 7u);
+    atomicCAS(last + 1, 0u, 9u);
+    __threadfence();
+}
+extern "C" __global__ void whole_blocks_may_return(float* out) {
+    if (blockIdx.x % 2) return;
+    __syncthreads();
+    if (threadIdx.x == 0) out[blockIdx.x] = min(blockIdx.x + 1.5f, 3) + max(0, 1);
+}
+extern "C" __global__ void neighbours(float* x) {  // shared memory is the block's own, whatever the last one left
+    float* own = reinterpret_cast<float*>(shared_memory);
+    const int t = threadIdx.x, i = blockIdx.x * blockDim.x + t;
+    own[t] = x[i];
+    __syncthreads();
+    x[i] = own[(t + 1) % blockDim.x];
+}
+"""
+)
+
+
+@pytest.fixture
+def kernels(compiler, cupy):
+    module = cupy.RawModule(code=RIGHT)
+    return lambda name, *launch, shared_mem=0: module.get_function(name)(*launch, shared_mem=shared_mem)
+
+
+def zeros(n, dtype):
+    return fake_cupy.copied(np.zeros(n, dtype))
+
+
+@pytest.mark.parametrize("block", [(256,), (32, 8), (1, 64), (2,)])
+def test_sums_of_blocks(kernels, thread_order, block):
+    x = np.random.default_rng(0).integers(0, 100, 5000).astype(np.float32)
+    threads = int(np.prod(block))
+    out = zeros(5, np.float32)
+    kernels("block_sum", (5,), block, (fake_cupy.copied(x), out, np.int32(5000)), shared_mem=4 * threads)
+    owner = np.arange(5000) // threads % 5
+    assert out.get().tolist() == [x[owner == b].sum() for b in range(5)]
+
+
+def test_sums_of_warps(kernels, thread_order):
+    x = np.random.default_rng(0).normal(size=(3, 96))
+    out = zeros(9, float)
+    kernels("warp_sums", (3,), (96,), (fake_cupy.copied(x.ravel()), out))
+    np.testing.assert_allclose(out.get(), x.reshape(9, 32).sum(axis=1), rtol=1e-12)
+
+
+def test_shuffles_and_votes(kernels, thread_order):
+    out, lane = zeros(196, np.int32), np.arange(32)
+    kernels("shuffles", (1,), (32,), (out,))
+    got = out.get()
+    assert got[:32].tolist() == (lane // 8 * 8 + 3).tolist()
+    assert got[32:64].tolist() == np.where(lane % 16 < 2, lane, lane - 2).tolist()
+    assert got[64:96].tolist() == np.where(lane + 5 > 31, lane, lane + 5).tolist()
+    assert got[96:128].tolist() == (lane ^ 1).tolist()
+    votes = sum(1 << int(i) for i in lane if i % 3 == 0)
+    assert (got[128:160].view(np.uint32) == votes).all()
+    assert (got[160:192] == 1).all()
+    assert got[192:].tolist() == [10, 0, 30, 20]
+
+
+def test_atomics(kernels, thread_order):
+    out, total, last = zeros(1, np.int32), zeros(1, float), zeros(2, np.uint32)
+    kernels("count", (3, 2), (40, 2), (out, total, last))
+    assert (int(out.get()[0]), float(total.get()[0]), last.get().tolist()) == (480, 240.0, [7, 9])
+
+
+def test_blocks_that_return_as_a_whole(kernels, thread_order):
+    out = zeros(4, np.float32)
+    kernels("whole_blocks_may_return", (4,), (64,), (out,))
+    assert out.get().tolist() == [2.5, 0, 4, 0]
+
+
+def test_blocks_have_shared_memory_of_their_own(kernels, thread_order):
+    x = np.arange(200, dtype=np.float32)
+    got = fake_cupy.copied(x)
+    kernels("neighbours", (4,), (50,), (got,), shared_mem=200)
+    assert np.array_equal(got.get().reshape(4, 50), np.roll(x.reshape(4, 50), -1, axis=1))
+
+
+WRONG = (
+    SHARED
+    + """
+extern "C" __global__ void no_barrier(float* x) {
+    float* own = reinterpret_cast<float*>(shared_memory);
+    own[threadIdx.x] = x[threadIdx.x];
+    x[threadIdx.x] = own[(threadIdx.x + 1) % blockDim.x];
+}
+extern "C" __global__ void barrier_in_a_branch(float* x) {
+    if (threadIdx.x < 16) __syncthreads();
+    x[threadIdx.x] = 1;
+}
+extern "C" __global__ void two_barriers(float* x) {
+    if (threadIdx.x < 16) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+    x[threadIdx.x] = 1;
+}
+extern "C" __global__ void early_return(float* x) {
+    if (threadIdx.x == 5) return;
+    __syncthreads();
+    x[threadIdx.x] = 1;
+}
+extern "C" __global__ void half_a_warp(float* x) {
+    if (threadIdx.x < 16) x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 1);
+    __syncthreads();
+}
+extern "C" __global__ void different_masks(float* x) {
+    x[threadIdx.x] = __shfl_xor_sync(threadIdx.x % 2 ? 0xffffffff : 0x7fffffff, x[threadIdx.x], 1);
+}
+extern "C" __global__ void not_in_its_mask(float* x) {
+    x[threadIdx.x] = __shfl_xor_sync(0xf, x[threadIdx.x], 1);
+}
+extern "C" __global__ void beyond_shared_memory(float* x) {
+    reinterpret_cast<float*>(shared_memory)[threadIdx.x] = x[threadIdx.x];
+}
+extern "C" __global__ void misaligned(float* x) {
+    struct alignas(16) Four { float x[4]; };
+    x[0] = reinterpret_cast<const Four*>(shared_memory + 4)->x[0];
+}
+"""
+)
+"""Each has one mistake; the launch says which."""
+
+
+@pytest.fixture
+def wrong(compiler, cupy):
+    return cupy.RawModule(code=WRONG)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("barrier_in_a_branch", "a barrier that not all threads of the block reach"),
+        ("two_barriers", "a barrier that not all threads of the block reach"),
+        ("early_return", "a barrier that not all threads of the block reach"),
+        ("half_a_warp", "a function of a warp that not all lanes of its mask reach"),
+        ("different_masks", "a function of a warp that not all lanes of its mask reach"),
+        ("not_in_its_mask", "a mask that it is not in"),
+        ("beyond_shared_memory", "a write to shared memory beyond what the launch asked for"),
+        ("misaligned", "a misaligned access"),
+    ],
+)
+def test_mistakes_are_reported(wrong, thread_order, name, message):
+    for _ in range(2):  # and the next launch is not the worse for it
+        with pytest.raises(AssertionError, match=f"{name}: .*{message}"):
+            wrong.get_function(name)((2,), (32,), (zeros(32, np.float32),), shared_mem=124)
+
+
+def test_a_missing_barrier_gives_nan(wrong, thread_order):
+    x = fake_cupy.copied(np.arange(32, dtype=np.float32))
+    wrong.get_function("no_barrier")((1,), (32,), (x,), shared_mem=128)
+    assert np.isnan(x.get()).any()  # some thread reads before its neighbour has written
+
+
+UNDEFINED = (
+    SHARED
+    + """
+extern "C" __global__ void uninitialised(float* x) { x[0] = reinterpret_cast<float*>(shared_memory)[3]; }
+extern "C" __global__ void wide(double* x) { x[threadIdx.x] = __shfl_down_sync(0xffffffff, x[threadIdx.x], 8, 32); }
+extern "C" __global__ void narrow(double* x) { x[threadIdx.x] = __shfl_down_sync(0xffffffff, x[threadIdx.x], 8, 16); }
+extern "C" __global__ void partial(double* x) { x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 16); }
+"""
+)
+
+
+def test_what_nobody_wrote_is_nan(compiler, cupy, thread_order):
+    module = cupy.RawModule(code=UNDEFINED)
+    x = zeros(1, np.float32)
+    module.get_function("uninitialised")((1,), (1,), (x,), shared_mem=16)
+    assert np.isnan(float(x))
+    partial = fake_cupy.copied(np.arange(20.0))  # lanes 20 to 31 do not exist
+    module.get_function("partial")((1,), (20,), (partial,))
+    assert np.isnan(partial.get()).tolist() == [4 <= lane < 16 for lane in range(20)]
+
+
+def test_a_wrong_width_gives_other_numbers(compiler, cupy, thread_order):
+    module, results = cupy.RawModule(code=UNDEFINED), {}
+    for name in ("wide", "narrow"):
+        x = fake_cupy.copied(np.arange(32.0))
+        module.get_function(name)((1,), (32,), (x,))
+        results[name] = x.get()
+    lane = np.arange(32)
+    assert np.array_equal(results["wide"], np.where(lane < 24, lane + 8, lane))
+    assert np.array_equal(results["narrow"], np.where(lane % 16 < 8, lane + 8, lane))
+
+
+def test_launches_that_no_gpu_takes(wrong):
+    kernel, x = wrong.get_function("no_barrier"), zeros(32, np.float32)
+    with pytest.raises(AssertionError, match="bytes of shared memory"):
+        kernel((1,), (32,), (x,), shared_mem=228 * 1024)
+    with pytest.raises(AssertionError, match="2048 threads"):
+        kernel((1,), (64, 32), (x,), shared_mem=128)
