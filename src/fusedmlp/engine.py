@@ -101,7 +101,7 @@ class ComposedEngine(Engine):
     activations A_1 ... A_L and errors dZ_l are stored, the gradients are summed over the chunks.
     """
 
-    kind = "composed"
+    kind: ClassVar[Literal["composed", "fused"]] = "composed"
 
     def __init__(self, backend: Backend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)

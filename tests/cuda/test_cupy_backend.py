@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from harness import fake_cupy
 
-from fusedmlp import BackendUnavailableError, Network, backends, kernel_sources
+from fusedmlp import BackendUnavailableError, Gradients, Network, Parameters, backends, kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy import CupyBackend, probe
+from fusedmlp.losses import LOSSES
 
 
 def reason_with(monkeypatch, module):
@@ -215,9 +218,60 @@ def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
     # The kernels did the work.
     kinds = {name.removesuffix("_packed").removesuffix("_strided").removesuffix("_float64") for name in cupy.launches}
     assert {f"activate_{activation}", "adam"} <= kinds
+    top = {1: "hidden_layer_1", 3: "hidden_layer_4", 20: "times_derivative"}[n_outputs]
     if activation != "identity":
-        width = {1: "fused_backward_1", 3: "fused_backward_4", 20: "times_derivative"}[n_outputs]
-        assert {f"{width}_{activation}", f"fused_backward_4_{activation}"} <= kinds
+        assert {f"{top}_{activation}", f"fused_backward_4_{activation}"} <= kinds
+    elif n_outputs <= 16:
+        assert {f"{top}_identity", "losses", "outputs", "sum_rows"} <= kinds
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "kind"),
+    [
+        ((5, 1024, 4), "float32", "fused"),
+        ((5, 1025, 4), "float32", "composed"),
+        ((5, 512, 5), "float32", "fused"),
+        ((5, 513, 5), "float32", "composed"),
+        ((5, 512, 1), "float64", "fused"),
+        ((5, 513, 1), "float64", "composed"),
+        ((5, 256, 16), "float64", "fused"),
+        ((5, 257, 16), "float64", "composed"),
+        ((5, 8, 17), "float32", "composed"),
+        ((5000, 3000, 8, 1), "float32", "fused"),
+        ((5, 1), "float32", "composed"),
+    ],
+)
+def test_engines_say_what_they_are(emulated, sizes, dtype, kind):
+    loss = "binary_cross_entropy"
+    assert emulated.engine(Architecture(sizes, loss=loss, dtype=dtype)).kind == kind
+    assert emulated.engine(Architecture(sizes, loss=loss, dtype=dtype), fused=False).kind == "composed"
+
+
+@pytest.mark.parametrize("sizes", [(3, 6, 2), (4, 9, 7, 3), (5, 30, 10), (3, 6, 1)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_fused_engine_equals_the_composed_one(emulated, thread_order, loss, sizes):
+    """In one chunk and in several, with and without biases, weights and L2."""
+    if loss == "categorical_cross_entropy" and sizes[-1] == 1:
+        sizes = (3, 6, 5)
+    rng = np.random.default_rng(0)
+    X, labels = rng.normal(size=(sizes[0], 70)), rng.integers(0, sizes[-1], 70)
+    Y = np.eye(sizes[-1])[:, labels] if loss == "categorical_cross_entropy" else rng.integers(0, 2, (sizes[-1], 70))
+    X, Y = (fake_cupy.copied(np.asarray(x, float)) for x in (X, Y))
+    for bias, weighted, alpha, chunk in itertools.product((True, False), (True, False), (0.0, 0.3), (None, 32)):
+        architecture = Architecture(sizes, "tanh", loss, bias, "float64")
+        flat = fake_cupy.copied(rng.normal(size=architecture.n_parameters))
+        w = fake_cupy.copied(rng.uniform(0, 2, (1, 70))) if weighted else None
+        results = []
+        for fused in (True, False):
+            engine = emulated.engine(architecture, fused=fused)
+            engine._chunk = chunk or engine._chunk
+            gradients = Gradients(architecture, fake_cupy.allocate(flat.shape, "float64"))
+            parameters = Parameters(architecture, flat)
+            J = engine.loss_and_gradients(parameters, X, Y, gradients, w, alpha)
+            assert pytest.approx(engine.loss(parameters, X, Y, w, alpha), rel=1e-13) == J
+            results.append((J, gradients.flat.get(), engine.forward(parameters, X).get()))
+        for got, expected in zip(*results, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
 
 
 def test_files_and_pickles_move_between_backends(cupy, tmp_path):

@@ -18,9 +18,15 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_names_and_hashes():
-    assert kernel_sources.names() == ["fused_backward.cu", "optimizer.cu", "sigmoid.cu"]
+    assert kernel_sources.names() == [
+        "fused_backward.cu",
+        "hidden_layer.cu",
+        "optimizer.cu",
+        "output_layer.cu",
+        "sigmoid.cu",
+    ]
     hashes = kernel_sources.hashes()
-    assert hashes.keys() == {"common.cuh", *kernel_sources.names()}
+    assert hashes.keys() == {"common.cuh", "losses.cuh", *kernel_sources.names()}
     for file, digest in hashes.items():
         assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
 
@@ -37,8 +43,14 @@ def test_a_source_is_complete(name):
 def test_a_source_says_what_it_computes(name):
     head = kernel_sources.source(name).split("\n\n")[0:8]
     comment = "\n".join(line for part in head for line in part.splitlines() if line.startswith("//"))
-    formula = {"fused_backward.cu": "f'(A)", "sigmoid.cu": "f(Z + b)", "optimizer.cu": "θ ← θ - rate g"}[name]
-    for part in (formula, "(n_in, m)|(n, m)|(n,)", "Bytes moved", "[Ff]lops:"):
+    formula = {
+        "fused_backward.cu": "f'(A)",
+        "hidden_layer.cu": "dZ = (W2 dz) ⊙ f'(A)",
+        "optimizer.cu": "θ ← θ - rate g",
+        "output_layer.cu": "(Σ w j, Σ w)",
+        "sigmoid.cu": "f(Z + b)",
+    }[name]
+    for part in (formula, "(n_in, m)|(n, m)|(n,)|(n_out, m)", "Bytes moved", "[Ff]lops:"):
         assert re.search(part if "|" in part or "[" in part else re.escape(part), comment), part
 
 

@@ -42,6 +42,7 @@ COMPLAIN(add_overflow, "an addition that overflows")
 COMPLAIN(sub_overflow, "a subtraction that overflows")
 COMPLAIN(mul_overflow, "a multiplication that overflows")
 COMPLAIN(negate_overflow, "a negation that overflows")
+COMPLAIN(divrem_overflow, "a division that overflows")
 COMPLAIN(shift_out_of_bounds, "a shift out of bounds")
 
 // Words of CUDA that C++ lacks. Fibers take turns only where they wait: what is atomic needs no care.

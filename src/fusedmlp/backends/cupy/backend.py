@@ -12,6 +12,8 @@ from fusedmlp import kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
+from fusedmlp.backends.cupy.fused_engine import FusedEngine
+from fusedmlp.backends.cupy.hidden_layer import covers
 from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_in_columns
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
@@ -191,7 +193,9 @@ class CupyBackend(Backend):
     # Passes ----------------------------------------------------------------------------------------------------------
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The composed engine."""
+        """The fused engine for what its kernel covers, else, or with ``fused=False``, the composed one."""
+        if fused and covers(architecture):
+            return FusedEngine(self, architecture)
         return ComposedEngine(self, architecture)
 
 

@@ -1,0 +1,60 @@
+// The output layer from its logits alone: J in double, and A_L.
+//
+//   losses_T    sums[block] = (Σ w j, Σ w) over the samples of a block; hidden_layer.cu's sum_rows adds them up
+//   outputs_T   A_L, by the output activation of the loss (losses.cuh)
+//
+//   logits (m, n_out), a row per sample; Y, out (n_out, m) and weights (m,) with any strides; sums (blocks, 2)
+//
+// Bytes moved, in elements: 2 n_out m (logits and Y read; or logits read, A_L written). Flops: about 40 n_out m, of which
+// those of J in double. Beside the hidden layer's pass both are little: n_out to its units.
+
+#include "common.cuh"
+#include "losses.cuh"
+
+template <typename T>
+__device__ __forceinline__ void losses(const T* logits, const T* Y, Index y_line, Index y_step, const T* weights,
+                                       Index weight_step, double* sums, Index m, int n_out, int loss, T most) {
+    double total = 0, total_weight = 0;
+#pragma unroll 1
+    for (Index i = first_element<1>(); i < m; i += next_elements<1>()) {
+        const double weight = weights ? weights[i * weight_step] : T(1);
+        total += weight * loss_of_sample(loss, logits + i * n_out, Y + i * y_step, y_line, n_out, most);
+        total_weight += weight;
+    }
+    double* room = reinterpret_cast<double*>(shared_memory);
+    room[threadIdx.x] = total;
+    room[THREADS + threadIdx.x] = total_weight;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) >= half) continue;
+        room[threadIdx.x] += room[threadIdx.x + half];
+        room[THREADS + threadIdx.x] += room[THREADS + threadIdx.x + half];
+    }
+    if (threadIdx.x != 0) return;
+    sums[2 * Index(blockIdx.x)] = room[0];
+    sums[2 * Index(blockIdx.x) + 1] = room[THREADS];
+}
+
+template <typename T>
+__device__ __forceinline__ void outputs(T* logits, T* out, Index out_line, Index out_step, Index m, int n_out, int loss,
+                                        T most) {
+#pragma unroll 1
+    for (Index i = first_element<1>(); i < m; i += next_elements<1>()) {
+        T* z = logits + i * n_out;
+        output(loss, z, n_out, most);
+        for (int o = 0; o < n_out; ++o) out[o * out_line + i * out_step] = z[o];
+    }
+}
+
+#define OUTPUT_LAYER(T, t)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+        losses_##t(const T* logits, const T* Y, Index y_line, Index y_step, const T* weights, Index weight_step,      \
+                   double* sums, Index m, int n_out, int loss, T most) {                                              \
+        losses<T>(logits, Y, y_line, y_step, weights, weight_step, sums, m, n_out, loss, most);                       \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+        outputs_##t(T* logits, T* out, Index out_line, Index out_step, Index m, int n_out, int loss, T most) {        \
+        outputs<T>(logits, out, out_line, out_step, m, n_out, loss, most);                                            \
+    }
+OUTPUT_LAYER(float, float32)
+OUTPUT_LAYER(double, float64)

@@ -1,0 +1,72 @@
+"""The fused engine of cupy: between the products of the last hidden layer, one kernel does all the rest.
+
+Composed, a step on a network with one hidden layer moves the hidden activations about eleven times; here cuBLAS writes
+Z1, ``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times. Lower hidden
+layers, and everything but a chunk's passes, are the composed engine's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
+from fusedmlp.engine import ComposedEngine
+from fusedmlp.parameters import Gradients, Parameters
+
+if TYPE_CHECKING:
+    from fusedmlp.backends.cupy.backend import CupyBackend
+
+
+class FusedEngine(ComposedEngine):
+    """For networks that `hidden_layer.covers`. Activations lie sample by sample: A_l.T is (m, n_l) in C order."""
+
+    kind = "fused"
+
+    def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
+        super().__init__(backend, architecture)
+        self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
+
+    def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
+        _, Z, logits = self._up_to_last(parameters, X)
+        self._hidden.forward(parameters, Z, logits)
+        self._hidden.outputs(logits, out)
+
+    def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
+        _, Z, logits = self._up_to_last(parameters, X)
+        self._hidden.forward(parameters, Z, logits)
+        return self._hidden.loss(logits, Y, sample_weight)
+
+    def _pass(
+        self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
+    ) -> Array:
+        """As the composed engine's; dZ takes the place of Z."""
+        backend, activation = self.backend, self.architecture.hidden_activation
+        A, Z, logits = self._up_to_last(parameters, X)
+        self._hidden.forward(parameters, Z, logits, Y, sample_weight, gradients)
+        J = self._hidden.loss(logits, Y, sample_weight)
+        dZ = Z.T
+        for layer in range(len(A) - 1, -1, -1):
+            backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])
+            if gradients.biases and layer < len(A) - 1:
+                dZ.sum(axis=1, keepdims=True, out=gradients.biases[layer])
+            if layer:
+                out = self._rows(f"dZ{layer}", A[layer].shape[1], A[layer].shape[0]).T
+                dZ = backend.fused_backward(parameters.weights[layer], dZ, A[layer], activation, out=out)
+        return J
+
+    def _up_to_last(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array, Array]:
+        """([A_0 = X, A_1, ...] below the last hidden layer, its Zᵀ (m, n) without the bias, room for the logits)."""
+        A, m, last = [X], X.shape[1], len(parameters.weights) - 2
+        for layer in range(last + 1):
+            W = parameters.weights[layer]
+            Z = self.backend.matmul(A[-1].T, W, out=self._rows(f"A{layer}", m, W.shape[1]))
+            if layer < last:
+                b = parameters.bias(layer)
+                A.append(self.backend.activate(Z.T, self.architecture.hidden_activation, b, out=Z.T))
+        return A, Z, self._rows("logits", m, self.architecture.n_outputs)
+
+    def _rows(self, name: str, m: int, n: int) -> Array:
+        """A reused (m, n) array in C order."""
+        return self._buffer(name, (m, n))

@@ -1,0 +1,143 @@
+"""Launches of ``kernels/hidden_layer.cu`` and ``output_layer.cu``: the last hidden layer, the outputs and the loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedmlp.activations import Array, largest_exponent
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.launch import THREADS, Launcher
+from fusedmlp.losses import LOSSES
+from fusedmlp.parameters import Parameters
+
+_WIDTHS = (1, 4, 16)
+_SMALLEST_TEAM = 8
+_BLOCKS_PER_MULTIPROCESSOR = 4
+_PACK_BYTES = 16
+_SUM_THREADS = (32, 8)
+_NULL = np.uint64(0)
+
+
+def units_of_a_thread(n_outputs: int, dtype: str) -> int:
+    """`Share::K` in the source."""
+    return (2 if dtype == "float64" else 4) // (2 if n_outputs > 4 else 1)
+
+
+def samples_at_a_time(width: int, packed: bool) -> int:
+    """Of a team: `Share::S` in the source."""
+    return 1 if width > 4 else 4 if width == 1 and packed else 2
+
+
+def covers(architecture: Architecture) -> bool:
+    """Whether the kernel takes the last hidden layer and the outputs of a network."""
+    *_, units, n_outputs = architecture.layer_sizes
+    if len(architecture.layer_sizes) < 3 or n_outputs > _WIDTHS[-1]:
+        return False
+    return units <= THREADS * units_of_a_thread(n_outputs, architecture.dtype)
+
+
+class Shape(NamedTuple):
+    """Of a launch: (threads of a sample, samples of a block at a time, bytes of shared memory)."""
+
+    team: int
+    samples: int
+    shared_bytes: int
+
+
+def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, packed: bool) -> Shape:
+    """For n units; what the kernel's own constants make of it."""
+    width, item = next(width for width in _WIDTHS if n_outputs <= width), np.dtype(dtype).itemsize
+    wanted = -(-n // units_of_a_thread(n_outputs, dtype))
+    team = max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length())
+    samples = THREADS // team * samples_at_a_time(width, packed)
+    rooms = samples * width * (max(1, team // 32) + 1)
+    sums_of_teams = n * n_outputs + bias * (n + n_outputs) if team < THREADS else 0
+    return Shape(team, samples, max(rooms, sums_of_teams) * item)
+
+
+class HiddenLayer:
+    """The kernels for an architecture that they cover, with the memory that their sums need.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    cupy : module
+    architecture : Architecture
+    """
+
+    def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
+        *_, self._n, self._n_out = architecture.layer_sizes
+        self._launcher, self._cupy, self._architecture = launcher, cupy, architecture
+        self._item, self._dtype = architecture.itemsize, architecture.dtype
+        self._width = next(width for width in _WIDTHS if self._n_out <= width)
+        self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
+        self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
+        self._partial = cupy.empty((self._most_blocks, self._length), self._dtype)
+        self._sums = cupy.empty((self._most_blocks, 2), "float64")
+        self._loss = np.int32(list(LOSSES).index(architecture.loss))
+        self._most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
+
+    def forward(
+        self,
+        parameters: Parameters,
+        Z: Array,
+        logits: Array,
+        Y: Array | None = None,
+        sample_weight: Array | None = None,
+        gradients: Parameters | None = None,
+    ) -> None:
+        """The logits, (m, n_out), from Z (m, n), a row per sample in C order.
+
+        With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
+        """
+        m = Z.shape[0]
+        packed = self._width <= 4 and Z.data.ptr % _PACK_BYTES == 0 and self._n * self._item % _PACK_BYTES == 0
+        name = f"hidden_layer_{self._width}_{self._architecture.hidden_activation}_{self._dtype}"
+        kernel = self._launcher.kernel("hidden_layer.cu", f"{name}_{'packed' if packed else 'strided'}")
+        shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
+        blocks = min(self._most_blocks, -(-m // shape.samples))
+        b, b2 = parameters.bias(-2), parameters.bias(-1)
+        arguments = [
+            Z, np.int64(self._n), _NULL if b is None else b, parameters.weights[-1], _NULL if b2 is None else b2,
+            *self._strided(Y if gradients is not None else None), *self._strided(sample_weight)[::2], logits,
+            self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), self._loss, np.int32(shape.team),
+            self._most,
+        ]  # fmt: skip
+        kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
+        if gradients is not None:
+            self._sum_rows(self._partial[:blocks], gradients.flat[-self._length :])
+
+    def loss(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
+        """Σ w j, still on the device."""
+        m = len(logits)
+        blocks = min(self._most_blocks, -(-m // THREADS))
+        weights = self._strided(sample_weight)[::2]
+        arguments = [logits, *self._strided(Y), *weights, self._sums, np.int64(m), np.int32(self._n_out)]
+        kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
+        kernel((blocks,), (THREADS,), [*arguments, self._loss, self._most], shared_mem=2 * THREADS * 8)
+        total = self._cupy.empty((2,), "float64")
+        self._sum_rows(self._sums[:blocks], total)
+        return total[0]
+
+    def outputs(self, logits: Array, out: Array) -> None:
+        """A_L into `out` (n_out, m), of any strides; the logits are lost."""
+        m = len(logits)
+        arguments = [logits, *self._strided(out), np.int64(m), np.int32(self._n_out), self._loss, self._most]
+        kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")
+        kernel((min(self._most_blocks, -(-m // THREADS)),), (THREADS,), arguments)
+
+    def _strided(self, x: Array | None) -> list[Any]:
+        """Pointer and strides of a matrix with a column per sample."""
+        if x is None:
+            return [_NULL, np.int64(0), np.int64(0)]
+        return [x, *(np.int64(stride // self._item) for stride in x.strides)]
+
+    def _sum_rows(self, x: Array, out: Array) -> None:
+        """out = Σ over rows of x, in their order."""
+        rows, count = x.shape
+        along, over = _SUM_THREADS
+        kernel = self._launcher.kernel("hidden_layer.cu", f"sum_rows_{x.dtype}")
+        arguments = (x, np.int64(rows), np.int64(count), out)
+        kernel((-(-count // along),), (along, over), arguments, shared_mem=along * over * x.itemsize)

@@ -1,0 +1,231 @@
+"""The fused middle of a step, run on the CPU, against the formulas in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from harness import emulator, fake_cupy
+from harness.exact import f, slope
+
+from fusedmlp import kernel_sources
+from fusedmlp.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, largest_exponent
+from fusedmlp.backends.cupy.hidden_layer import shape_of, units_of_a_thread
+from fusedmlp.backends.cupy.launch import THREADS
+from fusedmlp.losses import LOSSES
+
+NULL = np.uint64(0)
+DTYPES = ("float32", "float64")
+
+
+def width(n_out):
+    return next(n for n in (1, 4, 16) if n_out <= n)
+
+
+def most_units(n_out, dtype):
+    return THREADS * units_of_a_thread(n_out, dtype)
+
+
+def targets(loss, n_out, m, rng):
+    if loss == "categorical_cross_entropy":
+        return np.eye(n_out)[rng.integers(0, n_out, m)].T
+    if loss in ("binary_cross_entropy", "sum_squared_error"):
+        return rng.integers(0, 2, (n_out, m)).astype(float)
+    return rng.integers(0, 5, (n_out, m)).astype(float) if loss == "poisson" else rng.normal(size=(n_out, m))
+
+
+class Case:
+    """A problem, its answer in float64, and its launches."""
+
+    def __init__(
+        self, n, m, n_out, dtype, activation="sigmoid", loss="binary_cross_entropy", bias=True, weighted=False
+    ):
+        rng = np.random.default_rng(n * 1000 + m)
+        self.n, self.m, self.n_out, self.dtype, self.activation, self.loss = n, m, n_out, dtype, activation, loss
+        self.Z, self.W2 = rng.normal(size=(m, n)), rng.normal(size=(n, n_out)) / np.sqrt(n)
+        self.b, self.b2 = (rng.normal(size=n), rng.normal(size=n_out)) if bias else (None, None)
+        self.Y = targets(loss, n_out, m, rng)
+        self.weights = rng.uniform(0, 2, m) if weighted else None
+        for name in ("Z", "W2", "b", "b2", "weights"):
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name).astype(dtype).astype(float))
+
+    def expected(self):
+        """{what is written: its value}."""
+        w = np.ones(self.m) if self.weights is None else self.weights
+        A = f[self.activation](self.Z + (0 if self.b is None else self.b))
+        z = self.W2.T @ A.T + (0 if self.b2 is None else self.b2[:, None])
+        entry = LOSSES[self.loss]
+        A_L = OUTPUT_ACTIVATIONS[entry.output_activation](np, z.copy(), np.empty_like(z))
+        dz = w * entry.dZ(np, A_L, self.Y)
+        dZ = (self.W2 @ dz).T * slope[self.activation](A)
+        parts = [dZ.sum(axis=0), (dz @ A).T.ravel(), dz.sum(axis=1)] if self.b is not None else [(dz @ A).T.ravel()]
+        sums = np.array([(w * entry.per_sample(np, z, self.Y)).sum(), w.sum()])
+        return {"dZ": dZ, "tail": np.concatenate(parts), "logits": z.T, "sums": sums, "A_L": A_L}
+
+    def launch(self, module, blocks=3, layout="packed", team=None, backward=True):
+        """{what is written: its value}, by the kernels."""
+        dtype, n, m, n_out = self.dtype, self.n, self.m, self.n_out
+        item, N = np.dtype(dtype).itemsize, width(n_out)
+        layout = "strided" if N == 16 else layout
+        line = -(-n * item // 16) * 16 // item if layout == "packed" else n + 1
+        before = np.full((m, line), np.nan, dtype)
+        before[:, :n] = self.Z
+        Z = fake_cupy.copied(before, shift=0 if layout == "packed" else item)
+        shape = shape_of(n, n_out, dtype, self.b is not None, layout == "packed")
+        if team:
+            shape = shape._replace(team=team, shared_bytes=64 * 1024)
+        logits = fake_cupy.allocate((m, n_out), dtype)
+        partial = fake_cupy.allocate((blocks, n * n_out + (0 if self.b is None else n + n_out)), dtype)
+        kernel = module.get_function(f"hidden_layer_{N}_{self.activation}_{dtype}_{layout}")
+        Y, weights = self.given("Y") if backward else None, self.given("weights")
+        kernel(
+            (blocks,), (THREADS,),
+            (Z, np.int64(line), pointer(self.given("b")), self.given("W2"), pointer(self.given("b2")), *strided(Y),
+             *strided(weights)[::2], logits, partial, np.int64(m), np.int32(n), np.int32(n_out),
+             *self.loss_numbers(np.int32(shape.team))),
+            shared_mem=shape.shared_bytes,
+        )  # fmt: skip
+        for x in (Z, logits, partial):
+            x.memory.check("hidden_layer")
+        after = Z.get()
+        assert np.isnan(after[:, n:]).all()
+        if backward:
+            return {"dZ": after[:, :n], "tail": sum_rows(module, partial), "logits": logits.get()}
+        assert np.array_equal(after, before, equal_nan=True)
+        assert np.isnan(partial.get()).all()
+        return {"logits": logits.get()}
+
+    def launch_outputs(self, module, outputs, blocks=2):
+        """J and A_L from the logits."""
+        dtype = self.dtype
+        logits = fake_cupy.copied(np.ascontiguousarray(self.expected()["logits"], dtype))
+        sums, numbers = fake_cupy.allocate((blocks, 2), "float64"), (np.int64(self.m), np.int32(self.n_out))
+        Y, weights = self.given("Y"), self.given("weights")
+        outputs.get_function(f"losses_{dtype}")(
+            (blocks,), (THREADS,), (logits, *strided(Y), *strided(weights)[::2], sums, *numbers, *self.loss_numbers()),
+            shared_mem=16 * THREADS,
+        )  # fmt: skip
+        out = fake_cupy.allocate((self.n_out, self.m), dtype)
+        outputs.get_function(f"outputs_{dtype}")(
+            (blocks,), (THREADS,), (logits, *strided(out), *numbers, *self.loss_numbers())
+        )
+        for x in (logits, sums, out):
+            x.memory.check("output_layer")
+        return {"sums": sum_rows(module, sums), "A_L": out.get()}
+
+    def given(self, name):
+        """An array on the fake GPU; Y and weights with strides of their own."""
+        x = getattr(self, name)
+        if x is None:
+            return None
+        x = np.asarray(x, self.dtype)
+        if name == "weights":
+            return fake_cupy.copied(np.repeat(x[None], 2, axis=1))[:, ::2]
+        return fake_cupy.copied(np.asfortranarray(x) if name == "Y" else np.ascontiguousarray(x))
+
+    def loss_numbers(self, *before_most):
+        return (
+            np.int32(list(LOSSES).index(self.loss)),
+            *before_most,
+            np.dtype(self.dtype).type(largest_exponent(self.dtype)),
+        )
+
+
+def pointer(x):
+    return NULL if x is None else x
+
+
+def strided(x):
+    """Pointer and strides of a matrix with a column per sample."""
+    return (NULL, np.int64(0), np.int64(0)) if x is None else (x, *(np.int64(s // x.itemsize) for s in x.strides))
+
+
+def sum_rows(module, x):
+    """The second kernel: Σ over rows."""
+    rows, count = x.shape
+    out = fake_cupy.allocate((count,), x.dtype)
+    arguments = (x, np.int64(rows), np.int64(count), out)
+    module.get_function(f"sum_rows_{x.dtype}")((-(-count // 32),), (32, 8), arguments, shared_mem=256 * x.itemsize)
+    return out.get()
+
+
+@pytest.fixture(scope="module")
+def module(compiler):
+    """The kernels of hidden_layer.cu."""
+    return emulator.compile_source(kernel_sources.source("hidden_layer.cu"))
+
+
+@pytest.fixture(scope="module")
+def outputs(compiler):
+    """The kernels of output_layer.cu."""
+    return emulator.compile_source(kernel_sources.source("output_layer.cu"))
+
+
+def check(got, expected, dtype, terms):
+    for name, x in got.items():
+        right = expected[name]
+        allowed = 8 * np.sqrt(terms + 4) * np.finfo(dtype).eps * np.abs(right).max()
+        np.testing.assert_allclose(x, right, rtol=0, atol=allowed, err_msg=name)
+
+
+# Tails of packs, teams of all sizes, one team a block and many, fewer samples than a round, several rounds a block.
+SHAPES = [(1, 1), (3, 50), (8, 7), (30, 100), (64, 33), (100, 19), (130, 40), (500, 9), (1024, 5)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_out", [1, 2, 4, 5, 16])
+def test_gradients_of_every_shape(module, thread_order, n_out, dtype):
+    for (n, m), layout in itertools.product(SHAPES, ("packed", "strided")):
+        if n <= most_units(n_out, dtype):
+            case = Case(n, m, n_out, dtype, bias=n % 2 == 0, weighted=m % 2 == 0)
+            check(case.launch(module, layout=layout), case.expected(), dtype, n + m)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_activations_and_losses(module, outputs, loss, activation, dtype):
+    for n_out, bias, weighted in itertools.product((1, 3, 7), (True, False), (True, False)):
+        case = Case(20, 30, n_out, dtype, activation, loss, bias, weighted)
+        for backward in (True, False):
+            check(case.launch(module, backward=backward), case.expected(), dtype, 100)
+        check(case.launch_outputs(module, outputs), case.expected(), dtype, 100)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_do_not_depend_on_the_order_of_threads(module, dtype):
+    results = []
+    case = Case(70, 200, 3, dtype, weighted=True)
+    for order in emulator.ORDERS:
+        with emulator.thread_order(order):
+            results.append(case.launch(module, blocks=4))
+    for other in results[1:]:
+        assert all(np.array_equal(other[name], results[0][name]) for name in other)
+
+
+@pytest.mark.parametrize("team", [16, 32, 64, 128, 256])
+def test_a_larger_team_than_needed_is_right_too(module, team):
+    case = Case(50, 30, 2, "float32")
+    check(case.launch(module, team=team), case.expected(), "float32", 80)
+
+
+def test_more_blocks_than_samples(module):
+    case = Case(300, 3, 1, "float32")
+    check(case.launch(module, blocks=7), case.expected(), "float32", 300)
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "categorical_cross_entropy", "sum_squared_error"])
+def test_losses_of_huge_logits_are_finite(module, outputs, loss):
+    case = Case(4, 6, 2, "float32", "identity", loss)
+    case.Z = np.outer([1e30, -1e30, 1e10, -1e4, 50, 0], np.ones(4)).astype("float32").astype(float)
+    got = case.launch_outputs(module, outputs)["sums"]
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, case.expected()["sums"], rtol=1e-5)
+
+
+def test_the_sum_of_many_rows(module, thread_order):
+    x = np.random.default_rng(0).normal(size=(1000, 70))
+    np.testing.assert_allclose(sum_rows(module, fake_cupy.copied(x)), x.sum(axis=0), rtol=1e-12, atol=1e-12)
+    assert sum_rows(module, fake_cupy.copied(x[:1, :1].copy()))[0] == x[0, 0]
