@@ -99,12 +99,12 @@ class HiddenLayer:
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
         blocks = min(self._most_blocks, -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
-        arguments = [
+        arguments = (
             Z, np.int64(self._n), _NULL if b is None else b, parameters.weights[-1], _NULL if b2 is None else b2,
             *self._strided(Y if gradients is not None else None), *self._strided(sample_weight)[::2], logits,
             self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), self._loss, np.int32(shape.team),
             self._most,
-        ]  # fmt: skip
+        )  # fmt: skip
         kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if gradients is not None:
             self._sum_rows(self._partial[:blocks], gradients.flat[-self._length :])
@@ -114,9 +114,10 @@ class HiddenLayer:
         m = len(logits)
         blocks = min(self._most_blocks, -(-m // THREADS))
         weights = self._strided(sample_weight)[::2]
-        arguments = [logits, *self._strided(Y), *weights, self._sums, np.int64(m), np.int32(self._n_out)]
+        sizes = np.int64(m), np.int32(self._n_out)
+        arguments = (logits, *self._strided(Y), *weights, self._sums, *sizes, self._loss, self._most)
         kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
-        kernel((blocks,), (THREADS,), [*arguments, self._loss, self._most], shared_mem=2 * THREADS * 8)
+        kernel((blocks,), (THREADS,), arguments, shared_mem=2 * THREADS * 8)
         total = self._cupy.empty((2,), "float64")
         self._sum_rows(self._sums[:blocks], total)
         return total[0]
@@ -124,7 +125,7 @@ class HiddenLayer:
     def outputs(self, logits: Array, out: Array) -> None:
         """A_L into `out` (n_out, m), of any strides; the logits are lost."""
         m = len(logits)
-        arguments = [logits, *self._strided(out), np.int64(m), np.int32(self._n_out), self._loss, self._most]
+        arguments = (logits, *self._strided(out), np.int64(m), np.int32(self._n_out), self._loss, self._most)
         kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")
         kernel((min(self._most_blocks, -(-m // THREADS)),), (THREADS,), arguments)
 
