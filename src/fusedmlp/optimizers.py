@@ -103,6 +103,10 @@ class Adam(Optimizer):
         check_number("beta_2", self.beta_2, 0, 1, include_low=True)
         check_number("epsilon", self.epsilon, 0)
 
+    def corrected(self, rate: float, t: int) -> float:
+        """The rate of step number t, with the corrections of the moments' start at zero."""
+        return rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+
     def update(self, xp: Any, state: OptimizerState, theta: Array, gradient: Array) -> None:
         number, t = theta.dtype.type, state.t
         m, v = state.moments["m"], state.moments["v"]
@@ -112,7 +116,7 @@ class Adam(Optimizer):
         v *= number(self.beta_2)
         xp.multiply(gradient, gradient, out=step)
         v += xp.multiply(step, number(1 - self.beta_2), out=step)
-        rate = state.learning_rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        rate = self.corrected(state.learning_rate, t)
         xp.sqrt(v, out=root)
         root += number(self.epsilon)
         xp.multiply(m, number(rate), out=step)

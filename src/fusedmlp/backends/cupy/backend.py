@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,7 @@ from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.hidden_layer import covers
-from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_in_columns
+from fusedmlp.backends.cupy.launch import NULL, Launcher, Operand, check_matrix, lies_in_columns
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
@@ -23,8 +22,6 @@ from fusedmlp.parameters import Gradients, Parameters
 
 _WIDTHS = (1, 4, 16)
 """The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""
-
-_NULL = np.uint64(0)
 
 _LARGEST_AXIS = 2**31 - 1  # CuPy hands the sizes of a product to cuBLAS as 32-bit integers, without a look
 
@@ -170,7 +167,7 @@ class CupyBackend(Backend):
         number = parameters.flat.dtype.type
         rate, *rest = numbers
         vectors = [("parameters", parameters.flat), ("gradients", gradients.flat), *moments]
-        weights = self._weight_ranges(parameters.architecture) if decay else _NULL
+        weights = self._weight_ranges(parameters.architecture) if decay else NULL
         layers = np.int32(len(parameters.weights))
         scalars = [number(x) for x in (rate, factor, decay, *rest)]
         self.launcher.launch_flat("optimizer.cu", kind, vectors, [*scalars, weights, layers])
@@ -204,7 +201,7 @@ def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]]
     optimizer, rate = state.optimizer, state.learning_rate
     if isinstance(optimizer, Adam):
         beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
-        rate *= math.sqrt(1 - beta_2**state.t) / (1 - beta_1**state.t)
+        rate = optimizer.corrected(rate, state.t)
         moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
         return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
     assert isinstance(optimizer, SGD)

@@ -52,7 +52,7 @@ class FusedEngine(ComposedEngine):
             if gradients.biases and layer < len(A) - 1:
                 dZ.sum(axis=1, keepdims=True, out=gradients.biases[layer])
             if layer:
-                out = self._rows(f"dZ{layer}", A[layer].shape[1], A[layer].shape[0]).T
+                out = self._buffer(f"dZ{layer}", A[layer].shape[::-1]).T
                 dZ = backend.fused_backward(parameters.weights[layer], dZ, A[layer], activation, out=out)
         return J
 
@@ -61,12 +61,8 @@ class FusedEngine(ComposedEngine):
         A, m, last = [X], X.shape[1], len(parameters.weights) - 2
         for layer in range(last + 1):
             W = parameters.weights[layer]
-            Z = self.backend.matmul(A[-1].T, W, out=self._rows(f"A{layer}", m, W.shape[1]))
+            Z = self.backend.matmul(A[-1].T, W, out=self._buffer(f"A{layer}", (m, W.shape[1])))
             if layer < last:
                 b = parameters.bias(layer)
                 A.append(self.backend.activate(Z.T, self.architecture.hidden_activation, b, out=Z.T))
-        return A, Z, self._rows("logits", m, self.architecture.n_outputs)
-
-    def _rows(self, name: str, m: int, n: int) -> Array:
-        """A reused (m, n) array in C order."""
-        return self._buffer(name, (m, n))
+        return A, Z, self._buffer("logits", (m, self.architecture.n_outputs))

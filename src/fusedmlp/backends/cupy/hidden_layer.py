@@ -8,16 +8,19 @@ import numpy as np
 
 from fusedmlp.activations import Array, largest_exponent
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.launch import THREADS, Launcher
+from fusedmlp.backends.cupy.launch import NULL, PACK_BYTES, THREADS, Launcher
 from fusedmlp.losses import LOSSES
 from fusedmlp.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
 _SMALLEST_TEAM = 8
 _BLOCKS_PER_MULTIPROCESSOR = 4
-_PACK_BYTES = 16
 _SUM_THREADS = (32, 8)
-_NULL = np.uint64(0)
+
+
+def width_of(n_outputs: int) -> int:
+    """The number of outputs of the kernel to take: the smallest that holds them."""
+    return next(width for width in _WIDTHS if n_outputs <= width)
 
 
 def units_of_a_thread(n_outputs: int, dtype: str) -> int:
@@ -48,7 +51,7 @@ class Shape(NamedTuple):
 
 def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, packed: bool) -> Shape:
     """For n units; what the kernel's own constants make of it."""
-    width, item = next(width for width in _WIDTHS if n_outputs <= width), np.dtype(dtype).itemsize
+    width, item = width_of(n_outputs), np.dtype(dtype).itemsize
     wanted = -(-n // units_of_a_thread(n_outputs, dtype))
     team = max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length())
     samples = THREADS // team * samples_at_a_time(width, packed)
@@ -71,7 +74,7 @@ class HiddenLayer:
         *_, self._n, self._n_out = architecture.layer_sizes
         self._launcher, self._cupy, self._architecture = launcher, cupy, architecture
         self._item, self._dtype = architecture.itemsize, architecture.dtype
-        self._width = next(width for width in _WIDTHS if self._n_out <= width)
+        self._width = width_of(self._n_out)
         self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
         self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
         self._partial = cupy.empty((self._most_blocks, self._length), self._dtype)
@@ -93,14 +96,14 @@ class HiddenLayer:
         With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
         """
         m = Z.shape[0]
-        packed = self._width <= 4 and Z.data.ptr % _PACK_BYTES == 0 and self._n * self._item % _PACK_BYTES == 0
+        packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and self._n * self._item % PACK_BYTES == 0
         name = f"hidden_layer_{self._width}_{self._architecture.hidden_activation}_{self._dtype}"
         kernel = self._launcher.kernel("hidden_layer.cu", f"{name}_{'packed' if packed else 'strided'}")
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
         blocks = min(self._most_blocks, -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
         arguments = (
-            Z, np.int64(self._n), _NULL if b is None else b, parameters.weights[-1], _NULL if b2 is None else b2,
+            Z, np.int64(self._n), NULL if b is None else b, parameters.weights[-1], NULL if b2 is None else b2,
             *self._strided(Y if gradients is not None else None), *self._strided(sample_weight)[::2], logits,
             self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), self._loss, np.int32(shape.team),
             self._most,
@@ -132,7 +135,7 @@ class HiddenLayer:
     def _strided(self, x: Array | None) -> list[Any]:
         """Pointer and strides of a matrix with a column per sample."""
         if x is None:
-            return [_NULL, np.int64(0), np.int64(0)]
+            return [NULL, np.int64(0), np.int64(0)]
         return [x, *(np.int64(stride // self._item) for stride in x.strides)]
 
     def _sum_rows(self, x: Array, out: Array) -> None:

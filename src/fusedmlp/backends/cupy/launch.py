@@ -20,9 +20,9 @@ THREADS = 256
 
 _BLOCKS_PER_MULTIPROCESSOR = 16  # twice what fits at a time, so that uneven blocks even out
 _LARGEST_GRID_Y = 65535
-_PACK_BYTES = 16
+PACK_BYTES = 16
 _OPTIONS = ("-std=c++17",)
-_NULL = np.uint64(0)
+NULL = np.uint64(0)
 
 
 class Operand(NamedTuple):
@@ -42,7 +42,7 @@ class Strided(NamedTuple):
 
     def arguments(self) -> list[Any]:
         """Pointer and strides, sized."""
-        return [_NULL if self.array is None else self.array, np.int64(self.line), np.int64(self.step)]
+        return [NULL if self.array is None else self.array, np.int64(self.line), np.int64(self.step)]
 
 
 def check_matrix(
@@ -174,9 +174,7 @@ class Launcher:
         packed = all(_is_packed(x, lines) for x in matrices)
 
         function = self.kernel(file, f"{kernel}_{out.dtype}_{'packed' if packed else 'strided'}")
-        grid, block = grid_and_block(
-            lines, length, _PACK_BYTES // out.itemsize if packed else 1, self.multiprocessors()
-        )
+        grid, block = grid_and_block(lines, length, PACK_BYTES // out.itemsize if packed else 1, self.multiprocessors())
         arguments = [argument for x in read for argument in x.arguments()]
         arguments += scalars
         arguments += [argument for x in matrices for argument in x.arguments()]
@@ -205,11 +203,11 @@ class Launcher:
                     raise ValueError(f"{name}: expected a vector without gaps; got strides {x.strides}")
         if first.size == 0:
             return
-        packed = all(x is None or x.data.ptr % _PACK_BYTES == 0 for _, x in vectors)
+        packed = all(x is None or x.data.ptr % PACK_BYTES == 0 for _, x in vectors)
         function = self.kernel(file, f"{kernel}_{first.dtype}_{'packed' if packed else 'strided'}")
-        pack = _PACK_BYTES // first.itemsize if packed else 1
+        pack = PACK_BYTES // first.itemsize if packed else 1
         most = self.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
-        pointers = [_NULL if x is None else x for _, x in vectors]
+        pointers = [NULL if x is None else x for _, x in vectors]
         function(
             (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
         )
@@ -240,4 +238,4 @@ def _is_packed(x: Strided, lines: int) -> bool:
     array = x.array
     assert array is not None
     line_bytes = 0 if lines == 1 else x.line * array.itemsize
-    return x.step == 1 and array.data.ptr % _PACK_BYTES == 0 and line_bytes % _PACK_BYTES == 0
+    return x.step == 1 and array.data.ptr % PACK_BYTES == 0 and line_bytes % PACK_BYTES == 0
