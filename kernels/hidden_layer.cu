@@ -4,7 +4,7 @@
 //   A = f(Z + b);  z = W2ᵀ A + b2;  A_L and dz from z by the loss (losses.cuh);
 //   dZ = (W2 dz) ⊙ f'(A) overwrites Z, and is what the next product, X dZ, takes;
 //   Σ dz Aᵀ = dW2, Σ dz = db2, Σ dZ = db: each block adds up those of its samples and writes them to a row of `partial`;
-//   sum_rows adds the rows, in their order. No atomics: the same bits every time.
+//   sum_rows.cu adds the rows, in their order. No atomics: the same bits every time.
 // The logits z are written out: J and A_L come from them alone (output_layer.cu), in double and apart, which would take
 // half of the registers here. Without targets (Y null) that is all, and Z stays as it is.
 //
@@ -251,21 +251,6 @@ __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
     if (p.Y) write_sums(p, own);
 }
 
-// out[i] = Σ over rows of x[row, i], rows of `count` numbers: 8 threads an element, whose sums are added in order.
-template <typename T>
-__device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T* out) {
-    T* room = reinterpret_cast<T*>(shared_memory);
-    const Index i = blockIdx.x * Index(blockDim.x) + threadIdx.x;
-    T sum = 0;
-    if (i < count)
-        for (Index row = threadIdx.y; row < rows; row += blockDim.y) sum += x[row * count + i];
-    room[threadIdx.y * blockDim.x + threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y != 0 || i >= count) return;
-    for (int y = 1; y < int(blockDim.y); ++y) sum += room[y * blockDim.x + threadIdx.x];
-    out[i] = sum;
-}
-
 #define HIDDEN_LAYER_N(N, F, f, T, t, V, layout)                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) hidden_layer_##N##_##f##_##t##_##layout(               \
         T* Z, Index z_line, const T* b, const T* W2, const T* b2, const T* Y, Index y_line, Index y_step,           \
@@ -284,15 +269,12 @@ __device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T*
     FOR_EACH_DTYPE(HIDDEN_LAYER, F, f)    \
     HIDDEN_LAYER_16(F, f)
 
+#ifdef ONE  // -DONE=4,SIGMOID,sigmoid,float,float32,4,packed: a network uses one of these kernels, and all take long
+#define JUST(...) HIDDEN_LAYER_N(__VA_ARGS__)
+JUST(ONE)
+#else
 HIDDEN_LAYER_F(SIGMOID, sigmoid)
 HIDDEN_LAYER_F(TANH, tanh)
 HIDDEN_LAYER_F(RELU, relu)
 HIDDEN_LAYER_F(IDENTITY, identity)
-
-#define SUM_ROWS(T, t)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
-        sum_rows_##t(const T* x, Index rows, Index count, T* out) {                                            \
-        sum_rows<T>(x, rows, count, out);                                                                      \
-    }
-SUM_ROWS(float, float32)
-SUM_ROWS(double, float64)
+#endif

@@ -1,6 +1,6 @@
 // The output layer from its logits alone: J in double, and A_L.
 //
-//   losses_T    sums[block] = (Σ w j, Σ w) over the samples of a block; hidden_layer.cu's sum_rows adds them up
+//   losses_T    sums[block] = (Σ w j, Σ w) over the samples of a block; sum_rows.cu adds them up
 //   outputs_T   A_L, by the output activation of the loss (losses.cuh)
 //
 //   logits (m, n_out), a row per sample; Y, out (n_out, m) and weights (m,) with any strides; sums (blocks, 2)

@@ -24,6 +24,7 @@ def test_names_and_hashes():
         "optimizer.cu",
         "output_layer.cu",
         "sigmoid.cu",
+        "sum_rows.cu",
     ]
     hashes = kernel_sources.hashes()
     assert hashes.keys() == {"common.cuh", "losses.cuh", *kernel_sources.names()}
@@ -49,8 +50,9 @@ def test_a_source_says_what_it_computes(name):
         "optimizer.cu": "θ ← θ - rate g",
         "output_layer.cu": "(Σ w j, Σ w)",
         "sigmoid.cu": "f(Z + b)",
+        "sum_rows.cu": "out[i] = Σ over rows of x[row, i]",
     }[name]
-    for part in (formula, "(n_in, m)|(n, m)|(n,)|(n_out, m)", "Bytes moved", "[Ff]lops:"):
+    for part in (formula, "(n_in, m)|(n, m)|(n,)|(n_out, m)|(rows, n)", "Bytes moved", "[Ff]lops:"):
         assert re.search(part if "|" in part or "[" in part else re.escape(part), comment), part
 
 

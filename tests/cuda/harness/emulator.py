@@ -103,18 +103,28 @@ class Module:
 
 
 @functools.cache
-def compile_source(code):
-    """The module of a CUDA source; compiled once per process."""
+def compile_source(code, options=()):
+    """The module of a CUDA source; compiled once per process. Of the options, -D counts."""
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
+    defines = [option for option in options if option.startswith("-D")]
     with tempfile.TemporaryDirectory() as folder:
         unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
         text = f'#include "{_HEADER}"\n#line 1\n{code}\n'
         unit.write_text(text)
-        names = _KERNEL.findall(_gxx("-E", "-P", unit))
+        names = _KERNEL.findall(_gxx("-E", "-P", *defines, unit))
         unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
         # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
-        flags = ["-O1", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+        flags = [
+            *defines,
+            "-O1",
+            "-fPIC",
+            "-fno-strict-aliasing",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+        ]
         _gxx(*flags, _SANITIZERS, "-c", unit, "-o", f"{unit}.o")
         _gxx("-shared", f"{unit}.o", "-o", library)
         return Module(ctypes.PyDLL(str(library)), names)

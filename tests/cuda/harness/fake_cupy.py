@@ -217,7 +217,7 @@ class RawModule:
         self.options = options
 
     def get_function(self, name):
-        return RawKernel(compile_source(self._code).get_function(name), self.launches)
+        return RawKernel(compile_source(self._code, self.options).get_function(name), self.launches)
 
 
 def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):

@@ -8,14 +8,14 @@ import numpy as np
 
 from fusedmlp.activations import Array, largest_exponent
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.launch import NULL, PACK_BYTES, THREADS, Launcher
+from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher
+from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.losses import LOSSES
 from fusedmlp.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
 _SMALLEST_TEAM = 8
 _BLOCKS_PER_MULTIPROCESSOR = 4
-_SUM_THREADS = (32, 8)
 
 
 def width_of(n_outputs: int) -> int:
@@ -97,8 +97,7 @@ class HiddenLayer:
         """
         m = Z.shape[0]
         packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and self._n * self._item % PACK_BYTES == 0
-        name = f"hidden_layer_{self._width}_{self._architecture.hidden_activation}_{self._dtype}"
-        kernel = self._launcher.kernel("hidden_layer.cu", f"{name}_{'packed' if packed else 'strided'}")
+        kernel = self._kernel(packed)
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
         blocks = min(self._most_blocks, -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
@@ -110,7 +109,14 @@ class HiddenLayer:
         )  # fmt: skip
         kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if gradients is not None:
-            self._sum_rows(self._partial[:blocks], gradients.flat[-self._length :])
+            sum_rows(self._launcher, self._partial[:blocks], gradients.flat[-self._length :])
+
+    def _kernel(self, packed: bool) -> Any:
+        f, dtype = self._architecture.hidden_activation, self._dtype
+        pack, layout = (PACK_BYTES // self._item, "packed") if packed else (1, "strided")
+        name = f"hidden_layer_{self._width}_{f}_{dtype}_{layout}"
+        one = f"{self._width},{f.upper()},{f},{C_TYPES[dtype]},{dtype},{pack},{layout}"
+        return self._launcher.kernel("hidden_layer.cu", name, one)
 
     def loss(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
         """Σ w j, still on the device."""
@@ -122,7 +128,7 @@ class HiddenLayer:
         kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
         kernel((blocks,), (THREADS,), arguments, shared_mem=2 * THREADS * 8)
         total = self._cupy.empty((2,), "float64")
-        self._sum_rows(self._sums[:blocks], total)
+        sum_rows(self._launcher, self._sums[:blocks], total)
         return total[0]
 
     def outputs(self, logits: Array, out: Array) -> None:
@@ -137,11 +143,3 @@ class HiddenLayer:
         if x is None:
             return [NULL, np.int64(0), np.int64(0)]
         return [x, *(np.int64(stride // self._item) for stride in x.strides)]
-
-    def _sum_rows(self, x: Array, out: Array) -> None:
-        """out = Σ over rows of x, in their order."""
-        rows, count = x.shape
-        along, over = _SUM_THREADS
-        kernel = self._launcher.kernel("hidden_layer.cu", f"sum_rows_{x.dtype}")
-        arguments = (x, np.int64(rows), np.int64(count), out)
-        kernel((-(-count // along),), (along, over), arguments, shared_mem=along * over * x.itemsize)

@@ -23,6 +23,7 @@ _LARGEST_GRID_Y = 65535
 PACK_BYTES = 16
 _OPTIONS = ("-std=c++17",)
 NULL = np.uint64(0)
+C_TYPES = {"float32": "float", "float64": "double"}
 
 
 class Operand(NamedTuple):
@@ -212,12 +213,21 @@ class Launcher:
             (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
         )
 
-    def kernel(self, file: str, name: str) -> Any:
-        """The compiled function; a source that does not compile is CuPy's CompileException."""
+    def kernel(self, file: str, name: str, one: str | None = None) -> Any:
+        """The compiled function; a source that does not compile is CuPy's CompileException.
+
+        Parameters
+        ----------
+        file, name : str
+        one : str, optional
+            For a file with many slow kernels: what its macro ``ONE`` has to be for this kernel to be compiled alone.
+        """
         if name not in self._kernels:
-            if file not in self._modules:
-                self._modules[file] = self._cupy.RawModule(code=kernel_sources.source(file), options=_OPTIONS)
-            self._kernels[name] = self._modules[file].get_function(name)
+            key = f"{file} {one}"
+            if key not in self._modules:
+                options = _OPTIONS if one is None else (*_OPTIONS, f"-DONE={one}")
+                self._modules[key] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
+            self._kernels[name] = self._modules[key].get_function(name)
         return self._kernels[name]
 
     def multiprocessors(self) -> int:

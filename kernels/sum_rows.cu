@@ -1,0 +1,32 @@
+// The sums of blocks into one: out[i] = Σ over rows of x[row, i].
+//
+//   x (rows, n) contiguous, out (n,)
+//
+// 8 threads have an element; their sums, and those of a thread, are added in the order of the rows: the same bits every
+// time, whatever block was done first.
+//
+// Bytes moved, in elements: rows n (x read), n (out written). Flops: rows n.
+
+#include "common.cuh"
+
+template <typename T>
+__device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T* out) {
+    T* room = reinterpret_cast<T*>(shared_memory);
+    const Index i = blockIdx.x * Index(blockDim.x) + threadIdx.x;
+    T sum = 0;
+    if (i < count)
+        for (Index row = threadIdx.y; row < rows; row += blockDim.y) sum += x[row * count + i];
+    room[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || i >= count) return;
+    for (int y = 1; y < int(blockDim.y); ++y) sum += room[y * blockDim.x + threadIdx.x];
+    out[i] = sum;
+}
+
+#define SUM_ROWS(T, t)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
+        sum_rows_##t(const T* x, Index rows, Index count, T* out) {                                            \
+        sum_rows<T>(x, rows, count, out);                                                                      \
+    }
+SUM_ROWS(float, float32)
+SUM_ROWS(double, float64)
