@@ -226,24 +226,28 @@ def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "dtype", "kind"),
+    ("sizes", "dtype", "path"),
     [
-        ((5, 1024, 4), "float32", "fused"),
-        ((5, 1025, 4), "float32", "composed"),
-        ((5, 512, 5), "float32", "fused"),
-        ((5, 513, 5), "float32", "composed"),
-        ((5, 512, 1), "float64", "fused"),
-        ((5, 513, 1), "float64", "composed"),
-        ((5, 256, 16), "float64", "fused"),
-        ((5, 257, 16), "float64", "composed"),
-        ((5, 8, 17), "float32", "composed"),
-        ((5000, 3000, 8, 1), "float32", "fused"),
-        ((5, 1), "float32", "composed"),
+        ((500, 1024, 4), "float32", "middle"),
+        ((500, 1025, 4), "float32", None),
+        ((5, 512, 5), "float32", "middle"),
+        ((5, 513, 5), "float32", None),
+        ((500, 512, 1), "float64", "middle"),
+        ((500, 513, 1), "float64", None),
+        ((5, 256, 16), "float64", "middle"),
+        ((5, 257, 16), "float64", None),
+        ((5, 8, 17), "float32", None),
+        ((5000, 3000, 8, 1), "float32", "middle"),
+        ((5, 1), "float32", None),
+        ((5, 1024, 4), "float32", "narrow"),
+        ((64, 1024, 1), "float32", "narrow"),
+        ((64, 1024, 1), "float64", "narrow"),
     ],
 )
-def test_engines_say_what_they_are(emulated, sizes, dtype, kind):
+def test_engines_say_what_they_are(emulated, sizes, dtype, path):
     loss = "binary_cross_entropy"
-    assert emulated.engine(Architecture(sizes, loss=loss, dtype=dtype)).kind == kind
+    engine = emulated.engine(Architecture(sizes, loss=loss, dtype=dtype))
+    assert (engine.kind, getattr(engine, "path", None)) == ("fused" if path else "composed", path)
     assert emulated.engine(Architecture(sizes, loss=loss, dtype=dtype), fused=False).kind == "composed"
 
 

@@ -21,13 +21,14 @@ def test_names_and_hashes():
     assert kernel_sources.names() == [
         "fused_backward.cu",
         "hidden_layer.cu",
+        "narrow_step.cu",
         "optimizer.cu",
         "output_layer.cu",
         "sigmoid.cu",
         "sum_rows.cu",
     ]
     hashes = kernel_sources.hashes()
-    assert hashes.keys() == {"common.cuh", "losses.cuh", *kernel_sources.names()}
+    assert hashes.keys() == {"common.cuh", "losses.cuh", "products.cuh", *kernel_sources.names()}
     for file, digest in hashes.items():
         assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
 
@@ -47,6 +48,7 @@ def test_a_source_says_what_it_computes(name):
     formula = {
         "fused_backward.cu": "f'(A)",
         "hidden_layer.cu": "dZ = (W2 dz) ⊙ f'(A)",
+        "narrow_step.cu": "dW1 = X dZᵀ",
         "optimizer.cu": "θ ← θ - rate g",
         "output_layer.cu": "(Σ w j, Σ w)",
         "sigmoid.cu": "f(Z + b)",

@@ -15,6 +15,7 @@
 
 #include "fibers.h"
 #include "warps.h"
+#include "tensor_cores.h"
 
 #define __global__
 #define __device__

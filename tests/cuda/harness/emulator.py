@@ -29,6 +29,7 @@ _LARGEST_BLOCK = (1024, 1024, 64)
 _MOST_THREADS = 1024
 _MOST_SHARED = 227 * 1024
 _order = ORDERS[0]
+_whole = set()  # the sources of which all kernels were compiled
 
 
 @contextlib.contextmanager
@@ -102,12 +103,23 @@ class Module:
         return Kernel(self._library, name)
 
 
-@functools.cache
 def compile_source(code, options=()):
-    """The module of a CUDA source; compiled once per process. Of the options, -D counts."""
+    """The module of a CUDA source; compiled once per process. Of the options, -D counts.
+
+    Where all of a source has been compiled, that serves for a part of it, too.
+    """
+    defines = tuple(option for option in options if option.startswith("-D"))
+    if code in _whole:
+        return _compile(code, ())
+    if not defines:
+        _whole.add(code)
+    return _compile(code, defines)
+
+
+@functools.cache
+def _compile(code, defines):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
-    defines = [option for option in options if option.startswith("-D")]
     with tempfile.TemporaryDirectory() as folder:
         unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
         text = f'#include "{_HEADER}"\n#line 1\n{code}\n'

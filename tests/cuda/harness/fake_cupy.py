@@ -198,8 +198,10 @@ class RawKernel:
     def __init__(self, kernel, launches):
         self._kernel = kernel
         self._launches = launches
+        self.max_dynamic_shared_size_bytes = 0
 
     def __call__(self, grid, block, args, shared_mem=0):
+        assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes), f"{shared_mem} bytes of shared memory"
         self._launches.append(self._kernel.name)
         self._kernel(grid, block, args, shared_mem)
         for x in args:
@@ -318,7 +320,9 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,
-            deviceGetAttribute=lambda attribute, device: {16: multiprocessors}[attribute],
+            cudaDevAttrComputeCapabilityMajor=75,
+            cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
+            deviceGetAttribute=lambda attribute, device: {16: multiprocessors, 75: 9, 97: 227 * 1024}[attribute],
             driverGetVersion=lambda: driver,
             getDevice=lambda: 0,
             getDeviceCount=get_device_count,

@@ -105,10 +105,13 @@ static inline T shuffle_across(int site, unsigned mask, T value, int bits, int w
 static inline unsigned ballot(int site, unsigned mask, bool holds) {
     return unsigned(ask(site, BALLOT, mask, holds, 0));
 }
-static inline void meet(int site, unsigned mask = ~0u) { ask(site, MEET, mask, 0, 0); }
+struct Meeting {
+    int site;
+    void operator()(unsigned mask = ~0u) const { ask(site, MEET, mask, 0, 0); }
+};
 
 #define __syncthreads() barrier(__LINE__)
-#define __syncwarp(...) meet(__LINE__, ##__VA_ARGS__)
+#define __syncwarp Meeting{__LINE__}
 #define __shfl_sync(...) shuffle_at(__LINE__, __VA_ARGS__)
 #define __shfl_up_sync(...) shuffle_up(__LINE__, __VA_ARGS__)
 #define __shfl_down_sync(...) shuffle_down(__LINE__, __VA_ARGS__)

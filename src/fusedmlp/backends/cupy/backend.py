@@ -11,9 +11,11 @@ from fusedmlp import kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.cupy.fused_engine import FusedEngine
+from fusedmlp.backends.cupy import narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
 from fusedmlp.backends.cupy.launch import NULL, Launcher, Operand, check_matrix, lies_in_columns
+from fusedmlp.backends.cupy.middle_engine import MiddleEngine
+from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
@@ -34,6 +36,7 @@ class CupyBackend(Backend):
     """
 
     name = "cupy"
+    precision = "strict"
     # Large enough that launches cost nothing beside the work, small enough for a GPU of 4 GB. Not taken from the memory
     # that happens to be free: sums over chunks depend on their size, and the same seed has to give the same bits.
     workspace_bytes = 2**30
@@ -190,9 +193,11 @@ class CupyBackend(Backend):
     # Passes ----------------------------------------------------------------------------------------------------------
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The fused engine for what its kernel covers, else, or with ``fused=False``, the composed one."""
+        """The fused engine whose kernels cover the network, the composed one for others or with ``fused=False``."""
+        if fused and (variant := narrow_engine.variant(self, architecture)):
+            return NarrowEngine(self, architecture, variant)
         if fused and covers(architecture):
-            return FusedEngine(self, architecture)
+            return MiddleEngine(self, architecture)
         return ComposedEngine(self, architecture)
 
 

@@ -1,4 +1,4 @@
-"""Launches of ``kernels/hidden_layer.cu`` and ``output_layer.cu``: the last hidden layer, the outputs and the loss."""
+"""Launches of ``kernels/hidden_layer.cu``: the last hidden layer and the output layer, forward and backward."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.activations import Array, largest_exponent
+from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher
+from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
 from fusedmlp.backends.cupy.sums import sum_rows
-from fusedmlp.losses import LOSSES
 from fusedmlp.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
@@ -72,21 +72,19 @@ class HiddenLayer:
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
         *_, self._n, self._n_out = architecture.layer_sizes
-        self._launcher, self._cupy, self._architecture = launcher, cupy, architecture
+        self._launcher, self._architecture = launcher, architecture
         self._item, self._dtype = architecture.itemsize, architecture.dtype
         self._width = width_of(self._n_out)
         self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
         self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
         self._partial = cupy.empty((self._most_blocks, self._length), self._dtype)
-        self._sums = cupy.empty((self._most_blocks, 2), "float64")
-        self._loss = np.int32(list(LOSSES).index(architecture.loss))
-        self._most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
 
     def forward(
         self,
         parameters: Parameters,
         Z: Array,
         logits: Array,
+        output_layer: OutputLayer,
         Y: Array | None = None,
         sample_weight: Array | None = None,
         gradients: Parameters | None = None,
@@ -103,9 +101,9 @@ class HiddenLayer:
         b, b2 = parameters.bias(-2), parameters.bias(-1)
         arguments = (
             Z, np.int64(self._n), NULL if b is None else b, parameters.weights[-1], NULL if b2 is None else b2,
-            *self._strided(Y if gradients is not None else None), *self._strided(sample_weight)[::2], logits,
-            self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), self._loss, np.int32(shape.team),
-            self._most,
+            *strided(Y if gradients is not None else None), *strided(sample_weight)[::2], logits,
+            self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), output_layer.loss,
+            np.int32(shape.team), output_layer.most,
         )  # fmt: skip
         kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if gradients is not None:
@@ -117,29 +115,3 @@ class HiddenLayer:
         name = f"hidden_layer_{self._width}_{f}_{dtype}_{layout}"
         one = f"{self._width},{f.upper()},{f},{C_TYPES[dtype]},{dtype},{pack},{layout}"
         return self._launcher.kernel("hidden_layer.cu", name, one)
-
-    def loss(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
-        """Σ w j, still on the device."""
-        m = len(logits)
-        blocks = min(self._most_blocks, -(-m // THREADS))
-        weights = self._strided(sample_weight)[::2]
-        sizes = np.int64(m), np.int32(self._n_out)
-        arguments = (logits, *self._strided(Y), *weights, self._sums, *sizes, self._loss, self._most)
-        kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
-        kernel((blocks,), (THREADS,), arguments, shared_mem=2 * THREADS * 8)
-        total = self._cupy.empty((2,), "float64")
-        sum_rows(self._launcher, self._sums[:blocks], total)
-        return total[0]
-
-    def outputs(self, logits: Array, out: Array) -> None:
-        """A_L into `out` (n_out, m), of any strides; the logits are lost."""
-        m = len(logits)
-        arguments = (logits, *self._strided(out), np.int64(m), np.int32(self._n_out), self._loss, self._most)
-        kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")
-        kernel((min(self._most_blocks, -(-m // THREADS)),), (THREADS,), arguments)
-
-    def _strided(self, x: Array | None) -> list[Any]:
-        """Pointer and strides of a matrix with a column per sample."""
-        if x is None:
-            return [NULL, np.int64(0), np.int64(0)]
-        return [x, *(np.int64(stride // self._item) for stride in x.strides)]

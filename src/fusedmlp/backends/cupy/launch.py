@@ -21,6 +21,7 @@ THREADS = 256
 _BLOCKS_PER_MULTIPROCESSOR = 16  # twice what fits at a time, so that uneven blocks even out
 _LARGEST_GRID_Y = 65535
 PACK_BYTES = 16
+_ALWAYS_SHARED = 48 * 1024
 _OPTIONS = ("-std=c++17",)
 NULL = np.uint64(0)
 C_TYPES = {"float32": "float", "float64": "double"}
@@ -213,7 +214,7 @@ class Launcher:
             (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
         )
 
-    def kernel(self, file: str, name: str, one: str | None = None) -> Any:
+    def kernel(self, file: str, name: str, one: str | None = None, shared_bytes: int = 0) -> Any:
         """The compiled function; a source that does not compile is CuPy's CompileException.
 
         Parameters
@@ -221,18 +222,35 @@ class Launcher:
         file, name : str
         one : str, optional
             For a file with many slow kernels: what its macro ``ONE`` has to be for this kernel to be compiled alone.
+        shared_bytes : int
+            The most that a launch will ask for; more than 48 KiB have to be announced.
         """
         if name not in self._kernels:
             key = f"{file} {one}"
             if key not in self._modules:
                 options = _OPTIONS if one is None else (*_OPTIONS, f"-DONE={one}")
                 self._modules[key] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
-            self._kernels[name] = self._modules[key].get_function(name)
+            function = self._modules[key].get_function(name)
+            if shared_bytes > _ALWAYS_SHARED:
+                function.max_dynamic_shared_size_bytes = shared_bytes
+            self._kernels[name] = function
         return self._kernels[name]
 
     def multiprocessors(self) -> int:
+        """Of the current GPU."""
+        return self._attribute("cudaDevAttrMultiProcessorCount")
+
+    def shared_bytes(self) -> int:
+        """The most shared memory that a block can have."""
+        return self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin")
+
+    def has_tf32(self) -> bool:
+        """Whether the tensor cores multiply float32 numbers rounded to TF32: compute capability 8.0."""
+        return self._attribute("cudaDevAttrComputeCapabilityMajor") >= 8
+
+    def _attribute(self, name: str) -> int:
         runtime = self._cupy.cuda.runtime
-        return runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, runtime.getDevice())
+        return runtime.deviceGetAttribute(getattr(runtime, name), runtime.getDevice())
 
 
 def _strided(x: Array | None, along_rows: bool) -> Strided:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
+from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.engine import ComposedEngine
 from fusedmlp.parameters import Gradients, Parameters
 
@@ -19,24 +20,26 @@ if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend
 
 
-class FusedEngine(ComposedEngine):
+class MiddleEngine(ComposedEngine):
     """For networks that `hidden_layer.covers`. Activations lie sample by sample: A_l.T is (m, n_l) in C order."""
 
     kind = "fused"
+    path = "middle"
 
     def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
+        self._output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
         _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits)
-        self._hidden.outputs(logits, out)
+        self._hidden.forward(parameters, Z, logits, self._output_layer)
+        self._output_layer.outputs(logits, out)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
         _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits)
-        return self._hidden.loss(logits, Y, sample_weight)
+        self._hidden.forward(parameters, Z, logits, self._output_layer)
+        return self._output_layer.sum_losses(logits, Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
@@ -44,8 +47,8 @@ class FusedEngine(ComposedEngine):
         """As the composed engine's; dZ takes the place of Z."""
         backend, activation = self.backend, self.architecture.hidden_activation
         A, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, Y, sample_weight, gradients)
-        J = self._hidden.loss(logits, Y, sample_weight)
+        self._hidden.forward(parameters, Z, logits, self._output_layer, Y, sample_weight, gradients)
+        J = self._output_layer.sum_losses(logits, Y, sample_weight)
         dZ = Z.T
         for layer in range(len(A) - 1, -1, -1):
             backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])

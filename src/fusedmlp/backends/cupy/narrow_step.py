@@ -1,0 +1,177 @@
+"""Launches of ``kernels/narrow_step.cu``: the whole step of a narrow network with one hidden layer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.launch import C_TYPES, NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
+from fusedmlp.backends.cupy.sums import sum_rows
+from fusedmlp.parameters import Parameters
+
+_SAMPLES = 32
+_WARPS = THREADS // 32
+_MOST_UNITS = 1024
+_WIDTHS = (1, 4)
+_INPUTS_OF_A_THREAD = (2, 4, 8, 16)
+_BLOCKS_PER_MULTIPROCESSOR = 2
+_ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
+assert set(_ACTIVATIONS) == set(HIDDEN_ACTIVATIONS)
+
+
+class Variant(NamedTuple):
+    """One of the kernels: its template arguments in the source, by their names there."""
+
+    N: int
+    R: int
+    C: int
+    arithmetic: str
+    """"float32", "tf32" or "float64"."""
+
+    @property
+    def units(self) -> int:
+        """Of a block."""
+        return 32 * self.C
+
+    @property
+    def dtype(self) -> str:
+        """Of the network's numbers."""
+        return "float64" if self.arithmetic == "float64" else "float32"
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of a block: `Room` in the source."""
+        tf32, item = self.arithmetic == "tf32", np.dtype(self.dtype).itemsize
+        pad, inputs = 16 // item, 8 * self.R
+        x_pitch = inputs + (8 if tf32 else pad)
+        w_pitch = self.units + (1 if tf32 else 0)
+        d_pitch = self.units + (2 if tf32 else pad)
+        rooms = 2 * _WARPS * _SAMPLES * self.N
+        return item * (_SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + rooms + inputs * w_pitch)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the source has it: the others do not fit the registers."""
+        if self.arithmetic == "float64":
+            return self.C == 4 and (8 if self.N == 1 else 4) >= self.R
+        return self.C * self.R <= 64
+
+    def tiles(self, n: int) -> int:
+        """Blocks that n units take."""
+        return -(-n // self.units)
+
+
+def variant_of(architecture: Architecture, precision: str, shared_bytes: int) -> Variant | None:
+    """The kernel for a network, or None.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    precision : {"strict", "tf32"}
+    shared_bytes : int
+        What a block may have of shared memory.
+    """
+    n_in, n, *above = architecture.layer_sizes
+    if len(above) != 1 or above[0] > _WIDTHS[-1] or n > _MOST_UNITS or n_in > 8 * _INPUTS_OF_A_THREAD[-1]:
+        return None
+    arithmetic = "tf32" if precision == "tf32" and architecture.dtype == "float32" else architecture.dtype
+    N = next(width for width in _WIDTHS if above[0] <= width)
+    R = next(inputs for inputs in _INPUTS_OF_A_THREAD if n_in <= 8 * inputs)
+    for C in (4,) if n <= 32 * 4 else (8, 4):
+        variant = Variant(N, R, C, arithmetic)
+        if variant.exists and variant.shared_bytes <= shared_bytes and _pays(variant, n):
+            return variant
+    return None
+
+
+def _pays(variant: Variant, n: int) -> bool:
+    """Whether it is faster than products by cuBLAS, which compute Z once: with several tiles, Z is computed twice.
+
+    An estimate from the flops and the bytes of both: with more inputs the additional product costs more than moving
+    the hidden layer four times.
+    """
+    return variant.tiles(n) == 1 or variant.arithmetic == "tf32" or variant.R <= 8
+
+
+class NarrowStep:
+    """The kernels for an architecture that has a `variant_of` them, with the memory that their sums need.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    cupy : module
+    architecture : Architecture
+    variant : Variant
+    """
+
+    def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture, variant: Variant) -> None:
+        self._launcher, self._variant, self._architecture = launcher, variant, architecture
+        self._n_in, self._n, self._n_out = architecture.layer_sizes
+        self._activation = np.int32(_ACTIVATIONS.index(architecture.hidden_activation))
+        self.tiles = variant.tiles(self._n)
+        self._most_ranges = max(1, launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR // self.tiles)
+        self._partial = cupy.empty((self._most_ranges, architecture.n_parameters), architecture.dtype)
+
+    def forward(self, parameters: Parameters, X: Array, logits: Array, parts: Array | None) -> None:
+        """The logits (m, n_out), a row per sample.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        X : array of shape (n_in, m)
+            Of any strides.
+        logits : array of shape (m, n_out)
+        parts : array of shape (tiles, m n_out), or None
+            Room, where the units take several tiles.
+        """
+        m = X.shape[1]
+        arguments = (*self._network(parameters, X), logits if parts is None else parts, np.int64(m), *self._sizes())
+        self._launch("forward", m, arguments)
+        if parts is not None:
+            sum_rows(self._launcher, parts, logits)
+
+    def step(
+        self,
+        parameters: Parameters,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None,
+        logits: Array,
+        gradients: Parameters,
+        output_layer: OutputLayer,
+    ) -> None:
+        """Σ w ∂j/∂parameters into `gradients`. The logits are written with one tile, and read with several."""
+        m = X.shape[1]
+        arguments = (
+            *self._network(parameters, X), *strided(Y), *strided(sample_weight)[::2], logits, self._partial,
+            np.int64(self._partial.shape[1]), np.int64(m), *self._sizes(), output_layer.loss, output_layer.most,
+        )  # fmt: skip
+        ranges = self._launch("step", m, arguments)
+        sum_rows(self._launcher, self._partial[:ranges], gradients.flat)
+
+    def _network(self, parameters: Parameters, X: Array) -> list[Any]:
+        x_step, x_line = (np.int64(stride // X.itemsize) for stride in X.strides)
+        (W1, W2), biases = parameters.weights, parameters.biases
+        b1, b2 = biases or (NULL, NULL)
+        return [X, x_line, x_step, W1, b1, W2, b2]
+
+    def _sizes(self) -> tuple[Any, ...]:
+        return np.int32(self._n_in), np.int32(self._n), np.int32(self._n_out), self._activation
+
+    def _launch(self, kernel: str, m: int, arguments: tuple[Any, ...]) -> int:
+        """Returns the number of ranges that the samples were cut into."""
+        N, R, C, arithmetic = variant = self._variant
+        dtype, tf32 = C_TYPES[variant.dtype], str(arithmetic == "tf32").lower()
+        function = self._launcher.kernel(
+            "narrow_step.cu",
+            f"narrow_{kernel}_{N}_{R}_{C}_{arithmetic}",
+            f"{N},{R},{C},{dtype},{tf32},{arithmetic}",
+            variant.shared_bytes,
+        )
+        ranges = min(self._most_ranges, -(-m // _SAMPLES))
+        function((self.tiles, ranges), (THREADS,), arguments, shared_mem=variant.shared_bytes)
+        return ranges

@@ -1,0 +1,71 @@
+"""Launches of ``kernels/output_layer.cu``: the loss and the outputs, from the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.activations import Array, largest_exponent
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.sums import sum_rows
+from fusedmlp.losses import LOSSES
+
+_BLOCKS_PER_MULTIPROCESSOR = 4
+
+
+def strided(x: Array | None) -> list[Any]:
+    """Pointer and strides, in elements, of a matrix with a column per sample; a null pointer for None."""
+    if x is None:
+        return [NULL, np.int64(0), np.int64(0)]
+    return [x, *(np.int64(stride // x.itemsize) for stride in x.strides)]
+
+
+class OutputLayer:
+    """The kernels for an architecture, with the memory that the sums of the loss need.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    cupy : module
+    architecture : Architecture
+
+    Attributes
+    ----------
+    loss : numpy.int32
+        The number of the loss in ``kernels/losses.cuh``.
+    most : numpy.float32 or numpy.float64
+        The largest exponent whose power is finite.
+    """
+
+    def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
+        self._launcher = launcher
+        self._dtype = architecture.dtype
+        self._n_out = np.int32(architecture.n_outputs)
+        self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
+        self._sums = cupy.empty((self._most_blocks, 2), "float64")
+        self._total = cupy.empty((2,), "float64")
+        self.loss = np.int32(list(LOSSES).index(architecture.loss))
+        self.most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
+
+    def sum_losses(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
+        """Σ w j of the logits (m, n_out), a row per sample: still on the device, in a place that the next call uses."""
+        m = len(logits)
+        blocks = self._blocks(m)
+        weights = strided(sample_weight)[::2]
+        arguments = (logits, *strided(Y), *weights, self._sums, np.int64(m), self._n_out, self.loss, self.most)
+        kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
+        kernel((blocks,), (THREADS,), arguments, shared_mem=2 * THREADS * 8)
+        sum_rows(self._launcher, self._sums[:blocks], self._total)
+        return self._total[0]
+
+    def outputs(self, logits: Array, out: Array) -> None:
+        """A_L into `out` (n_out, m), of any strides; the logits are lost."""
+        m = len(logits)
+        arguments = (logits, *strided(out), np.int64(m), self._n_out, self.loss, self.most)
+        kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")
+        kernel((self._blocks(m),), (THREADS,), arguments)
+
+    def _blocks(self, m: int) -> int:
+        return min(self._most_blocks, -(-m // THREADS))

@@ -1,0 +1,186 @@
+"""The whole step of narrow networks, run on the CPU in every variant, against the oracle in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from harness import emulator
+
+import oracle
+from compare import TOLERANCE, assert_close
+from fusedmlp import Network, kernel_sources
+from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
+from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
+from fusedmlp.losses import LOSSES
+from fusedmlp.parameters import Gradients, Parameters
+
+H100_SHARED = 227 * 1024
+T4_SHARED = 64 * 1024
+VARIANTS = [
+    variant
+    for variant in itertools.starmap(
+        Variant, itertools.product((1, 4), (2, 4, 8, 16), (4, 8), ("float32", "tf32", "float64"))
+    )
+    if variant.exists
+]
+TF32 = 2.0**-11  # the largest error of a rounding to 10 bits
+
+
+def name(variant):
+    return "-".join(map(str, variant))
+
+
+@pytest.fixture(autouse=True)
+def whole_file(compiler):
+    """Every kernel at once: one by one, they take twice as long."""
+    return emulator.compile_source(kernel_sources.source("narrow_step.cu"))
+
+
+class Case:
+    """A network with samples, on the fake GPU, and what the oracle makes of them."""
+
+    def __init__(self, backend, variant, n_in, n, m, n_out, *, weighted=False, order="C", **described):
+        rng = np.random.default_rng([n_in, n, m])
+        self.architecture = Architecture((n_in, n, n_out), dtype=variant.dtype, **described)
+        self.engine = NarrowEngine(backend, self.architecture, variant)
+        flat = (rng.normal(size=self.architecture.n_parameters) / np.sqrt(n_in)).astype(variant.dtype)
+        self.parameters = Parameters(self.architecture, flat)
+        X = rng.normal(size=(n_in, m)).astype(variant.dtype)
+        Y = self.targets(rng, m).astype(variant.dtype)
+        w = rng.uniform(0, 2, (1, m)).astype(variant.dtype) if weighted else None
+        self.samples = X, Y, w
+        self.on_gpu = [None if x is None else backend.asarray(np.array(x, order=order)) for x in (X, Y, w)]
+        self.gpu_parameters = Parameters(self.architecture, backend.asarray(flat))
+        self.gradients = Gradients(self.architecture, backend.xp.empty_like(self.gpu_parameters.flat))
+
+    def targets(self, rng, m):
+        loss, n_out = self.architecture.loss, self.architecture.n_outputs
+        if loss == "categorical_cross_entropy":
+            return np.eye(n_out)[rng.integers(0, n_out, m)].T
+        if loss == "squared_error":
+            return rng.normal(size=(n_out, m))
+        return rng.integers(0, 5 if loss == "poisson" else 2, (n_out, m))
+
+    def loss_and_gradients(self):
+        X, Y, w = self.on_gpu
+        J = self.engine.loss_and_gradients(self.gpu_parameters, X, Y, self.gradients, w)
+        return J, self.gradients.flat.get()
+
+    def expected(self):
+        """(J, the flat gradient, A_L)."""
+        X, Y, w = self.samples
+        network = self.parameters.weights, self.parameters.biases
+        described = self.architecture.hidden_activation, self.architecture.loss
+        J, dWs, dbs = oracle.loss_and_gradients(*network, X.T, Y.T, *described, None if w is None else w[0])
+        layers = zip(dWs, dbs, strict=True) if dbs else zip(dWs, strict=True)
+        flat = np.concatenate([part.ravel() for layer in layers for part in layer])
+        return J, flat, oracle.forward(*network, X.T, *described)[1].T
+
+    def check(self, tolerance):
+        J, flat, A_L = self.expected()
+        got_J, got_flat = self.loss_and_gradients()
+        assert got_J == pytest.approx(J, rel=tolerance, abs=tolerance)
+        assert_close(got_flat, flat, "gradient", tolerance=tolerance)
+        X, Y, w = self.on_gpu
+        assert self.engine.loss(self.gpu_parameters, X, Y, w) == pytest.approx(J, rel=tolerance, abs=tolerance)
+        assert_close(self.engine.forward(self.gpu_parameters, X).get(), A_L, "A_L", tolerance=tolerance)
+
+
+def tolerance(variant, n_in):
+    return 4 * np.sqrt(n_in) * TF32 if variant.arithmetic == "tf32" else TOLERANCE[variant.dtype]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_every_variant_in_every_order(emulated, thread_order, variant):
+    """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders."""
+    U, inputs, N = variant.units, 8 * variant.R, variant.N
+    described = {"hidden_activation": "tanh", "loss": "squared_error", "bias": False}
+    for case in (
+        Case(emulated, variant, inputs, U, 40, N),
+        Case(emulated, variant, inputs - 3, U - 5, 32, 1, order="F", weighted=True, **described),
+        Case(emulated, variant, inputs // 2 + 1, 2 * U + 1, 33, max(1, N - 1), weighted=True),
+        Case(emulated, variant, 1, 1, 1, 1, order="F"),
+    ):
+        case.check(tolerance(variant, inputs))
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "float64"])
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_activations_and_losses(emulated, loss, activation, arithmetic):
+    described = {"hidden_activation": activation, "loss": loss}
+    for n_out, bias, weighted in itertools.product((1, 2, 4), (True, False), (True, False)):
+        if loss == "categorical_cross_entropy" and n_out == 1:
+            continue
+        variant = Variant(1 if n_out == 1 else 4, 2, 4, arithmetic)
+        for n in (20, 150):
+            Case(emulated, variant, 9, n, 45, n_out, bias=bias, weighted=weighted, **described).check(
+                tolerance(variant, 9)
+            )
+
+
+@pytest.mark.parametrize("variant", [Variant(4, 4, 8, "float32"), Variant(1, 2, 4, "tf32")], ids=name)
+@pytest.mark.parametrize("n", [60, 300])
+def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
+    results = []
+    for order in emulator.ORDERS:
+        with emulator.thread_order(order):
+            results.append(Case(emulated, variant, 11, n, 200, variant.N).loss_and_gradients())
+    for J, flat in results[1:]:
+        assert results[0][0] == J
+        assert np.array_equal(flat, results[0][1])
+
+
+def test_many_rounds_of_few_blocks(emulated):
+    """Two multiprocessors: a block goes through dozens of tiles."""
+    variant = Variant(1, 2, 4, "float32")
+    Case(emulated, variant, 16, 100, 5000, 1).check(TOLERANCE["float32"])
+
+
+def test_tf32_rounds_and_strict_does_not(emulated):
+    errors = {}
+    for arithmetic in ("float32", "tf32"):
+        case = Case(emulated, Variant(1, 8, 8, arithmetic), 64, 200, 50, 1)
+        expected = case.expected()[1]
+        errors[arithmetic] = np.abs(case.loss_and_gradients()[1] - expected).max() / np.abs(expected).max()
+    assert errors["float32"] < 1e-6 < errors["tf32"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "precision", "shared", "expected"),
+    [
+        ((16, 256, 1), "float32", "strict", H100_SHARED, (1, 2, 8, "float32")),
+        ((64, 1024, 1), "float32", "strict", H100_SHARED, (1, 8, 8, "float32")),
+        ((64, 1024, 1), "float32", "tf32", H100_SHARED, (1, 8, 8, "tf32")),
+        ((64, 1024, 1), "float32", "strict", T4_SHARED, (1, 8, 4, "float32")),
+        ((128, 100, 4), "float32", "strict", H100_SHARED, (4, 16, 4, "float32")),
+        ((128, 1024, 4), "float32", "tf32", H100_SHARED, (4, 16, 4, "tf32")),
+        ((128, 1024, 4), "float32", "strict", H100_SHARED, None),  # products by cuBLAS are faster
+        ((30, 64, 1), "float64", "tf32", H100_SHARED, (1, 4, 4, "float64")),
+        ((65, 64, 1), "float64", "strict", H100_SHARED, None),
+        ((33, 64, 2), "float64", "strict", H100_SHARED, None),
+        ((129, 64, 1), "float32", "tf32", H100_SHARED, None),
+        ((16, 1025, 1), "float32", "tf32", H100_SHARED, None),
+        ((16, 64, 5), "float32", "strict", H100_SHARED, None),
+        ((16, 64, 64, 1), "float32", "strict", H100_SHARED, None),
+        ((16, 1), "float32", "strict", H100_SHARED, None),
+        ((16, 64, 1), "float32", "strict", 16 * 1024, None),
+    ],
+)
+def test_choice_of_a_variant(sizes, dtype, precision, shared, expected):
+    assert variant_of(Architecture(sizes, dtype=dtype), precision, shared) == expected
+
+
+def test_chunks_of_samples_add_up(emulated):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(5, 700)), rng.integers(0, 2, (1, 700))
+    networks = [Network([5, 20, 1], backend=emulated, dtype="float64", random_state=0) for _ in range(2)]
+    networks[1].engine._chunk = 256
+    (J, gradients), (chunked_J, chunked) = (network.loss_and_gradients(X, Y) for network in networks)
+    assert chunked_J == pytest.approx(J, rel=1e-13)
+    assert_close(chunked.flat, gradients.flat)
+    assert_close(networks[1].forward(X), networks[0].forward(X))
