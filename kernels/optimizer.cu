@@ -10,12 +10,14 @@
 //                                    Adam's v; what a kind has no use for is a null pointer
 //   weights   2 numbers per layer: where its W starts in θ, and where it ends; read only where decay is not 0
 //
-// `rate` holds Adam's corrections of the start, √(1 - β₂ᵗ) / (1 - β₁ᵗ). The gradient is left as it is.
+// `rate` holds Adam's corrections of the start, √(1 - β₂ᵗ) / (1 - β₁ᵗ). The gradient is left as it is. With `progress`,
+// rate and factor come from there (progress.cuh): a step that was captured once is then any step.
 //
 // Bytes moved, in elements: sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam 7 n. Flops: 4 n, 6 n, 8 n, 14 n.
 // The bytes bound it; a network of 100,000 parameters fits the second-level cache, where one launch is what costs.
 
 #include "common.cuh"
+#include "progress.cuh"
 
 enum Kind { SGD, MOMENTUM, NESTEROV, ADAM };
 
@@ -69,7 +71,9 @@ __device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* s
 #define STEP(K, k, T, t, V, layout)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                            \
         k##_##t##_##layout(T* theta, const T* gradient, T* first, T* second, Index n, T rate, T factor, T decay,     \
-                           T beta_1, T rest_1, T beta_2, T rest_2, T epsilon, const Index* weights, int layers) {    \
+                           T beta_1, T rest_1, T beta_2, T rest_2, T epsilon, const Index* weights, int layers,      \
+                           const double* progress) {                                                                 \
+        if (progress) rate = progress[STEP_RATE], factor = progress[FACTOR];                                         \
         const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon};                      \
         step<K, T, V>(theta, gradient, first, second, n, numbers, weights, layers);                                  \
     }

@@ -13,13 +13,14 @@ from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.cupy import narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
-from fusedmlp.backends.cupy.launch import NULL, Launcher, Operand, check_matrix, lies_in_columns
+from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_in_columns
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
+from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
-from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.optimizers import OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
 _WIDTHS = (1, 4, 16)
@@ -162,33 +163,16 @@ class CupyBackend(Backend):
         self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
     ) -> None:
         """One launch (``kernels/optimizer.cu``) for the optimizers of this package; arguments as in the base class."""
-        if type(state.optimizer) not in (SGD, Adam):  # the user's own
+        if not OptimizerStep.covers(state.optimizer):  # the user's own
             super().take_step(state, parameters, gradients, factor, decay)
             return
         state.t += 1
-        kind, moments, numbers = _step_of(state)
-        number = parameters.flat.dtype.type
-        rate, *rest = numbers
-        vectors = [("parameters", parameters.flat), ("gradients", gradients.flat), *moments]
-        weights = self._weight_ranges(parameters.architecture) if decay else NULL
-        layers = np.int32(len(parameters.weights))
-        scalars = [number(x) for x in (rate, factor, decay, *rest)]
-        self.launcher.launch_flat("optimizer.cu", kind, vectors, [*scalars, weights, layers])
-
-    def _weight_ranges(self, architecture: Architecture) -> Array:
-        """(start, end) of every W in the flat vector, on the current GPU."""
-        key = architecture, self.xp.cuda.runtime.getDevice()
-        if key not in self._ranges:
-            ranges, at = [], 0
-            for n_in, n_out in architecture.weight_shapes:
-                ranges.append((at, at + n_in * n_out))
-                at += (n_in + architecture.bias) * n_out
-            self._ranges[key] = self.asarray(np.array(ranges, np.int64))
-        return self._ranges[key]
+        self.optimizer_step.launch(state, parameters, gradients, factor, decay)
 
     @cached_property
-    def _ranges(self) -> dict[tuple[Architecture, int], Array]:
-        return {}
+    def optimizer_step(self) -> OptimizerStep:
+        """Launches the optimizers' kernels."""
+        return OptimizerStep(self.launcher, self.xp)
 
     # Passes ----------------------------------------------------------------------------------------------------------
 
@@ -199,22 +183,3 @@ class CupyBackend(Backend):
         if fused and covers(architecture):
             return MiddleEngine(self, architecture)
         return ComposedEngine(self, architecture)
-
-
-def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]], list[float]]:
-    """(the kernel, its moments, [rate, β₁, 1 - β₁, β₂, 1 - β₂, ε]) of an optimizer's step number `state.t`."""
-    optimizer, rate = state.optimizer, state.learning_rate
-    if isinstance(optimizer, Adam):
-        beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
-        rate = optimizer.corrected(rate, state.t)
-        moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
-        return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
-    assert isinstance(optimizer, SGD)
-    numbers = [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]
-    if not optimizer.momentum:
-        return "sgd", [("velocity", None), ("v", None)], numbers
-    return (
-        "nesterov" if optimizer.nesterov else "momentum",
-        [("velocity", state.moments["velocity"]), ("v", None)],
-        numbers,
-    )

@@ -1,0 +1,94 @@
+"""Launches of ``kernels/optimizer.cu``: a step of an optimizer on the flat vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.launch import NULL, Launcher
+from fusedmlp.optimizers import SGD, Adam, Optimizer, OptimizerState
+from fusedmlp.parameters import Gradients, Parameters
+
+
+class OptimizerStep:
+    """The kernels, and where the weights of an architecture lie, on every GPU that was asked for it.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    cupy : module
+    """
+
+    def __init__(self, launcher: Launcher, cupy: Any) -> None:
+        self._launcher, self._cupy = launcher, cupy
+        self._ranges: dict[tuple[Architecture, int], Array] = {}
+
+    @staticmethod
+    def covers(optimizer: Optimizer) -> bool:
+        """Whether there is a kernel for it: for this package's own."""
+        return type(optimizer) in (SGD, Adam)
+
+    def launch(
+        self,
+        state: OptimizerState,
+        parameters: Parameters,
+        gradients: Gradients,
+        factor: float,
+        decay: float,
+        progress: Array | None = None,
+    ) -> None:
+        """Step number ``state.t``, along factor · gradients + decay · W.
+
+        Parameters
+        ----------
+        state : OptimizerState
+            Its moments change; its count does not.
+        parameters : Parameters
+        gradients : Gradients
+        factor, decay : float
+            As in `Gradients.scale`.
+        progress : array of shape (6,), optional
+            Where the learning rate and `factor` come from instead (``kernels/progress.cuh``).
+        """
+        kind, moments, numbers = _step_of(state)
+        number = parameters.flat.dtype.type
+        rate, *rest = numbers
+        vectors = [("parameters", parameters.flat), ("gradients", gradients.flat), *moments]
+        weights = self.weight_ranges(parameters.architecture) if decay else NULL
+        layers = np.int32(len(parameters.weights))
+        scalars = [number(x) for x in (rate, factor, decay, *rest)]
+        rest_of_them = [weights, layers, NULL if progress is None else progress]
+        self._launcher.launch_flat("optimizer.cu", kind, vectors, [*scalars, *rest_of_them])
+
+    def weight_ranges(self, architecture: Architecture) -> Array:
+        """(start, end) of every W in the flat vector, on the current GPU."""
+        key = architecture, self._cupy.cuda.runtime.getDevice()
+        if key not in self._ranges:
+            ranges, at = [], 0
+            for n_in, n_out in architecture.weight_shapes:
+                ranges.append((at, at + n_in * n_out))
+                at += (n_in + architecture.bias) * n_out
+            self._ranges[key] = self._cupy.asarray(np.array(ranges, np.int64), blocking=True)
+        return self._ranges[key]
+
+
+def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]], list[float]]:
+    """(the kernel, its moments, [rate, β₁, 1 - β₁, β₂, 1 - β₂, ε]) of an optimizer's step number `state.t`."""
+    optimizer, rate = state.optimizer, state.learning_rate
+    if isinstance(optimizer, Adam):
+        beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
+        rate = optimizer.corrected(rate, max(1, state.t))
+        moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
+        return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
+    assert isinstance(optimizer, SGD)
+    numbers = [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]
+    if not optimizer.momentum:
+        return "sgd", [("velocity", None), ("v", None)], numbers
+    return (
+        "nesterov" if optimizer.nesterov else "momentum",
+        [("velocity", state.moments["velocity"]), ("v", None)],
+        numbers,
+    )
