@@ -36,20 +36,26 @@ __device__ __forceinline__ void gather(const double* progress, const Index* orde
     if (weights) gather_columns(weights, 0, weight_step, w, 1, size, first, order);
 }
 
+// Over the threads of a block, in a tree; thread 0 has it.
+__device__ __forceinline__ double sum_of_block(double x) {
+    double* room = reinterpret_cast<double*>(shared_memory);
+    room[threadIdx.x] = x;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < half) room[threadIdx.x] += room[threadIdx.x + half];
+    }
+    return room[0];
+}
+
 template <typename T>
 __device__ __forceinline__ void squares(const T* theta, const Index* ranges, int layers, double* out) {
-    double* room = reinterpret_cast<double*>(shared_memory);
     double sum = 0;
     for (int layer = 0; layer < layers; ++layer)
 #pragma unroll 1
         for (Index i = ranges[2 * layer] + first_element<1>(); i < ranges[2 * layer + 1]; i += next_elements<1>())
             sum += double(theta[i]) * theta[i];
-    room[threadIdx.x] = sum;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (int(threadIdx.x) < half) room[threadIdx.x] += room[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) out[blockIdx.x] = room[0];
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
 #define MINI_BATCH(T, t)                                                                                                 \
@@ -67,12 +73,12 @@ __device__ __forceinline__ void squares(const T* theta, const Index* ranges, int
 MINI_BATCH(float, float32)
 MINI_BATCH(double, float64)
 
-// One thread. `mean`: the loss is a mean over samples. beta_1 and beta_2 are 0 for optimizers that correct nothing.
+// One block. `mean`: the loss is a mean over samples. beta_1 and beta_2 are 0 for optimizers that correct nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
     finish(double* progress, const double* sums, const double* squares, int blocks, double decay, double share, int mean,
            double beta_1, double beta_2) {
-    double squared = 0;
-    for (int block = 0; block < blocks; ++block) squared += squares[block];
+    const double squared = sum_of_block(int(threadIdx.x) < blocks ? squares[threadIdx.x] : 0);
+    if (threadIdx.x != 0) return;
     const double factor = !mean ? 1 : sums[1] != 0 ? 1 / sums[1] : 0;  // weights that are all 0 add nothing
     const double t = progress[STEPS] + progress[BATCH] + 1;
     progress[LOSS] += share * (sums[0] * factor + 0.5 * decay * squared);

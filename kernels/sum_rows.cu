@@ -2,8 +2,9 @@
 //
 //   x (rows, n) contiguous, out (n,)
 //
-// 8 threads have an element; their sums, and those of a thread, are added in the order of the rows: the same bits every
-// time, whatever block was done first.
+// Blocks of blockIdx.y have a range of the rows each, and write a row of `out` each: (gridDim.y, n). Many rows are summed
+// in two launches. 8 threads have an element; their sums, and those of a thread, are added in the order of the rows: the
+// same bits every time, whatever block was done first.
 //
 // Bytes moved, in elements: rows n (x read), n (out written). Flops: rows n.
 
@@ -13,14 +14,16 @@ template <typename T>
 __device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T* out) {
     T* room = reinterpret_cast<T*>(shared_memory);
     const Index i = blockIdx.x * Index(blockDim.x) + threadIdx.x;
+    const Index range = (rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * range;
+    const Index end = first + range < rows ? first + range : rows;
     T sum = 0;
     if (i < count)
-        for (Index row = threadIdx.y; row < rows; row += blockDim.y) sum += x[row * count + i];
+        for (Index row = first + threadIdx.y; row < end; row += blockDim.y) sum += x[row * count + i];
     room[threadIdx.y * blockDim.x + threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y != 0 || i >= count) return;
     for (int y = 1; y < int(blockDim.y); ++y) sum += room[y * blockDim.x + threadIdx.x];
-    out[i] = sum;
+    out[blockIdx.y * count + i] = sum;
 }
 
 #define SUM_ROWS(T, t)                                                                                         \

@@ -172,7 +172,7 @@ class CupyBackend(Backend):
     @cached_property
     def optimizer_step(self) -> OptimizerStep:
         """Launches the optimizers' kernels."""
-        return OptimizerStep(self.launcher, self.xp)
+        return OptimizerStep(self.launcher)
 
     # Passes ----------------------------------------------------------------------------------------------------------
 

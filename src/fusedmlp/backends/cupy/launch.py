@@ -13,6 +13,7 @@ import numpy as np
 
 from fusedmlp import kernel_sources
 from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
 
 DTYPES = ("float32", "float64")
 THREADS = 256
@@ -123,6 +124,7 @@ class Launcher:
         self._cupy = cupy
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}
+        self._ranges: dict[tuple[Architecture, int], Array] = {}
 
     def launch(
         self,
@@ -235,6 +237,17 @@ class Launcher:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             self._kernels[name] = function
         return self._kernels[name]
+
+    def weight_ranges(self, architecture: Architecture) -> Array:
+        """(start, end) of every W in the flat vector, for kernels: on the current GPU."""
+        key = architecture, self._cupy.cuda.runtime.getDevice()
+        if key not in self._ranges:
+            ranges, at = [], 0
+            for n_in, n_out in architecture.weight_shapes:
+                ranges.append((at, at + n_in * n_out))
+                at += (n_in + architecture.bias) * n_out
+            self._ranges[key] = self._cupy.asarray(np.array(ranges, np.int64), blocking=True)
+        return self._ranges[key]
 
     def multiprocessors(self) -> int:
         """Of the current GPU."""

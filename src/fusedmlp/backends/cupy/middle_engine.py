@@ -13,6 +13,7 @@ from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
 from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
 from fusedmlp.engine import ComposedEngine
 from fusedmlp.parameters import Gradients, Parameters
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class MiddleEngine(ComposedEngine):
     """For networks that `hidden_layer.covers`. Activations lie sample by sample: A_l.T is (m, n_l) in C order."""
 
+    backend: CupyBackend
     kind = "fused"
     path = "middle"
 
@@ -53,11 +55,21 @@ class MiddleEngine(ComposedEngine):
         for layer in range(len(A) - 1, -1, -1):
             backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])
             if gradients.biases and layer < len(A) - 1:
-                dZ.sum(axis=1, keepdims=True, out=gradients.biases[layer])
+                self._sum_samples(dZ, gradients.biases[layer])
             if layer:
                 out = self._buffer(f"dZ{layer}", A[layer].shape[::-1]).T
                 dZ = backend.fused_backward(parameters.weights[layer], dZ, A[layer], activation, out=out)
         return J
+
+    def _sum_samples(self, dZ: Array, out: Array) -> None:
+        """Σ over the samples of dZ (n, m), which lies sample by sample, into `out` (n, 1)."""
+        n, m = dZ.shape
+        rows, launcher = dZ.T, self.backend.launcher
+        if (ranges := ranges_of(m)) > 1:
+            partial = self._buffer("sums", (ranges, n))
+            sum_rows(launcher, rows, partial)
+            rows = partial
+        sum_rows(launcher, rows, out.reshape(n))
 
     def _up_to_last(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array, Array]:
         """([A_0 = X, A_1, ...] below the last hidden layer, its Zᵀ (m, n) without the bias, room for the logits)."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import NULL, Launcher
 from fusedmlp.optimizers import SGD, Adam, Optimizer, OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
 
 class OptimizerStep:
-    """The kernels, and where the weights of an architecture lie, on every GPU that was asked for it.
+    """The kernels.
 
     Parameters
     ----------
     launcher : Launcher
-    cupy : module
     """
 
-    def __init__(self, launcher: Launcher, cupy: Any) -> None:
-        self._launcher, self._cupy = launcher, cupy
-        self._ranges: dict[tuple[Architecture, int], Array] = {}
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
 
     @staticmethod
     def covers(optimizer: Optimizer) -> bool:
@@ -57,22 +52,11 @@ class OptimizerStep:
         number = parameters.flat.dtype.type
         rate, *rest = numbers
         vectors = [("parameters", parameters.flat), ("gradients", gradients.flat), *moments]
-        weights = self.weight_ranges(parameters.architecture) if decay else NULL
+        weights = self._launcher.weight_ranges(parameters.architecture) if decay else NULL
         layers = np.int32(len(parameters.weights))
         scalars = [number(x) for x in (rate, factor, decay, *rest)]
         rest_of_them = [weights, layers, NULL if progress is None else progress]
         self._launcher.launch_flat("optimizer.cu", kind, vectors, [*scalars, *rest_of_them])
-
-    def weight_ranges(self, architecture: Architecture) -> Array:
-        """(start, end) of every W in the flat vector, on the current GPU."""
-        key = architecture, self._cupy.cuda.runtime.getDevice()
-        if key not in self._ranges:
-            ranges, at = [], 0
-            for n_in, n_out in architecture.weight_shapes:
-                ranges.append((at, at + n_in * n_out))
-                at += (n_in + architecture.bias) * n_out
-            self._ranges[key] = self._cupy.asarray(np.array(ranges, np.int64), blocking=True)
-        return self._ranges[key]
 
 
 def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]], list[float]]:

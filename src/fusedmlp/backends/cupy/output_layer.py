@@ -37,6 +37,8 @@ class OutputLayer:
         The number of the loss in ``kernels/losses.cuh``.
     most : numpy.float32 or numpy.float64
         The largest exponent whose power is finite.
+    sums : array of shape (2,)
+        Σ w j and Σ w of the last `sum_losses`, float64, on the device.
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
@@ -44,8 +46,8 @@ class OutputLayer:
         self._dtype = architecture.dtype
         self._n_out = np.int32(architecture.n_outputs)
         self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
-        self._sums = cupy.empty((self._most_blocks, 2), "float64")
-        self._total = cupy.empty((2,), "float64")
+        self._partial = cupy.empty((self._most_blocks, 2), "float64")
+        self.sums = cupy.empty((2,), "float64")
         self.loss = np.int32(list(LOSSES).index(architecture.loss))
         self.most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
 
@@ -54,11 +56,11 @@ class OutputLayer:
         m = len(logits)
         blocks = self._blocks(m)
         weights = strided(sample_weight)[::2]
-        arguments = (logits, *strided(Y), *weights, self._sums, np.int64(m), self._n_out, self.loss, self.most)
+        arguments = (logits, *strided(Y), *weights, self._partial, np.int64(m), self._n_out, self.loss, self.most)
         kernel = self._launcher.kernel("output_layer.cu", f"losses_{self._dtype}")
         kernel((blocks,), (THREADS,), arguments, shared_mem=2 * THREADS * 8)
-        sum_rows(self._launcher, self._sums[:blocks], self._total)
-        return self._total[0]
+        sum_rows(self._launcher, self._partial[:blocks], self.sums)
+        return self.sums[0]
 
     def outputs(self, logits: Array, out: Array) -> None:
         """A_L into `out` (n_out, m), of any strides; the logits are lost."""

@@ -1,4 +1,4 @@
-"""Launches of ``kernels/sum_rows.cu``: the sums of a kernel's blocks become one."""
+"""Launches of ``kernels/sum_rows.cu``: the sums of a kernel's blocks, or of samples, become one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,29 @@ from fusedmlp.activations import Array
 from fusedmlp.backends.cupy.launch import Launcher
 
 _THREADS = (32, 8)
+_ROWS_OF_A_BLOCK = 256
+_MOST_RANGES = 256
 
 
 def sum_rows(launcher: Launcher, x: Array, out: Array) -> None:
-    """out = Σ over the rows of x (rows, n), in their order; `x` without gaps, `out` (n,)."""
+    """out = Σ over the rows of x, in their order.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    x : array of shape (rows, n)
+        Without gaps.
+    out : array of shape (n,) or (ranges, n)
+        Without gaps; with `ranges` rows, the sums of as many equal ranges of x's rows.
+    """
     rows, count = x.shape
     along, over = _THREADS
+    ranges = 1 if out.ndim == 1 else len(out)
     kernel = launcher.kernel("sum_rows.cu", f"sum_rows_{x.dtype}")
     arguments = (x, np.int64(rows), np.int64(count), out)
-    kernel((-(-count // along),), (along, over), arguments, shared_mem=along * over * x.itemsize)
+    kernel((-(-count // along), ranges), (along, over), arguments, shared_mem=along * over * x.itemsize)
+
+
+def ranges_of(rows: int) -> int:
+    """Into how many ranges to cut many rows first, so that all of a GPU has something to do."""
+    return min(_MOST_RANGES, -(-rows // _ROWS_OF_A_BLOCK))

@@ -1,0 +1,117 @@
+"""Launches of ``kernels/mini_batch.cu``: what a step does besides its pass and its update, without the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.output_layer import strided
+from fusedmlp.optimizers import Adam, Optimizer
+from fusedmlp.parameters import Parameters
+
+_MOST_BLOCKS = THREADS  # of `squares`: one block adds up what they have
+_PROGRESS = ("BATCH", "LOSS", "RATE", "STEPS", "STEP_RATE", "FACTOR")  # as in kernels/progress.cuh
+
+
+class MiniBatch:
+    """The kernels for an architecture, and how far an epoch has come.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    cupy : module
+    architecture : Architecture
+
+    Attributes
+    ----------
+    progress : array of shape (6,)
+        On the device (``kernels/progress.cuh``).
+    """
+
+    def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
+        self._launcher, self._cupy, self._architecture = launcher, cupy, architecture
+        self._blocks = min(_MOST_BLOCKS, -(-architecture.n_parameters // THREADS))
+        self._squares = cupy.empty((self._blocks,), "float64")
+        self.progress = cupy.empty((len(_PROGRESS),), "float64")
+
+    def begin_epoch(self, learning_rate: float, steps: int) -> None:
+        """Start at batch 0, after so many steps of the optimizer."""
+        numbers = np.zeros(len(_PROGRESS))
+        numbers[_PROGRESS.index("RATE")], numbers[_PROGRESS.index("STEPS")] = learning_rate, steps
+        self.progress[...] = self._cupy.asarray(numbers, blocking=True)
+
+    @property
+    def loss(self) -> float:
+        """Of the epoch so far."""
+        return float(self.progress[_PROGRESS.index("LOSS")])
+
+    def gather(
+        self, order: Array | None, samples: Sequence[Array | None], batch: Sequence[Array | None], batch_size: int
+    ) -> None:
+        """The samples of the batch at hand.
+
+        Parameters
+        ----------
+        order : array of int64, shape (m,), optional
+        samples : sequence of array of shape (n_in, m), (n_out, m), (1, m) or None
+            X, Y and the weights, of any strides.
+        batch : sequence of array of shape (size, n_in), (size, n_out), (size,) or None
+            Where those of the batch go, without gaps.
+        batch_size : int
+            Of every batch but a smaller last one.
+        """
+        X, Y, weights = samples
+        x, y, w = batch
+        n_in, n_out, dtype = self._architecture.n_inputs, self._architecture.n_outputs, self._architecture.dtype
+        assert x is not None
+        size = len(x)
+        sizes = (np.int64(n) for n in (n_in, n_out, size, batch_size))
+        arguments = (
+            self.progress, NULL if order is None else order, *strided(X), *strided(Y), *strided(weights)[::2],
+            x, y, NULL if w is None else w, *sizes,
+        )  # fmt: skip
+        blocks = min(4 * self._launcher.multiprocessors(), -(-size * max(n_in, n_out) // THREADS))
+        self._launcher.kernel("mini_batch.cu", f"gather_{dtype}")((blocks,), (THREADS,), arguments)
+
+    def finish(
+        self,
+        parameters: Parameters,
+        sums: Array,
+        alpha: float,
+        size: int,
+        share: float,
+        mean: bool,
+        optimizer: Optimizer,
+    ) -> None:
+        """Count the batch: its loss, before the step, and the rate and the factor of the step.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        sums : array of shape (2,)
+            Σ w j and Σ w of the batch, float64.
+        alpha : float
+            L2.
+        size : int
+            Samples of the batch.
+        share : float
+            Of the batch's loss in the epoch's.
+        mean : bool
+            Whether the loss is a mean over samples.
+        optimizer : Optimizer
+        """
+        if alpha:
+            layers = np.int32(len(parameters.weights))
+            arguments = parameters.flat, self._launcher.weight_ranges(self._architecture), layers, self._squares
+            kernel = self._launcher.kernel("mini_batch.cu", f"squares_{self._architecture.dtype}")
+            kernel((self._blocks,), (THREADS,), arguments, shared_mem=8 * THREADS)
+        betas = (optimizer.beta_1, optimizer.beta_2) if isinstance(optimizer, Adam) else (0.0, 0.0)
+        numbers = (np.float64(x) for x in (alpha / size, share))
+        blocks = np.int32(self._blocks if alpha else 0)
+        arguments = self.progress, sums, self._squares, blocks, *numbers, np.int32(mean), *map(np.float64, betas)
+        self._launcher.kernel("mini_batch.cu", "finish")((1,), (THREADS,), arguments, shared_mem=8 * THREADS)
