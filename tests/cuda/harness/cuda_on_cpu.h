@@ -15,6 +15,9 @@
 
 #include "fibers.h"
 #include "warps.h"
+#ifdef COUNT_TRAFFIC
+#include "traffic.h"
+#endif
 
 #define __global__
 #define __device__
