@@ -61,9 +61,9 @@ __device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* s
             if (s.decay != T(0) && is_weight(i + j, weights, layers)) slope += s.decay * x.x[j];
             take_step<K>(x.x[j], slope, m.x[j], v.x[j], s);
         }
-        store<T, V>(theta + i, x, count);
-        if (K != SGD) store<T, V>(first + i, m, count);
-        if (K == ADAM) store<T, V>(second + i, v, count);
+        store<T, V>(theta + i, x, count);                  // own: every i is one thread's
+        if (K != SGD) store<T, V>(first + i, m, count);    // own: as above
+        if (K == ADAM) store<T, V>(second + i, v, count);  // own: as above
     }
 }
 
