@@ -71,6 +71,7 @@ __device__ __forceinline__ void times_derivative(const T* __restrict__ A, Index 
             Pack<T, V> result = load<T, V>(out + line * out_line + k * out_step, count);
 #pragma unroll
             for (int j = 0; j < V; ++j) result.x[j] *= derivative<F>(a.x[j]);
+            // own: every (line, k) is one thread's
             store<T, V>(out + line * out_line + k * out_step, result, count);
         }
     }

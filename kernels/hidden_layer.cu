@@ -148,6 +148,7 @@ struct Thread {
                 db[k] += d.x[j];
             }
             const int exist = count(p, i);
+            // own: a sample is one team's, and its units one thread's each
             if (exist) store<T, V>(p.Z + sample * p.z_line + unit(i * V), d, exist);
         }
 #pragma unroll
@@ -192,14 +193,17 @@ __device__ __forceinline__ void add_to_row(const Problem<T>& p, const Thread<T, 
     for (int k = 0; k < Share<T, V, N>::K; ++k) {
         const int u = own.unit(k);
         if (u >= p.n) continue;
+        // own: the row is the block's, as all below; a unit is one thread's of a team, and the teams take turns
         if (p.b) row[u] = (first ? T(0) : row[u]) + own.db[k];
 #pragma unroll
         for (int o = 0; o < N; ++o)
+            // own: as above
             if (o < p.n_out) dW2[u * p.n_out + o] = (first ? T(0) : dW2[u * p.n_out + o]) + own.dW2[k][o];
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int o = own.lane + half * own.team;
+        // own: as above
         if (p.b2 && o < p.n_out) db2[o] = (first ? T(0) : db2[o]) + own.db2[half];
     }
 }

@@ -33,13 +33,14 @@ __device__ __forceinline__ void output(int loss, T* z, int n_out, T most) {
     for (int o = 0; o < n_out; ++o) {
         const T exponent = sigmoid ? -z[o] : softmax ? z[o] - shift : z[o] > most ? most : z[o];
         const T power = exp(exponent);
-        z[o] = sigmoid ? T(1) / (T(1) + power) : power;
+        // own: a sample is one thread's
+        z[o] = sigmoid ? divide(T(1), T(1) + power) : power;
         total += power;
     }
     if (!softmax) return;
-    const T factor = T(1) / total;
+    const T factor = divide(T(1), total);
 #pragma unroll 1
-    for (int o = 0; o < n_out; ++o) z[o] *= factor;
+    for (int o = 0; o < n_out; ++o) z[o] *= factor;  // own: as above
 }
 
 // j of the logits z; element o of the targets is y[o * y_line].

@@ -20,9 +20,10 @@ template <typename T>
 __device__ __forceinline__ void gather_columns(const T* x, Index line, Index step, T* out, Index n, Index size, Index first,
                                                const Index* order) {
 #pragma unroll 1
-    for (Index i = first_element<1>(); i < n * size; i += next_elements<1>()) {
-        const Index s = i / n, sample = order ? order[first + s] : first + s;
-        out[i] = x[i % n * line + sample * step];
+    for (Index s = first_line(); s < size; s += next_lines()) {
+        const Index sample = order ? order[first + s] : first + s;
+#pragma unroll 1
+        for (Index k = first_element<1>(); k < n; k += next_elements<1>()) out[s * n + k] = x[k * line + sample * step];
     }
 }
 
@@ -81,8 +82,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x != 0) return;
     const double factor = !mean ? 1 : sums[1] != 0 ? 1 / sums[1] : 0;  // weights that are all 0 add nothing
     const double t = progress[STEPS] + progress[BATCH] + 1;
+    // own: there is one block
     progress[LOSS] += share * (sums[0] * factor + 0.5 * decay * squared);
+    // own: as above
     progress[STEP_RATE] = progress[RATE] * sqrt(1 - pow(beta_2, t)) / (1 - pow(beta_1, t));
-    progress[FACTOR] = factor;
-    progress[BATCH] += 1;
+    progress[FACTOR] = factor;  // own: as above
+    progress[BATCH] += 1;       // own: as above
 }

@@ -18,9 +18,10 @@
 //
 // R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
 //
-// Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, logits written), and P a range; with several tiles X is read
-// twice, other reads of it meet in the second-level cache. Flops: 4 n_in n m for the two products (6 n_in n m with several
-// tiles) and about (6 n_out + 20) n m. The flops bound it.
+// Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, logits written), and P a range; narrow_forward n_in m +
+// tiles n_out m (X read, parts written), so that with several tiles X is read twice: the tiles' blocks of a range run side
+// by side, and read it together. Flops: 4 n_in n m for the two products (6 n_in n m with several tiles) and about
+// (6 n_out + 20) n m. The flops bound it.
 
 #include "common.cuh"
 #include "losses.cuh"
@@ -103,6 +104,7 @@ struct Block {
         for (int i = threadIdx.x; i < INPUTS * U; i += THREADS) {
             const int k = i / U, unit = first_unit + i % U;
             const bool exists = k < p.n_in && unit < p.n;
+            // own: shared memory
             room.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<TF32>(p.W1[Index(k) * p.n + unit]) : T(0);
         }
         for (int u = threadIdx.x; u < U; u += THREADS) {
@@ -202,6 +204,7 @@ __device__ __forceinline__ void narrow_forward(const Problem<T>& p) {
         const Index sample = first + block.lane;
         if (block.warp != 0 || sample >= p.m) continue;
         for (int o = 0; o < p.n_out; ++o)
+            // own: a tile's part of a sample is one block's
             p.logits[(block.tile * p.m + sample) * p.n_out + o] = block.summed_output(o);
     }
 }
@@ -243,6 +246,7 @@ struct Step : Block<T, R, C, N, TF32> {
             if (whole) logit = this->summed_output(o);
             else if (exists) logit = p.logits[sample * p.n_out + o];
             z[o] = logit;
+            // own: where there is one tile, a sample is one block's
             if (whole && exists && warp == 0) p.logits[sample * p.n_out + o] = logit;
         }
         output(p.loss, z, p.n_out, p.most);

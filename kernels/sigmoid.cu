@@ -7,7 +7,7 @@
 //
 // Bytes moved: 2 n m elements (Z read, A written) and the n biases once per block that needs them, from cache.
 // Flops: n m additions, and n m times f (sigmoid: one exp, one addition, one division). The bytes bound it: on an H100
-// (3 TB/s) a float32 element has 2.7 ps, time for about 76 instructions; the accurate sigmoid takes fewer.
+// (3 TB/s) a float32 element has 2.7 ps, time for about 76 instructions; the sigmoid is a dozen of them.
 //
 // The kernel walks Z as `lines` of `length` elements (common.cuh). Walked along rows the bias belongs to the line
 // (b_step = 0); walked along columns it belongs to the step (b_line = 0). Without a bias, matrices of one layout and no

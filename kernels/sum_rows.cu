@@ -2,7 +2,7 @@
 //
 //   x (rows, n) contiguous, out (n,)
 //
-// Blocks of blockIdx.y have a range of the rows each, and write a row of `out` each: (gridDim.y, n). Many rows are summed
+// Blocks of blockIdx.y have a range of `range` rows each, and write a row of `out` each: (gridDim.y, n). Many rows are summed
 // in two launches. 8 threads have an element; their sums, and those of a thread, are added in the order of the rows: the
 // same bits every time, whatever block was done first.
 //
@@ -11,11 +11,10 @@
 #include "common.cuh"
 
 template <typename T>
-__device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T* out) {
+__device__ __forceinline__ void sum_rows(const T* x, Index rows, Index range, Index count, T* out) {
     T* room = reinterpret_cast<T*>(shared_memory);
     const Index i = blockIdx.x * Index(blockDim.x) + threadIdx.x;
-    const Index range = (rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * range;
-    const Index end = first + range < rows ? first + range : rows;
+    const Index first = blockIdx.y * range, end = first + range < rows ? first + range : rows;
     T sum = 0;
     if (i < count)
         for (Index row = first + threadIdx.y; row < end; row += blockDim.y) sum += x[row * count + i];
@@ -28,8 +27,8 @@ __device__ __forceinline__ void sum_rows(const T* x, Index rows, Index count, T*
 
 #define SUM_ROWS(T, t)                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
-        sum_rows_##t(const T* x, Index rows, Index count, T* out) {                                            \
-        sum_rows<T>(x, rows, count, out);                                                                      \
+        sum_rows_##t(const T* x, Index rows, Index range, Index count, T* out) {                                            \
+        sum_rows<T>(x, rows, range, count, out);                                                                      \
     }
 SUM_ROWS(float, float32)
 SUM_ROWS(double, float64)

@@ -23,7 +23,9 @@ COMPILER = shutil.which("g++")
 
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _KERNEL = re.compile(r'extern\s+"C"\s+void\s+(?!__)(\w+)\s*\(')
-_SANITIZERS = "-fsanitize=alignment,bounds,signed-integer-overflow,shift"
+_SANITIZERS = ["-fsanitize=alignment,bounds,signed-integer-overflow,shift"]
+# traffic.h has the functions that this makes the code call.
+_COUNTING = ["-DCOUNT_TRAFFIC", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
 _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
 _MOST_THREADS = 1024
@@ -52,6 +54,7 @@ class Kernel:
 
     def __init__(self, library, name):
         self.name = name
+        self.library = library
         self._run = library[f"run_{name}"]
         self._run.restype = ctypes.c_char_p
         text = ctypes.create_string_buffer(256)
@@ -103,21 +106,22 @@ class Module:
         return Kernel(self._library, name)
 
 
-def compile_source(code, options=()):
+def compile_source(code, options=(), counting=False):
     """The module of a CUDA source; compiled once per process. Of the options, -D counts.
 
-    Where all of a source has been compiled, that serves for a part of it, too.
+    Where all of a source has been compiled, that serves for a part of it, too. With `counting` its kernels note what
+    they read and write (``traffic.py``), in place of the sanitizers' checks.
     """
     defines = tuple(option for option in options if option.startswith("-D"))
-    if code in _whole:
-        return _compile(code, ())
+    if (code, counting) in _whole:
+        return _compile(code, (), counting)
     if not defines:
-        _whole.add(code)
-    return _compile(code, defines)
+        _whole.add((code, counting))
+    return _compile(code, defines, counting)
 
 
 @functools.cache
-def _compile(code, defines):
+def _compile(code, defines, counting):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
     with tempfile.TemporaryDirectory() as folder:
@@ -137,8 +141,8 @@ def _compile(code, defines):
             "-Werror",
             "-Wno-unknown-pragmas",
         ]
-        _gxx(*flags, _SANITIZERS, "-c", unit, "-o", f"{unit}.o")
-        _gxx("-shared", f"{unit}.o", "-o", library)
+        _gxx(*flags, *(_COUNTING if counting else _SANITIZERS), "-c", unit, "-o", f"{unit}.o")
+        _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
         return Module(ctypes.PyDLL(str(library)), names)
 
 

@@ -1,6 +1,6 @@
 """The fused engine of cupy: between the products of the last hidden layer, one kernel does all the rest.
 
-Composed, a step on a network with one hidden layer moves the hidden activations about eleven times; here cuBLAS writes
+Composed, a step on a network with one hidden layer moves the hidden activations nine times; here cuBLAS writes
 Z1, ``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times. Lower hidden
 layers, and everything but a chunk's passes, are the composed engine's.
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block
 from fusedmlp.backends.cupy.output_layer import strided
 from fusedmlp.optimizers import Adam, Optimizer
 from fusedmlp.parameters import Parameters
@@ -75,8 +75,8 @@ class MiniBatch:
             self.progress, NULL if order is None else order, *strided(X), *strided(Y), *strided(weights)[::2],
             x, y, NULL if w is None else w, *sizes,
         )  # fmt: skip
-        blocks = min(4 * self._launcher.multiprocessors(), -(-size * max(n_in, n_out) // THREADS))
-        self._launcher.kernel("mini_batch.cu", f"gather_{dtype}")((blocks,), (THREADS,), arguments)
+        grid, block = grid_and_block(size, n_in, 1, self._launcher.multiprocessors())
+        self._launcher.kernel("mini_batch.cu", f"gather_{dtype}")(grid, block, arguments)
 
     def finish(
         self,

@@ -132,7 +132,7 @@ class NarrowStep:
         arguments = (*self._network(parameters, X), logits if parts is None else parts, np.int64(m), *self._sizes())
         self._launch("forward", m, arguments)
         if parts is not None:
-            sum_rows(self._launcher, parts, logits)
+            sum_rows(self._launcher, parts, logits.reshape(-1))
 
     def step(
         self,

@@ -26,8 +26,10 @@ def sum_rows(launcher: Launcher, x: Array, out: Array) -> None:
     rows, count = x.shape
     along, over = _THREADS
     ranges = 1 if out.ndim == 1 else len(out)
+    if out.shape[-1] != count:
+        raise ValueError(f"out: expected {count} numbers a row, as x has; got shape {out.shape}")
     kernel = launcher.kernel("sum_rows.cu", f"sum_rows_{x.dtype}")
-    arguments = (x, np.int64(rows), np.int64(count), out)
+    arguments = (x, np.int64(rows), np.int64(-(-rows // ranges)), np.int64(count), out)
     kernel((-(-count // along), ranges), (along, over), arguments, shared_mem=along * over * x.itemsize)
 
 

@@ -1,0 +1,101 @@
+"""The kernels as machine code, made by CUDA's own compiler without a GPU."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fusedmlp import kernel_sources
+
+_INSTALL = 'pip install "fusedmlp[test]"'
+_RESOURCES = re.compile(
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    r".*?Used (\d+) registers",
+    re.DOTALL,
+)
+_FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(\S[^;]*?)\s*;", re.MULTILINE)
+
+
+class Resources(NamedTuple):
+    """What ptxas says of a kernel: bytes a thread, and registers."""
+
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    registers: int
+
+
+class Compiled(NamedTuple):
+    """A file for an architecture: its machine code, and the resources by kernel."""
+
+    cubin: bytes
+    resources: dict[str, Resources]
+
+
+def cuda():
+    """cuda.core and NVRTC; part of the test extra on Linux, so that missing there is a failure."""
+    try:
+        import cuda.bindings.nvrtc
+        import cuda.core
+    except ImportError as error:
+        missing(f"CUDA's compiler: {error}")
+    return cuda
+
+
+def missing(what):
+    """A visible skip where the test extra does not bring a tool, else a failure."""
+    if sys.platform != "linux":
+        pytest.skip(f"{what}; the test extra brings it on Linux only")
+    pytest.fail(f"{what}. {_INSTALL}")
+
+
+@functools.cache
+def compiled(file, architecture):
+    """A file of the kernels for an architecture such as "sm_90"; once per process."""
+    return compile_text(kernel_sources.source(file), architecture)
+
+
+def compile_text(text, architecture):
+    """CUDA C++ as `Compiled`, with the options that CuPy compiles with."""
+    core = cuda().core
+    options = core.ProgramOptions(
+        std="c++17", arch=architecture, ftz=True, device_as_default_execution_space=True, ptxas_options=["-v"]
+    )
+    log = io.StringIO()
+    cubin = core.Program(text, "c++", options).compile("cubin", logs=log)
+    found = _RESOURCES.findall(log.getvalue())
+    return Compiled(cubin.code, {name: Resources(*map(int, numbers)) for name, *numbers in found})
+
+
+def instructions(cubin):
+    """Kernel -> its instructions in order, without addresses and predicates, such as "LDG.E.128 R4, [R2.64]"."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernels.cubin")
+        path.write_bytes(cubin)
+        done = subprocess.run([_disassembler(), "-c", path], capture_output=True, text=True, check=True)
+    _, *parts = _FUNCTION.split(done.stdout)
+    return {name: _INSTRUCTION.findall(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@functools.cache
+def _disassembler():
+    try:
+        files = importlib.metadata.distribution("nvidia-cuda-nvdisasm").files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    installed = [str(file.locate()) for file in files if file.name == "nvdisasm"]
+    path = installed[0] if installed else shutil.which("nvdisasm")
+    if path is None:
+        missing("CUDA's disassembler, nvdisasm, is not installed")
+    return path

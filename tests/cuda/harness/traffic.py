@@ -1,0 +1,129 @@
+"""Counts the bytes that kernels and whole steps move to and from the memory of the fake GPU.
+
+Of a kernel the distinct bytes that it reads, and those that it writes: what goes through memory if the caches hold all
+that is used again. Kernels are compiled once more for this, so that every access is noted (``traffic.h``). Of a product
+by cuBLAS and of CuPy's own operations, the operands and the result, each once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from typing import NamedTuple
+
+import numpy as np
+from harness import fake_cupy
+from harness.emulator import compile_source
+
+from fusedmlp.backends.cupy import CupyBackend
+
+
+class Moved(NamedTuple):
+    """What an operation moved, in bytes."""
+
+    name: str
+    loaded: int
+    stored: int
+
+
+class _Watched(ctypes.Structure):
+    _fields_ = [
+        ("begin", ctypes.c_size_t),
+        ("end", ctypes.c_size_t),
+        ("loaded", ctypes.c_void_p),
+        ("stored", ctypes.c_void_p),
+    ]
+
+
+def run_and_count(kernel, grid, block, args, shared_mem=0):
+    """Run a kernel of a counting module; what it moved within the allocations of its arguments."""
+    pieces = {x.memory.piece.ctypes.data: x.memory.piece for x in args if isinstance(x, fake_cupy.ndarray)}
+    maps = [(np.zeros(piece.size, np.uint8), np.zeros(piece.size, np.uint8)) for piece in pieces.values()]
+    watched = [
+        _Watched(begin, begin + piece.size, *(x.ctypes.data for x in pair))
+        for (begin, piece), pair in zip(pieces.items(), maps, strict=True)
+    ]
+    assert kernel.library.watch((_Watched * len(watched))(*watched), len(watched)), f"{len(watched)} arrays"
+    try:
+        kernel(grid, block, args, shared_mem)
+    finally:
+        kernel.library.watch(None, 0)
+    loaded, stored = (sum(int(pair[i].sum()) for pair in maps) for i in (0, 1))
+    return Moved(kernel.name, loaded, stored)
+
+
+class Ledger:
+    """What was moved, operation by operation. While one is counted, those that it is made of are not."""
+
+    def __init__(self):
+        self.moves = []
+        self._inside = False
+
+    def clear(self):
+        self.moves.clear()
+
+    def of(self, beginning=""):
+        """The bytes moved by the operations whose names begin so."""
+        return sum(move.loaded + move.stored for move in self.moves if move.name.startswith(beginning))
+
+    def table(self):
+        """For a message: the operations with their bytes."""
+        return "\n".join(f"{move.name:40} {move.loaded:12} {move.stored:12}" for move in self.moves)
+
+    @contextlib.contextmanager
+    def operation(self):
+        """The list that the operation's own `Moved` goes into: a passing one inside of another."""
+        outer, self._inside = self._inside, True
+        try:
+            yield [] if outer else self.moves
+        finally:
+            self._inside = outer
+
+    def counted(self, name, function, operands):
+        """A function that has its operands, those arguments that `operands` picks, and its result counted."""
+
+        def call(*args, **kwargs):
+            with self.operation() as moves:
+                result = function(*args, **kwargs)
+                read = sum(x.nbytes for x in operands(*args) if isinstance(x, fake_cupy.ndarray))
+                written = result.nbytes if isinstance(result, fake_cupy.ndarray) else 0
+                moves.append(Moved(name, read, written))
+            return result
+
+        return call
+
+
+def count(monkeypatch, cupy):
+    """The ledger of all that happens on a fake CuPy from now on; for backends that are made after this."""
+    ledger = Ledger()
+
+    class Kernel(fake_cupy.RawKernel):
+        def __call__(self, grid, block, args, shared_mem=0):
+            with ledger.operation() as moves:
+                moves.append(run_and_count(self._kernel, grid, block, args, shared_mem))
+
+    class Module(cupy.RawModule):
+        def get_function(self, name):
+            return Kernel(compile_source(self._code, self.options, counting=True).get_function(name), self.launches)
+
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    array = fake_cupy.ndarray
+    for owner, name, operands in (
+        (CupyBackend, "matmul", lambda backend, a, b, out=None: (a, b)),
+        (array, "__array_ufunc__", lambda x, ufunc, method, *inputs: inputs),
+        (array, "_reduce", lambda x, *rest: (x,)),
+        (array, "astype", lambda x, *rest: (x,)),
+        *((cupy, name, lambda *inputs: inputs) for name in (*fake_cupy._UFUNCS, "where")),
+    ):
+        monkeypatch.setattr(owner, name, ledger.counted(name, getattr(owner, name), operands))
+    monkeypatch.setattr(array, "__setitem__", _counted_assignment(ledger, array.__setitem__))
+    return ledger
+
+
+def _counted_assignment(ledger, function):
+    def assign(x, key, value):
+        with ledger.operation() as moves:
+            function(x, key, value)
+            moves.append(Moved("__setitem__", getattr(value, "nbytes", 0), x[key].nbytes))
+
+    return assign

@@ -1,0 +1,133 @@
+"""The machine code of the kernels, as nvdisasm shows it: what the compiler made of the words that speed depends on."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from harness.compiled import compile_text, compiled, instructions
+
+from fusedmlp import kernel_sources
+
+FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("sigmoid.cu", "sm_75")]
+
+# The functions that a kernel may call, by the beginning of its name; all others call none. A call is the slow path of
+# an accurate division or root, and its registers are the caller's. Float64 has no fast division.
+CALLS = {
+    "adam_float32": "sqrt_rn",  # 28 bytes of memory an element leave it the time
+    "losses_float32": "div_rn_f64",  # J is computed in double
+    "finish": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_",  # one thread, once a step; powers of β are no quick thing
+}
+CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
+
+# Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
+# approximations, too: those are refused where there is nothing that they could be the beginning of.
+PLAIN = ("fused_backward_", "times_derivative_", "sgd_", "momentum_", "nesterov_", "sum_rows_")
+
+APPROXIMATION = re.compile("MUFU")
+TANH_OF_BFLOAT16 = re.compile(r"MUFU\.TANH")  # of its accuracy, that is
+LOCAL_MEMORY = re.compile(r"(LDL|STL)\b")
+WIDE_LOAD, WIDE_STORE = re.compile(r"LDG\.E\S*\.128\b"), re.compile(r"STG\.E\S*\.128\b")
+CALL = re.compile(r"CALL\b.*?(?:__cuda_\w+|\S+$)")
+SLOW_ADDRESS = re.compile(r"(LD|ST)\.")  # which memory it is, is found out at every access
+FLOATING_POINT_ATOMIC = re.compile(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDUX)\b\S*\.F(16|32|64)")
+TENSOR_CORE = re.compile(r"\w*MMA\.\S*")
+TENSOR_CORE_TF32 = re.compile(r"HMMA\.\S*TF32|HGMMA\.\S*TF32")
+
+
+def found(pattern, body):
+    """The instructions that a pattern is the beginning of."""
+    return [line for line in body if pattern.match(line)]
+
+
+def complaints(name, body):
+    """What is wrong with a kernel's instructions."""
+    allowed = [functions for beginning, functions in CALLS.items() if name.startswith(beginning)]
+    if "float64" in name:
+        allowed.append(CALLS_OF_FLOAT64)
+    wide = bool(found(WIDE_LOAD, body)), bool(found(WIDE_STORE, body))
+    plain, tensor_cores = name.startswith(PLAIN), found(TENSOR_CORE, body)
+    wrong = [
+        *(f"local memory: {line}" for line in found(LOCAL_MEMORY, body)),
+        *(f"an address of no known memory: {line}" for line in found(SLOW_ADDRESS, body)),
+        *(f"an atomic whose order decides the bits: {line}" for line in found(FLOATING_POINT_ATOMIC, body)),
+        *(f"an approximation: {line}" for line in found(APPROXIMATION if plain else TANH_OF_BFLOAT16, body)),
+        *(f"a call: {line}" for line in found(CALL, body) if not any(re.search(x, line) for x in allowed)),
+    ]
+    if name.endswith("packed") and wide != (True, True):
+        wrong.append(f"16 bytes at a time in (loads, stores): {wide}")
+    if name.endswith("strided") and wide != (False, False):
+        wrong.append(f"16 bytes at a time in (loads, stores): {wide}, where addresses need not be multiples of 16")
+    if "tf32" in name and not found(TENSOR_CORE_TF32, body):
+        wrong.append("no product in TF32")
+    if "tf32" not in name and tensor_cores:
+        wrong.append(f"a product on tensor cores: {tensor_cores[0]}")
+    return wrong
+
+
+@pytest.mark.parametrize(("file", "architecture"), FILES)
+def test_machine_code(file, architecture):
+    kernels = instructions(compiled(file, architecture).cubin)
+    assert kernels.keys() == compiled(file, architecture).resources.keys()
+    wrong = {name: complaints(name, body) for name, body in kernels.items()}
+    assert not any(wrong.values()), {name: lines[:3] for name, lines in wrong.items() if lines}
+
+
+def test_the_sigmoid_is_short():
+    """A dozen instructions more than the identity a float32 element, of the 76 for which there is time on an H100."""
+    kernels = instructions(compiled("sigmoid.cu", "sm_90").cubin)
+    for layout in ("packed", "strided"):
+        sigmoid = kernels[f"activate_sigmoid_float32_{layout}"]
+        elements = len(found(re.compile("MUFU.EX2"), sigmoid))
+        assert elements == len(found(re.compile("MUFU.RCP"), sigmoid)) > 0
+        assert len(sigmoid) - len(kernels[f"activate_identity_float32_{layout}"]) <= 16 * elements
+
+
+PRODUCT = """
+extern "C" __global__ void NAME(float* d, const unsigned* a) {
+    float c[4] = {0, 0, 0, 0};
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[4]), "r"(a[5]));
+    for (int i = 0; i < 4; ++i) d[4 * threadIdx.x + i] = c[i];
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("k", "d[0] = x[0] / x[1];", "a call: CALL"),
+        ("k_float64", "d[0] = x[0] / x[1];", "a call: CALL"),
+        ("adam_float32", "d[0] = x[0] / x[1];", "a call: CALL"),
+        ("adam_float32", "d[0] = sqrtf(x[0]);", None),
+        ("k", "float a[64]; for (int i = 0; i < 64; ++i) a[int(x[i])] = x[i]; d[0] = a[n];", "local memory: "),
+        ("k", "__shared__ float a[64]; float* p = n ? a : d; p[n & 31] = 1; d[1] = a[n + 1];", "no known memory: "),
+        ("k", "atomicAdd(d, x[0]);", "an atomic whose order decides the bits: "),
+        ("k", "atomicAdd((int*)d, 1);", None),
+        ("k_packed", "d[0] = x[0];", "16 bytes at a time in (loads, stores): (False, False)"),
+        ("k_packed", "*(float4*)d = *(const float4*)x;", None),
+        ("k_strided", "*(float4*)d = *(const float4*)x;", "16 bytes at a time in (loads, stores): (True, True)"),
+        ("sgd_float32", "d[0] = __expf(x[0]);", "an approximation: MUFU.EX2"),
+        ("k", "d[0] = __expf(x[0]);", None),
+        ("k", 'asm("tanh.approx.f32 %0, %1;" : "=f"(d[0]) : "f"(x[0]));', "an approximation: MUFU.TANH"),
+        ("k_tf32", "d[0] = x[0];", "no product in TF32"),
+    ],
+)
+def test_mistakes_are_found(name, text, expected):
+    kernel = f'extern "C" __global__ void {name}(float* d, const float* x, int n) {{ {text} }}'
+    check(name, kernel, expected)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("k_tf32", None), ("k", "a product on tensor cores: HMMA")])
+def test_tensor_cores_are_for_kernels_that_say_so(name, expected):
+    check(name, PRODUCT.replace("NAME", name), expected)
+
+
+def check(name, text, expected):
+    wrong = complaints(name, instructions(compile_text(text, "sm_90").cubin)[name])
+    if expected is None:
+        assert wrong == []
+    else:
+        assert any(expected in line for line in wrong), wrong

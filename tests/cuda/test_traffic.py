@@ -1,0 +1,276 @@
+"""Bytes moved, counted: what the headers of the kernels claim, and whole steps of training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from harness import fake_cupy, traffic
+from harness.emulator import compile_source
+
+from fusedmlp import Gradients, Parameters, kernel_sources
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy import CupyBackend
+from fusedmlp.backends.cupy.mini_batch import MiniBatch
+from fusedmlp.backends.cupy.sums import sum_rows
+from fusedmlp.optimizers import SGD, Adam, OptimizerState
+
+
+@pytest.fixture
+def ledger(cupy, monkeypatch):
+    """What is moved from now on."""
+    return traffic.count(monkeypatch, cupy)
+
+
+def random(shape):
+    return fake_cupy.copied(np.random.default_rng(0).uniform(0.1, 0.9, shape).astype(np.float32))
+
+
+class Step(NamedTuple):
+    """A step of a network n1-n2-1 on m samples: X has n1 m numbers, the hidden activations, H, n2 m.
+
+    `H` and `X` say how often each of them is read or written, `outputs` how many times m numbers the outputs, Y and J
+    take at most.
+    """
+
+    kind: str
+    n1: int
+    n2: int
+    m: int
+    H: int
+    X: int
+    outputs: int
+
+
+# Fused: Z1 written, read, dZ1 written in its place, read for dW1. Composed: Z1 written; read and A1 written in its
+# place; A1 read for Z2, for dW2 and for dZ1, which is written, and read for dW1 and for db1. Narrow: neither.
+STEPS = [
+    Step("fused", 256, 256, 4096, H=4, X=2, outputs=8),
+    Step("composed", 256, 256, 4096, H=9, X=2, outputs=80),
+    Step("fused", 128, 64, 16384, H=0, X=1, outputs=8),  # narrow: X read
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.kind}-{step.n1}-{step.n2}")
+def test_a_step_moves(ledger, step):
+    """Within 10% of the multiples of H and X.
+
+    The rest: W1 is read, dW1 written, read and written once more to be scaled; the outputs, Y and J, which CuPy's own
+    operations go through again and again where no kernel does; the sums of a kernel's blocks.
+    """
+    backend = CupyBackend()
+    architecture = Architecture((step.n1, step.n2, 1))
+    engine = backend.engine(architecture, fused=step.kind != "composed")
+    assert engine.kind == step.kind
+    parameters, gradients = (form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients))
+    X, Y = random((step.m, step.n1)).T, random((1, step.m))
+    ledger.clear()
+    engine.loss_and_gradients(parameters, X, Y, gradients)
+    moved, planned = ledger.of() / 4, (step.H * step.n2 + step.X * step.n1) * step.m
+    assert planned <= moved <= 1.1 * planned, f"{moved:.0f} numbers, planned {planned}\n{ledger.table()}"
+    outputs = moved - planned - 4 * step.n1 * step.n2
+    assert outputs <= step.outputs * step.m, f"{outputs / step.m:.1f} m\n{ledger.table()}"
+
+
+N, M = 64, 4096  # units and samples of the launches below: sums of blocks and biases are a few percent
+
+
+class Claim(NamedTuple):
+    """What the header of a file says of a kernel; the call that launches it, and the numbers of its arrays."""
+
+    file: str
+    kernel: str
+    header: str
+    call: Callable
+    numbers: int
+
+
+def activate(backend):
+    backend.activate(random((N, M)), "sigmoid", random((N, 1)))
+
+
+def fused_backward(n_out):
+    def call(backend):
+        backend.fused_backward(random((N, n_out)), random((n_out, M)), random((N, M)))
+
+    return call
+
+
+def engine_pass(name, n_out, n_in=256, n=N, m=M):
+    """A pass of the fused engine through a network with one hidden layer."""
+
+    def call(backend):
+        architecture = Architecture((n_in, n, n_out))
+        engine = backend.engine(architecture)
+        parameters, gradients = (
+            form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients)
+        )
+        arguments = (random((m, n_in)).T, random((n_out, m)), gradients)
+        getattr(engine, name)(parameters, *arguments[: {"forward": 1, "loss": 2, "loss_and_gradients": 3}[name]])
+
+    return call
+
+
+def narrow_pass(name):
+    """One of a network whose weights and sums of blocks are little beside X."""
+    return engine_pass(name, 1, n_in=128, n=32, m=4 * M)
+
+
+def add_rows(backend):
+    sum_rows(backend.launcher, random((8, 1000)), random(1000))
+
+
+def gather(backend):
+    mini_batch = MiniBatch(backend.launcher, backend.xp, Architecture((N, 3, 1)))
+    mini_batch.begin_epoch(0.1, 0)
+    samples, batch = [random((N, 2 * M)), random((1, 2 * M)), None], [random((M, N)), random((M, 1)), None]
+    mini_batch.gather(None, samples, batch, M)
+
+
+def squares(backend):
+    architecture = Architecture((200, 200), loss="squared_error")
+    mini_batch = MiniBatch(backend.launcher, backend.xp, architecture)
+    mini_batch.begin_epoch(0.1, 0)
+    parameters = Parameters(architecture, random(architecture.n_parameters))
+    mini_batch.finish(parameters, fake_cupy.copied(np.ones(2)), 0.1, 5, 1.0, True, SGD(0.1))
+
+
+def optimize(optimizer):
+    def call(backend):
+        architecture = Architecture((N, N, 1))
+        parameters, gradients = (
+            form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients)
+        )
+        backend.take_step(OptimizerState(optimizer, backend.xp, parameters.flat), parameters, gradients, 0.5, 0.1)
+
+    return call
+
+
+THETA = Architecture((N, N, 1)).n_parameters
+NARROW = "n_in m + 2 n_out m (X and Y read, logits written)"
+NARROW_FORWARD = "narrow_forward n_in m + tiles n_out m (X read, parts written)"
+HIDDEN_LAYER = "2 n m (Z read, dZ written), n_out m of Y and n_out m of logits"
+OPTIMIZER = "sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam 7 n"
+BACKWARD = "2 n_in m elements (A read, out written), n_out m of dZ"
+CLAIMS = [
+    Claim("sigmoid.cu", "activate", "2 n m elements (Z read, A written)", activate, 2 * N * M),
+    *(
+        Claim("fused_backward.cu", f"fused_backward_{n_out}", BACKWARD, fused_backward(n_out), (2 * N + n_out) * M)
+        for n_out in (1, 4, 16)
+    ),
+    Claim(
+        "fused_backward.cu",
+        "times_derivative",
+        "3 n_in m elements (A and out read, out written)",
+        fused_backward(17),
+        3 * N * M,
+    ),
+    *(
+        Claim(
+            "hidden_layer.cu",
+            f"hidden_layer_{n_out}",
+            HIDDEN_LAYER,
+            engine_pass("loss_and_gradients", n_out),
+            (2 * N + 2 * n_out) * M,
+        )
+        for n_out in (1, 4, 16)
+    ),
+    Claim("hidden_layer.cu", "hidden_layer_4", "forward alone (n + n_out) m", engine_pass("loss", 4), (N + 4) * M),
+    Claim("narrow_step.cu", "narrow_step", NARROW, narrow_pass("loss_and_gradients"), (128 + 2) * 4 * M),
+    Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, narrow_pass("loss"), (128 + 1) * 4 * M),
+    Claim("mini_batch.cu", "gather", "gather 2 (n_in + n_out) size", gather, 2 * (N + 1) * M),
+    Claim("mini_batch.cu", "squares", "squares n", squares, 200 * 200),
+    Claim("output_layer.cu", "losses", "losses 2 n_out m (logits and Y read)", engine_pass("loss", 4), 2 * 4 * M),
+    Claim(
+        "output_layer.cu",
+        "outputs",
+        "outputs 3 n_out m (logits read, A_L written in their place and to out)",
+        engine_pass("forward", 4),
+        3 * 4 * M,
+    ),
+    Claim("sum_rows.cu", "sum_rows", "rows n (x read), n (out written)", add_rows, 9 * 1000),
+    Claim("optimizer.cu", "sgd", OPTIMIZER, optimize(SGD(0.1)), 3 * THETA),
+    Claim("optimizer.cu", "momentum", OPTIMIZER, optimize(SGD(0.1, momentum=0.9)), 5 * THETA),
+    Claim("optimizer.cu", "nesterov", OPTIMIZER, optimize(SGD(0.1, momentum=0.9, nesterov=True)), 5 * THETA),
+    Claim("optimizer.cu", "adam", OPTIMIZER, optimize(Adam()), 7 * THETA),
+]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.kernel}-{claim.numbers}")
+def test_a_kernel_moves_what_its_header_says(ledger, claim):
+    header = re.sub(r"\s*\n// *", " ", kernel_sources.source(claim.file).split("typedef")[0])
+    assert claim.header in header
+    claim.call(CupyBackend())
+    moved = ledger.of(f"{claim.kernel}_") / 4
+    assert claim.numbers <= moved <= 1.03 * claim.numbers, (
+        f"{moved / claim.numbers:.3f} of what is claimed\n{ledger.table()}"
+    )
+
+
+def test_every_file_has_its_claims():
+    assert {claim.file for claim in CLAIMS} == set(kernel_sources.names())
+
+
+COUNTED = """
+struct alignas(16) Four { float x[4]; };
+extern "C" __global__ void copy(const float* a, float* out, int n, int step) {
+    for (int i = threadIdx.x * step; i < n; i += blockDim.x * step) out[i] = a[i];
+}
+extern "C" __global__ void in_place(float* a, float* out, int n, int step) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) a[i] += a[0] == 7 ? 1 : step;
+    if (n < 0) out[0] = 1;
+}
+extern "C" __global__ void packs(const Four* a, Four* out, int n, int step) {
+    for (int i = threadIdx.x; i < n / 4; i += blockDim.x * step) out[i] = a[i];
+}
+extern "C" __global__ void through_shared(const float* a, float* out, int n, int) {
+    float* room = reinterpret_cast<float*>(shared_memory);
+    room[threadIdx.x] = a[threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0)
+        for (int i = 0; i < n; ++i) atomicAdd(out, room[i % blockDim.x]);
+}
+extern "C" __global__ void twice(const float* a, float* out, int n, int step) {
+    for (int i = threadIdx.x; i + step < n; i += blockDim.x) out[i] = a[i] + a[i + step];
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "step", "loaded", "stored"),
+    [
+        ("copy", 1, 256, 256),
+        ("copy", 4, 64, 64),
+        ("in_place", 1, 256, 256),
+        ("packs", 1, 256, 256),
+        ("through_shared", 1, 64 + 1, 1),
+        ("twice", 1, 256, 255),
+        ("twice", 128, 256, 128),
+    ],
+)
+def test_the_counter_counts(compiler, kernel, step, loaded, stored):
+    """Every byte once; shared memory and what lies on a stack are no traffic."""
+    function = compile_source(COUNTED, counting=True).get_function(kernel)
+    arguments = (random(256), random(256), np.int32(256), np.int32(step))
+    assert traffic.run_and_count(function, (1,), (64,), arguments, 256) == (kernel, 4 * loaded, 4 * stored)
+
+
+def test_the_ledger_counts_each_operation_once(cupy, ledger):
+    a, b = random((3, 4)), random((4, 5))
+    backend = CupyBackend()
+    backend.matmul(a, b, out=random((3, 5)))
+    a += a * a
+    a[:2] = b[:2, :4]
+    a.sum(axis=1)
+    cupy.exp(a, out=a)
+    assert ledger.moves == [
+        ("matmul", 4 * (12 + 20), 4 * 15),
+        ("__array_ufunc__", 4 * 24, 4 * 12),
+        ("__array_ufunc__", 4 * 24, 4 * 12),
+        ("__setitem__", 4 * 8, 4 * 8),
+        ("_reduce", 4 * 12, 4 * 3),
+        ("exp", 4 * 12, 4 * 12),
+    ]
