@@ -153,8 +153,8 @@ class FakeCublas:
             raise Refused(INVALID_VALUE)
         if not type_a == type_b == type_c or compute not in _COMPUTE_TYPES.get(type_a, {}):
             raise Refused(NOT_SUPPORTED)
-        assert handle.workspace is not None, "cuBLAS would work in memory of its own"
-        self._memory_at(*handle.workspace)
+        workspace = handle.workspace
+        assert workspace is not None, "cuBLAS would work in memory of its own"
         stream = self._current_stream()
         assert handle.stream == stream.ptr, "the product goes to another stream than CuPy's"
         assert handle.device == self._current_device(), "the handle is of another device"
@@ -166,6 +166,7 @@ class FakeCublas:
         )
 
         def work():
+            self._memory_at(*workspace)
             A, B, C = (
                 self._matrix(x, dtype, *shape, ld)
                 for x, shape, ld in ((a, stored_a, lda), (b, stored_b, ldb), (c, (m, n), ldc))
