@@ -23,5 +23,6 @@ def backend(request):
 @pytest.fixture(autouse=True)
 def _no_outside_choice(monkeypatch):
     """Tests choose their backend themselves."""
-    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    for variable in (backends.ENVIRONMENT_VARIABLE, backends.PRECISION_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(backends, "_process_choices", [])

@@ -12,7 +12,7 @@ import numpy as np
 from fusedmlp import reference
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends import get_backend
+from fusedmlp.backends import get_backend, resolve_precision
 from fusedmlp.backends.base import Backend
 from fusedmlp.callbacks import Callback
 from fusedmlp.checkpoint import ModelFile, load_model, save_model
@@ -60,11 +60,17 @@ class Network:
         As in `fusedmlp.get_backend`; None: what `use_backend` or FUSEDMLP_BACKEND say, else "numba-cpu".
     random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
         Where the initial weights and the shuffling come from.
+    precision : {"strict", "tf32"}, optional
+        "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa: several times as
+        fast on a GPU that has them. It is a permission: other backends, and float64 networks, compute as ever. None:
+        the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes
     ----------
     architecture : Architecture
     backend : Backend
+    precision : str
+        What is allowed; ``backend.precision`` is what float32 products run at.
     parameters : Parameters
         ``parameters.flat`` is the vector that `weights` and `biases` are views of; an array of the backend.
 
@@ -93,15 +99,24 @@ class Network:
         dtype: str = "float32",
         backend: str | Backend | None = None,
         random_state: RandomState = None,
+        precision: str | None = None,
     ) -> None:
         architecture = Architecture(layer_sizes, hidden_activation, loss, bias, dtype)
         generator = as_generator(random_state)
-        self._set_up(architecture, get_backend(backend), generator, glorot_uniform(architecture, generator))
+        self._set_up(architecture, backend, precision, generator, glorot_uniform(architecture, generator))
 
-    def _set_up(self, architecture: Architecture, backend: Backend, generator: Any, flat: np.ndarray) -> None:
+    def _set_up(
+        self,
+        architecture: Architecture,
+        backend: str | Backend | None,
+        precision: str | None,
+        generator: Any,
+        flat: np.ndarray,
+    ) -> None:
         self.architecture = architecture
-        self.backend = backend
-        self.parameters = Parameters(architecture, backend.asarray(flat))
+        self.precision = resolve_precision(precision)
+        self.backend = get_backend(backend).at_precision(self.precision)
+        self.parameters = Parameters(architecture, self.backend.asarray(flat))
         self._generator = generator
         self._engines = threading.local()
 
@@ -126,19 +141,20 @@ class Network:
         a = self.architecture
         return (
             f"Network({list(a.layer_sizes)}, hidden_activation={a.hidden_activation!r}, loss={a.loss!r}, "
-            f"bias={a.bias}, dtype={a.dtype!r}, backend={self.backend.name!r})"
+            f"bias={a.bias}, dtype={a.dtype!r}, backend={self.backend.name!r}, precision={self.precision!r})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,
             "backend": self.backend.name,
+            "precision": self.precision,
             "generator": self._generator,
             "flat": self.backend.to_numpy(self.parameters.flat).copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(state["architecture"], get_backend(state["backend"]), state["generator"], state["flat"])
+        self._set_up(*(state[name] for name in ("architecture", "backend", "precision", "generator", "flat")))
 
     # The mathematics -------------------------------------------------------------------------------------------------
 
@@ -313,25 +329,30 @@ class Network:
         save_model(path, ModelFile(self._numpy_parameters()))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], backend: str | Backend | None = None) -> Network:
-        """Read a network from a file that `save` or the command line wrote.
+    def load(
+        cls, path: str | os.PathLike[str], backend: str | Backend | None = None, precision: str | None = None
+    ) -> Network:
+        """Read a network from a file that `save` or the command line wrote; backend and precision are not in it.
 
         Raises
         ------
         ModelFileError
             The file is missing, truncated, or not a model file. It is a ValueError.
         """
-        return cls.from_parameters(load_model(path).parameters, backend=backend)
+        return cls.from_parameters(load_model(path).parameters, backend=backend, precision=precision)
 
     @classmethod
     def from_parameters(
-        cls, parameters: Parameters, backend: str | Backend | None = None, random_state: RandomState = None
+        cls,
+        parameters: Parameters,
+        backend: str | Backend | None = None,
+        random_state: RandomState = None,
+        precision: str | None = None,
     ) -> Network:
         """A network that starts from a copy of given parameters (numpy arrays) instead of drawn ones."""
         network = cls.__new__(cls)
-        network._set_up(
-            parameters.architecture, get_backend(backend), as_generator(random_state), parameters.flat.copy()
-        )
+        generator = as_generator(random_state)
+        network._set_up(parameters.architecture, backend, precision, generator, parameters.flat.copy())
         return network
 
     def _numpy_parameters(self) -> Parameters:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from harness import emulator, fake_cupy
 
@@ -24,7 +22,7 @@ def compiler():
 def cupy(compiler, monkeypatch):
     """A fake CuPy in place of the real one; `cupy.launches` names the kernels that were launched."""
     fake = fake_cupy.make()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
+    fake_cupy.install(monkeypatch, fake)
     monkeypatch.setattr(backends, "_instances", {})
     return fake
 

@@ -29,6 +29,6 @@ def backend(compiler):
     """In place of the suite's own fixture."""
     cupy = fake_cupy.make()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        fake_cupy.install(patch, cupy)
         yield CupyBackend()
     assert cupy.launches, "no test of the suite ran a kernel"

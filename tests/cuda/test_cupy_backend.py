@@ -20,7 +20,7 @@ from fusedmlp.losses import LOSSES
 
 
 def reason_with(monkeypatch, module):
-    monkeypatch.setitem(sys.modules, "cupy", module)
+    fake_cupy.install(monkeypatch, module)
     reason = CupyBackend.unavailable_reason()
     assert reason is None or "\n" not in reason
     assert reason is None or len(reason) < 400
@@ -51,13 +51,10 @@ class TestUnavailable:
         assert "cudaErrorNoDevice" in reason_with(monkeypatch, fake_cupy.make(devices=0))
 
     def test_libraries_missing(self, monkeypatch):
-        def matmul(*args, **kwargs):
-            raise ImportError('Failure finding "libcublas.so.13": No such file\n  listdir("..."):\n    other.so')
-
         cupy = fake_cupy.make()
-        cupy.matmul = matmul
+        del cupy.cublas
         reason = reason_with(monkeypatch, cupy)
-        assert "a product by cuBLAS failed (ImportError: Failure finding" in reason
+        assert "a product by cuBLAS failed (RuntimeError: cuBLAS for CUDA 13 (libcublas.so.13) cannot be" in reason
         assert 'pip install "fusedmlp[cuda13]"' in reason
 
     def test_kernel_does_not_compile(self, monkeypatch):
@@ -82,7 +79,7 @@ class TestUnavailable:
         cupy.RawModule = raw_module
         assert "the sigmoid of" in reason_with(monkeypatch, cupy)
         cupy = fake_cupy.make()
-        cupy.matmul = lambda a, b, out=None: fake_cupy.copied(1.1 * (a.host @ b.host))
+        cupy.cublas.multiply = lambda a, b: np.float32(1.1) * (a @ b)
         assert "a sum of products" in reason_with(monkeypatch, cupy)
 
     @pytest.mark.parametrize("error", [ImportError("libcupy.so: undefined symbol"), OSError("no such device")])
@@ -98,9 +95,9 @@ class TestUnavailable:
         assert str(error) in reason
 
     def test_success_is_remembered_and_failure_is_not(self, cupy):
-        works, cupy.matmul = cupy.matmul, None
+        works, cupy.cublas = cupy.cublas, None
         assert "failed" in CupyBackend.unavailable_reason()
-        cupy.matmul = works
+        cupy.cublas = works
         assert CupyBackend.unavailable_reason() is None
         n_launches = len(cupy.launches)
         assert CupyBackend.unavailable_reason() is None
@@ -141,6 +138,8 @@ def test_description(emulated):
     described = emulated.describe()
     assert described["device"] == "GPU 0, CPU in place of a GPU, compute capability 9.0"
     assert described["memory"] == "7.0 GB of 8.0 GB free"
+    assert described["BLAS"] == "cuBLAS 13.2.0"
+    assert described["precision"] == "strict"
     assert described["versions"] == "cupy 14.2.0, CUDA runtime 13.2"
     for file, digest in kernel_sources.hashes().items():
         assert f"{file} {digest[:8]}" in described["kernels"]

@@ -70,6 +70,76 @@ def test_primitives(gpu, activation, dtype, layout):
         check(gpu.matmul(arrays[0].T, arrays[2], out=out), expected, dtype, n, scale)
 
 
+def with_gaps(cupy, x, layout):
+    """x on the GPU with gaps between its lines, which BLAS reads and writes in place."""
+    n, m = x.shape
+    if layout == "rows":
+        view = cupy.full((n, m + 5), np.nan, x.dtype)[:, 2 : m + 2]
+    elif layout == "columns":
+        view = cupy.full((n + 5, m), np.nan, x.dtype, order="F")[2 : n + 2]
+    else:
+        return arrange(cupy, x, layout)
+    view[...] = cupy.asarray(x)
+    return view
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_every_layout(gpu, dtype):
+    rng, cupy = np.random.default_rng(0), gpu.xp
+    layouts = ("C", "F", "rows", "columns", "strided", "unaligned")
+    for n, k, m in ((1, 1, 1), (1, 64, 7), (64, 1, 7), (64, 7, 1), (5, 33, 129), (300, 1000, 70)):
+        a, b = rng.normal(size=(n, k)).astype(dtype), rng.normal(size=(k, m)).astype(dtype)
+        expected, scale = a.astype(float) @ b.astype(float), np.abs(a).astype(float) @ np.abs(b).astype(float)
+        for of_a, of_b, of_out in itertools.product(layouts, repeat=3):
+            out = with_gaps(cupy, np.full((n, m), np.nan, dtype), of_out)
+            given = with_gaps(cupy, a, of_a), with_gaps(cupy, b, of_b)
+            assert gpu.matmul(*given, out=out) is out
+            check(out, expected, dtype, k, scale)
+            if of_out == "rows":
+                assert bool(cupy.isnan(out.base[:, :2]).all()), "it wrote into the gaps"
+            if {of_a, of_b, of_out} <= {"C", "rows", "columns"}:
+                again = with_gaps(cupy, np.full((n, m), np.nan, dtype), of_out)
+                assert bool((gpu.matmul(*given, out=again) == out).all()), "other bits"
+
+
+@pytest.mark.parametrize("precision", ["strict", "tf32"])
+def test_a_product_in_a_cuda_graph(gpu, precision):
+    backend, cupy = gpu.at_precision(precision), gpu.xp
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((200, 100), (100, 300)))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        left, right = cupy.asarray(a), cupy.asarray(b)
+        out = with_gaps(cupy, np.full((200, 300), np.nan, np.float32), "rows")
+        backend.matmul(left, right, out=out)
+        stream.begin_capture()
+        backend.matmul(left, right, out=out)
+        graph = stream.end_capture()
+        for factor in (1, 2):
+            out.fill(np.nan)
+            left[...] = cupy.asarray(factor * a)
+            expected = backend.matmul(left, right)
+            graph.launch()
+            stream.synchronize()
+            np.testing.assert_allclose(out.get(), expected.get(), rtol=0, atol=1e-5 * float(abs(expected).max()))
+
+
+def test_tf32_products(gpu):
+    if int(gpu.xp.cuda.Device().compute_capability) < 80:
+        pytest.skip("no TF32 before compute capability 8.0")
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(512, 512)).astype(np.float32) for _ in range(2))
+    exact, scale = a.astype(float) @ b.astype(float), np.abs(a).astype(float) @ np.abs(b).astype(float)
+    strict, fast = (
+        gpu.to_numpy(gpu.at_precision(precision).matmul(gpu.asarray(a), gpu.asarray(b)))
+        for precision in ("strict", "tf32")
+    )
+    check(gpu.asarray(strict), exact, "float32", 512, scale)
+    error = np.abs(fast - exact) / scale
+    assert error.max() <= 2.0**-10
+    assert error.max() > 16 * (np.abs(strict - exact) / scale).max(), "strict, not TF32"
+
+
 def test_compiled_kernels_neither_spill_nor_crowd(gpu):
     """What the driver says of the loaded kernels."""
     if COMPILER is None:

@@ -50,7 +50,7 @@ class Step(NamedTuple):
 STEPS = [
     Step("fused", 256, 256, 4096, H=4, X=2, outputs=8),
     Step("composed", 256, 256, 4096, H=9, X=2, outputs=80),
-    Step("fused", 128, 64, 16384, H=0, X=1, outputs=8),  # narrow: X read
+    Step("fused", 128, 64, 16384, H=0, X=1, outputs=9),  # narrow: X read
 ]
 
 

@@ -1,6 +1,7 @@
-"""Which backend runs: argument > ``use_backend`` > FUSEDMLP_BACKEND > default.
+"""Which backend runs: argument > ``use_backend`` > FUSEDMLP_BACKEND > default; and at which precision.
 
-This module is the only reader of FUSEDMLP_BACKEND. It reads it when a backend is resolved, never at import.
+This module is the only reader of FUSEDMLP_BACKEND and FUSEDMLP_PRECISION. It reads them when a backend is resolved,
+never at import.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import weakref
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fusedmlp.checks import check_choice
 from fusedmlp.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from fusedmlp.backends.base import Backend
 
 ENVIRONMENT_VARIABLE = "FUSEDMLP_BACKEND"
+PRECISION_VARIABLE = "FUSEDMLP_PRECISION"
+PRECISIONS = ("strict", "tf32")
+"""Of float32 products; the first is the default."""
+
 DEFAULT = "numba-cpu"
 AUTO_ORDER = ("cupy", "numba-cpu", "numpy")
 
@@ -136,6 +142,25 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if len(reasons) == 1:
         raise BackendUnavailableError(*reasons.popitem())
     raise BackendUnavailableError(spec, "; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+
+
+def resolve_precision(precision: str | None = None) -> str:
+    """The precision of products to allow.
+
+    Parameters
+    ----------
+    precision : {"strict", "tf32"}, optional
+        None: the environment variable FUSEDMLP_PRECISION; where that is empty or not set, "strict".
+
+    Raises
+    ------
+    ValueError
+        It is none of these; the message says whether the argument or the variable.
+    """
+    if precision is not None:
+        return check_choice("precision", precision, PRECISIONS)
+    setting = os.environ.get(PRECISION_VARIABLE, "").strip() or PRECISIONS[0]
+    return check_choice(PRECISION_VARIABLE, setting, PRECISIONS)
 
 
 class _Selection:

@@ -37,9 +37,12 @@ class Backend(ABC):
         The array module: numpy, or one with the same functions.
     workspace_bytes : int
         What a composed engine may hold of activations at a time.
+    precision : {"strict", "tf32"}
+        Of float32 products; "tf32" allows those of tensor cores, with 10 bits of mantissa, where there are any.
     """
 
     name: ClassVar[str]
+    precision: str = "strict"
     workspace_bytes: ClassVar[int] = 64 * 2**20
 
     @property
@@ -51,6 +54,10 @@ class Backend(ABC):
     def unavailable_reason(cls) -> str | None:
         """Why this machine cannot run the backend, with the pip command that mends it; None where it can."""
         return None
+
+    def at_precision(self, precision: str) -> Backend:
+        """This backend with products at `precision`: itself where the hardware has no other than "strict"."""
+        return self
 
     def describe(self) -> dict[str, str]:
         """Device, threads, libraries and versions, for ``fusedmlp info``."""

@@ -7,7 +7,7 @@ import platform
 import click
 
 from fusedmlp import __version__, kernel_sources
-from fusedmlp.backends import REGISTRY, get_backend, specification, unavailable_reason
+from fusedmlp.backends import REGISTRY, get_backend, resolve_precision, specification, unavailable_reason
 from fusedmlp.backends.libraries import library_versions
 from fusedmlp.checkpoint import load_model
 from fusedmlp.data.targets import ClassEncoder
@@ -58,7 +58,7 @@ def info(model: str | None) -> None:
 def _describe_backend(name: str) -> list[ValueError]:
     """Show a backend, or what is wrong with its settings; that is returned."""
     try:
-        described = get_backend(name).describe()
+        described = get_backend(name).at_precision(resolve_precision()).describe()
     except ValueError as error:
         click.echo(f"    {'settings:':<10} {error}")
         return [error]

@@ -8,10 +8,16 @@ every kernel, and holds NaN until it is written to.
 from __future__ import annotations
 
 import ctypes
+import sys
+import threading
 import types
+import weakref
+from typing import ClassVar
 
 import numpy as np
 from harness.emulator import compile_source
+from harness.fake_cublas import FakeCublas
+from harness.fake_streams import Device, DeviceOfThread, Stream, StreamsOfThread
 
 CANARY_BYTES = 64
 ALIGNMENT = 512  # as CuPy's memory pool allocates
@@ -20,11 +26,29 @@ ALIGNMENT = 512  # as CuPy's memory pool allocates
 class Allocation:
     """Memory of a fake GPU: a piece between two canaries. Every byte is 0xFF, NaN in any floating-point type."""
 
+    made = 0
+    _lock = threading.Lock()
+    _alive: ClassVar = weakref.WeakSet()
+
     def __init__(self, n_bytes, shift=0):
         self._bytes = np.full(n_bytes + 2 * CANARY_BYTES + 2 * ALIGNMENT, 0xFF, np.uint8)
         start = -(self._bytes.ctypes.data + CANARY_BYTES) % ALIGNMENT + CANARY_BYTES + shift
         self.piece = self._bytes[start : start + n_bytes]
         self._canaries = self._bytes[start - CANARY_BYTES : start], self._bytes[start + n_bytes :]
+        self._address = self._bytes.ctypes.data + start
+        with Allocation._lock:
+            Allocation.made += 1
+            Allocation._alive.add(self)
+
+    @staticmethod
+    def holding(address, n_bytes):
+        """The allocation that these bytes lie in."""
+        with Allocation._lock:
+            alive = list(Allocation._alive)
+        for memory in alive:
+            if memory._address <= address and address + n_bytes <= memory._address + memory.piece.size:
+                return memory
+        raise AssertionError(f"{n_bytes} bytes at {address:#x} lie in no allocation")
 
     def check(self, what):
         """Nothing outside the piece was written to."""
@@ -195,13 +219,17 @@ def _index(key):
 class RawKernel:
     """A kernel that runs on the CPU and then looks at the canaries of its arrays."""
 
-    def __init__(self, kernel, launches):
+    def __init__(self, kernel, launches, current_stream):
         self._kernel = kernel
         self._launches = launches
+        self._current_stream = current_stream
         self.max_dynamic_shared_size_bytes = 0
 
     def __call__(self, grid, block, args, shared_mem=0):
         assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes), f"{shared_mem} bytes of shared memory"
+        self._current_stream().submit(lambda: self._run(grid, block, args, shared_mem))
+
+    def _run(self, grid, block, args, shared_mem):
         self._launches.append(self._kernel.name)
         self._kernel(grid, block, args, shared_mem)
         for x in args:
@@ -213,13 +241,16 @@ class RawModule:
     """cupy.RawModule."""
 
     launches: list  # of this module object's kernels, by name; shared with the fake CuPy it belongs to
+    current_stream: staticmethod
 
     def __init__(self, code=None, *, options=()):
         self._code = code
         self.options = options
 
     def get_function(self, name):
-        return RawKernel(compile_source(self._code, self.options).get_function(name), self.launches)
+        return RawKernel(
+            compile_source(self._code, self.options).get_function(name), self.launches, self.current_stream
+        )
 
 
 def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
@@ -239,17 +270,6 @@ def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
 
 def _asnumpy(x, stream=None, order="C", out=None, *, blocking=True):
     return np.array(x.host, order=order, copy=True) if isinstance(x, ndarray) else np.asarray(x)
-
-
-def _matmul(a, b, out=None):
-    assert isinstance(a, ndarray), type(a)
-    assert isinstance(b, ndarray), type(b)
-    result = a.host @ b.host
-    if out is None:
-        return copied(np.ascontiguousarray(result))
-    assert out.size == result.size  # CuPy looks no closer, and computes into what it was given
-    (out.host if out.shape == result.shape else out.host.reshape(result.shape))[...] = result
-    return out
 
 
 def _ufunc(function):
@@ -273,15 +293,6 @@ _UFUNCS = (
 )
 
 
-class _Stream:
-    """cupy.cuda.Stream; counts how often it was waited for."""
-
-    synchronized = 0
-
-    def synchronize(self):
-        self.synchronized += 1
-
-
 class CUDARuntimeError(RuntimeError):
     """cupy.cuda.runtime.CUDARuntimeError."""
 
@@ -295,10 +306,24 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
     cupy.__version__ = "14.2.0"
     cupy.launches = []
     cupy.ndarray = ndarray
-    cupy.RawModule = type("RawModule", (RawModule,), {"launches": cupy.launches})
+    streams = type("Stream", (Stream,), {})
+    streams.null = streams(null=True)
+    streams.current = StreamsOfThread(streams.null)
+    current = type("Device", (Device,), {"current": DeviceOfThread()})
+
+    def get_current_stream():
+        return streams.current.stack[-1]
+
+    def empty(shape, dtype=float, order="C"):
+        assert not get_current_stream().is_capturing(), "an allocation in a capture"
+        return allocate(shape, dtype, order, device_id=current.current.number)
+
+    cupy.cublas = FakeCublas(get_current_stream, lambda: current.current.number, Allocation.holding)
+    raw_module = {"launches": cupy.launches, "current_stream": staticmethod(get_current_stream)}
+    cupy.RawModule = type("RawModule", (RawModule,), raw_module)
     cupy.float32, cupy.float64 = np.float32, np.float64
-    cupy.asarray, cupy.asnumpy, cupy.matmul = _asarray, _asnumpy, _matmul
-    cupy.empty = lambda shape, dtype=float, order="C": allocate(shape, dtype, order)
+    cupy.asarray, cupy.asnumpy = _asarray, _asnumpy
+    cupy.empty = empty
     cupy.empty_like = lambda x: allocate(x.shape, x.dtype)
     cupy.zeros_like = lambda x: wrapped(np.zeros_like(x.host))
     cupy.ones_like = lambda x: wrapped(np.ones_like(x.host))
@@ -313,9 +338,10 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
         return devices
 
-    stream = _Stream()
     cupy.cuda = types.SimpleNamespace(
-        get_current_stream=lambda: stream,
+        Device=current,
+        Stream=streams,
+        get_current_stream=get_current_stream,
         is_available=lambda: devices > 0,
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
@@ -324,7 +350,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
             deviceGetAttribute=lambda attribute, device: {16: multiprocessors, 75: 9, 97: 227 * 1024}[attribute],
             driverGetVersion=lambda: driver,
-            getDevice=lambda: 0,
+            getDevice=lambda: current.current.number,
             getDeviceCount=get_device_count,
             getDeviceProperties=lambda device: {"name": b"CPU in place of a GPU", "major": 9, "minor": 0},
             memGetInfo=lambda: (7 * 10**9, 8 * 10**9),
@@ -332,3 +358,12 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         ),
     )
     return cupy
+
+
+def install(patch, cupy):
+    """Put a fake CuPy, and its cuBLAS, in the place of the real ones; `patch` is pytest's MonkeyPatch."""
+    patch.setitem(sys.modules, "cupy", cupy)
+    cublas = "fusedmlp.backends.cupy.cublas"
+    patch.setattr(f"{cublas}._found_path", lambda: "libcublas.so")
+    # Of whichever fake is installed when the library is opened.
+    patch.setattr(f"{cublas}.open_library", lambda path: sys.modules["cupy"].cublas)

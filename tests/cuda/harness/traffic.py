@@ -98,13 +98,14 @@ def count(monkeypatch, cupy):
     ledger = Ledger()
 
     class Kernel(fake_cupy.RawKernel):
-        def __call__(self, grid, block, args, shared_mem=0):
+        def _run(self, grid, block, args, shared_mem):
             with ledger.operation() as moves:
                 moves.append(run_and_count(self._kernel, grid, block, args, shared_mem))
 
     class Module(cupy.RawModule):
         def get_function(self, name):
-            return Kernel(compile_source(self._code, self.options, counting=True).get_function(name), self.launches)
+            kernel = compile_source(self._code, self.options, counting=True).get_function(name)
+            return Kernel(kernel, self.launches, self.current_stream)
 
     monkeypatch.setattr(cupy, "RawModule", Module)
     array = fake_cupy.ndarray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 from fusedmlp import kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.architecture import Architecture
+from fusedmlp.backends import PRECISIONS
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.cupy import narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
-from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, lies_in_columns
+from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
+from fusedmlp.backends.cupy.products import LARGEST, Products
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
 from fusedmlp.optimizers import OptimizerState
@@ -25,8 +28,6 @@ from fusedmlp.parameters import Gradients, Parameters
 
 _WIDTHS = (1, 4, 16)
 """The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""
-
-_LARGEST_AXIS = 2**31 - 1  # CuPy hands the sizes of a product to cuBLAS as 32-bit integers, without a look
 
 
 class CupyBackend(Backend):
@@ -37,7 +38,6 @@ class CupyBackend(Backend):
     """
 
     name = "cupy"
-    precision = "strict"
     # Large enough that launches cost nothing beside the work, small enough for a GPU of 4 GB. Not taken from the memory
     # that happens to be free: sums over chunks depend on their size, and the same seed has to give the same bits.
     workspace_bytes = 2**30
@@ -53,6 +53,25 @@ class CupyBackend(Backend):
     def launcher(self) -> Launcher:
         """Compiles and launches the kernels."""
         return Launcher(self.xp)
+
+    @cached_property
+    def products(self) -> Products:
+        """Products by cuBLAS."""
+        return Products(self.xp)
+
+    def at_precision(self, precision: str) -> CupyBackend:
+        """This backend with products at `precision`; kernels and cuBLAS's handles are shared."""
+        return self._at_precision[check_choice("precision", precision, PRECISIONS)]
+
+    @cached_property
+    def _at_precision(self) -> dict[str, CupyBackend]:
+        siblings = {}
+        _ = self.launcher, self.products, self.optimizer_step  # made before they are shared
+        for precision in PRECISIONS:
+            siblings[precision] = self if precision == self.precision else copy.copy(self)
+            siblings[precision].precision = precision
+            siblings[precision].__dict__["_at_precision"] = siblings
+        return siblings
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -71,7 +90,8 @@ class CupyBackend(Backend):
             "device": f"GPU {device}, {name}, compute capability {properties['major']}.{properties['minor']}",
             "memory": f"{gigabytes(free)} of {gigabytes(total)} free",
             "driver": f"for CUDA {version_text(runtime.driverGetVersion())}",
-            "BLAS": "cuBLAS",
+            "BLAS": f"cuBLAS {self.products.version()}",
+            "precision": self.precision,
             "versions": f"cupy {self.xp.__version__}, CUDA runtime {version_text(runtime.runtimeGetVersion())}",
             "kernels": ", ".join(f"{file} {digest[:8]}" for file, digest in kernel_sources.hashes().items()),
         }
@@ -98,26 +118,23 @@ class CupyBackend(Backend):
     # Primitives ------------------------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The product of a (n, k) and b (k, m), shape (n, m), by cuBLAS.
+        """The product of a (n, k) and b (k, m), shape (n, m), by cuBLAS (`Products.gemm`), at the backend's precision.
 
-        Either memory order is handed over as it is. CuPy copies an input that has gaps, and computes into a copy where
-        `out` has gaps or overlaps an input.
+        Either memory order, and lines with gaps between them, are read and written where they are.
         """
         cupy = self.xp
         check_matrix(cupy, "a", a)
         check_matrix(cupy, "b", b, dtype=a.dtype)
         if a.shape[1] != b.shape[0]:
             raise ValueError(f"matmul: expected a (n, k) and b (k, m); got a {a.shape} and b {b.shape}")
-        if max(*a.shape, *b.shape) > _LARGEST_AXIS:
+        if max(*a.shape, *b.shape) > LARGEST:
             raise ValueError(f"matmul: expected axes of at most 2³¹ - 1 elements; got a {a.shape} and b {b.shape}")
+        shape = a.shape[0], b.shape[1]
         if out is None:
-            return cupy.matmul(a, b)
-        # cupy.matmul itself would take any out with the right number of elements.
-        check_matrix(cupy, "out", out, (a.shape[0], b.shape[1]), a.dtype, written=True)
-        if lies_in_columns(out):
-            cupy.matmul(b.T, a.T, out=out.T)
+            out = self.empty(shape, a.dtype)
         else:
-            cupy.matmul(a, b, out=out)
+            check_matrix(cupy, "out", out, shape, a.dtype, written=True)
+        self.products.gemm(a, b, out, self.precision)
         return out
 
     def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:

@@ -76,7 +76,7 @@ def _work_reason(cupy: Any, backend: Backend) -> str | None:
     if not np.allclose(activated, expected, rtol=1e-5, atol=1e-30):
         return f"the GPU computes wrong numbers: the sigmoid of {z[0].tolist()} came out as {activated[0].tolist()}"
     expected_total = float((expected.T @ expected + 1).sum())
-    if not np.isclose(total, expected_total, rtol=1e-3):  # products may be in TF32, where the user chose that
+    if not np.isclose(total, expected_total, rtol=1e-3):  # NVIDIA_TF32_OVERRIDE may have products in TF32
         return f"the GPU computes wrong numbers: a sum of products of {expected_total} came out as {total}"
     return None
 

@@ -1,0 +1,137 @@
+"""cuBLAS through ctypes: the library that CuPy uses, the functions that products need, statuses as exceptions.
+
+CuPy's own cuBLAS calls are refused while a CUDA graph is captured, and take no matrix with gaps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_void_p
+from typing import Any
+
+OP_N, OP_T = 0, 1
+R_32F, R_64F = 0, 1
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+_GEMM_DEFAULT = -1
+_VERSION_PARTS = (0, 1, 2)  # major, minor, patch
+
+_PROTOTYPES: dict[str, list[Any]] = {
+    "cublasGetProperty": [c_int, POINTER(c_int)],
+    "cublasCreate_v2": [POINTER(c_void_p)],
+    "cublasDestroy_v2": [c_void_p],
+    "cublasSetStream_v2": [c_void_p, c_void_p],
+    "cublasSetWorkspace_v2": [c_void_p, c_void_p, c_size_t],
+    "cublasGemmEx": [
+        *(c_void_p, c_int, c_int, c_int, c_int, c_int),  # handle, op(A), op(B), m, n, k
+        *(c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_int),  # alpha, A with type and ld, B with type and ld
+        *(c_void_p, c_void_p, c_int, c_int, c_int, c_int),  # beta, C with type and ld, compute type, algorithm
+    ],
+}
+
+
+class CublasError(RuntimeError):
+    """cuBLAS refused a call, or failed in it."""
+
+
+class Cublas:
+    """The functions of cuBLAS that products need; handles, streams and pointers are plain numbers.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+
+    Raises
+    ------
+    CublasError
+        From every method: the call failed; the message has cuBLAS's name of the status.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._status_name = _prototyped(library, "cublasGetStatusName", [c_int], c_char_p)
+        self._functions = {name: _prototyped(library, name, types, c_int) for name, types in _PROTOTYPES.items()}
+        self._gemm_ex = self._functions["cublasGemmEx"]
+
+    def version(self) -> tuple[int, ...]:
+        """(major, minor, patch); the major is that of the CUDA it belongs to."""
+        number, parts = c_int(), []
+        for part in _VERSION_PARTS:
+            self._call("cublasGetProperty", part, ctypes.byref(number))
+            parts.append(number.value)
+        return tuple(parts)
+
+    def create(self) -> int:
+        """A new handle on the current device."""
+        handle = c_void_p()
+        self._call("cublasCreate_v2", ctypes.byref(handle))
+        assert handle.value is not None
+        return handle.value
+
+    def destroy(self, handle: int) -> None:
+        """Release a handle, whose device is the current one."""
+        self._call("cublasDestroy_v2", handle)
+
+    def set_stream(self, handle: int, stream: int) -> None:
+        """Work goes to `stream` from now on. The workspace of the handle is taken away."""
+        self._call("cublasSetStream_v2", handle, stream)
+
+    def set_workspace(self, handle: int, pointer: int, n_bytes: int) -> None:
+        """Scratch memory on the device, for the stream that is set."""
+        self._call("cublasSetWorkspace_v2", handle, pointer, n_bytes)
+
+    def gemm_ex(self, *arguments: int) -> None:
+        """C = alpha op(A) op(B) + beta C, column-major; the arguments of cublasGemmEx without the algorithm."""
+        status = self._gemm_ex(*arguments, _GEMM_DEFAULT)
+        if status:
+            self._fail("cublasGemmEx", status)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = self._functions[name](*arguments)
+        if status:
+            self._fail(name, status)
+
+    def _fail(self, name: str, status: int) -> None:
+        raise CublasError(f"{name} failed: {self._status_name(status).decode()} ({status})")
+
+
+def load(cupy: Any) -> Cublas:
+    """cuBLAS of the CUDA that CuPy was built for.
+
+    Raises
+    ------
+    RuntimeError
+        There is none; the message says what was tried.
+    """
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    plain = f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}"
+    # CuPy itself goes by the first way. The second finds what is in the process already, or in the system's folders.
+    ways: dict[str, Callable[[], str]] = {"cuda-pathfinder": lambda: _found_path() or plain, plain: lambda: plain}
+    failures = []
+    for way, path in ways.items():
+        try:
+            cublas = Cublas(open_library(path()))
+            found = cublas.version()[0]
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:  # the last: not found, or CublasError
+            failures.append(f"{way}: {str(error).partition(chr(10))[0]}")
+            continue
+        if found == major:
+            return cublas
+        failures.append(f"{way}: a library for CUDA {found}")
+    raise RuntimeError(f"cuBLAS for CUDA {major} ({plain}) cannot be loaded; {'; '.join(failures)}")
+
+
+open_library: Callable[[str], Any] = ctypes.CDLL
+
+
+def _found_path() -> str | None:
+    """Where CuPy finds the library; None where it is in the process already, from a place that is not known."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return load_nvidia_dynamic_lib("cublas").abs_path
+
+
+def _prototyped(library: Any, name: str, argument_types: list[Any], result_type: Any) -> Any:
+    function = getattr(library, name)
+    function.argtypes, function.restype = argument_types, result_type
+    return function

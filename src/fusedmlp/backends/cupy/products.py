@@ -1,0 +1,253 @@
+"""Products of matrices by cuBLAS, through handles of our own.
+
+Against ``cupy.matmul``: they can be captured in a CUDA graph; matrices with gaps between their lines are read and
+written where they are; nothing is allocated by a call; and the precision is an argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import weakref
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from fusedmlp.activations import Array
+from fusedmlp.backends.cupy import cublas
+from fusedmlp.backends.cupy.cublas import Cublas, CublasError
+
+LARGEST = 2**31 - 1
+"""Of an axis, and of a leading dimension: cuBLAS takes 32-bit numbers."""
+
+_MIB = 2**20
+_HOPPER = 9  # the major compute capability from which on NVIDIA recommends a workspace of 32 MiB; before, 4
+
+
+class _Type(NamedTuple):
+    """What cuBLAS has to be told of a dtype: `one` and `zero` are alpha and beta, in main memory."""
+
+    data: int
+    compute: dict[str, int]
+    one: Any
+    zero: Any
+
+
+_TYPES = {
+    "f": _Type(
+        cublas.R_32F,
+        {"strict": cublas.COMPUTE_32F, "tf32": cublas.COMPUTE_32F_FAST_TF32},
+        ctypes.c_float(1),
+        ctypes.c_float(0),
+    ),
+    "d": _Type(
+        cublas.R_64F,
+        {"strict": cublas.COMPUTE_64F, "tf32": cublas.COMPUTE_64F},
+        ctypes.c_double(1),
+        ctypes.c_double(0),
+    ),
+}
+
+
+class Stored(NamedTuple):
+    """A matrix as BLAS reads it: columns without gaps, `leading` elements from one to the next.
+
+    Attributes
+    ----------
+    pointer : int
+    leading : int
+    transposed : bool
+        Whether those columns are the matrix's rows.
+    """
+
+    pointer: int
+    leading: int
+    transposed: bool
+
+
+def stored(x: Array) -> Stored | None:
+    """How BLAS can read a matrix (n, m) where it lies; None where it cannot.
+
+    It can where the elements of every column, or of every row, follow one another without gaps, and the lines do not
+    overlap. The stride of an axis of length 1 says nothing.
+    """
+    (rows, columns), (down, across), item = x.shape, x.strides, x.itemsize
+    if (rows == 1 or down == item) and (columns == 1 or across >= rows * item):
+        leading, transposed = rows if columns == 1 else across // item, False
+    elif (columns == 1 or across == item) and (rows == 1 or down >= columns * item):
+        leading, transposed = columns if rows == 1 else down // item, True
+    else:
+        return None
+    return Stored(x.data.ptr, leading, transposed) if leading <= LARGEST else None
+
+
+class Products:
+    """Products on the current device and the current stream of CuPy, in any thread.
+
+    Every thread has a handle of its own on every device it computes on, and memory for cuBLAS to work in for every
+    stream: 32 MiB on compute capability 9.0 and later, 4 MiB before. So the same product gives the same bits, and
+    streams do not disturb each other. A thread's handles go with the thread, a stream's memory with the stream.
+
+    Parameters
+    ----------
+    cupy : module
+
+    Notes
+    -----
+    In a capture (``stream.begin_capture()``) nothing can be set up: the thread's first product in the stream has to
+    come before it. The graph uses the memory of that thread and stream: it may run as long as they live, and not
+    beside other products of theirs.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._threads = threading.local()
+
+    def gemm(self, a: Array, b: Array, out: Array, precision: str = "strict") -> None:
+        """out = a b, on the current stream.
+
+        Matrices that `stored` finds no way to read (gaps along both axes, negative or zero strides) are copied first;
+        such an `out` is computed aside and copied.
+
+        Parameters
+        ----------
+        a, b, out : arrays of shapes (n, k), (k, m), (n, m)
+            As `check_matrix` wants them: one dtype, float32 or float64, on the current device. No axis is longer than
+            `LARGEST`; `out` overlaps neither a nor b.
+        precision : {"strict", "tf32"}
+            "tf32": of float32 operands 10 bits of the mantissa are used, by tensor cores; sums are in float32.
+
+        Raises
+        ------
+        CublasError
+            The product failed; the message has the status and the shapes.
+        RuntimeError
+            There is no cuBLAS; or something would have to be allocated while a graph is captured.
+        """
+        if out.size == 0:
+            return
+        if a.shape[1] == 0:
+            out.fill(0)
+            return
+        a, left = self._readable("a", a)
+        b, right = self._readable("b", b)
+        target = stored(out)
+        if target is None:
+            self._refuse_copy("out", out)
+            aside = self._cupy.empty(out.shape, out.dtype)
+            self.gemm(a, b, aside, precision)
+            out[...] = aside
+            return
+        handle = self._current_handle()
+        try:
+            self._cublas.gemm_ex(
+                handle, *_problem(left, right, target, a.shape, b.shape[1], _TYPES[a.dtype.char], precision)
+            )
+        except CublasError as error:
+            raise CublasError(f"{a.dtype} product of a {a.shape} and b {b.shape}: {error}") from None
+
+    def version(self) -> str:
+        """Of cuBLAS, as "13.2.0"."""
+        return ".".join(map(str, self._cublas.version()))
+
+    @cached_property
+    def _cublas(self) -> Cublas:
+        return cublas.load(self._cupy)
+
+    def _current_handle(self) -> int:
+        """The handle of this thread on the current device, set to the current stream."""
+        try:
+            handles = self._threads.handles
+        except AttributeError:
+            handles = self._threads.handles = {}
+        device = self._cupy.cuda.runtime.getDevice()
+        if device not in handles:
+            handles[device] = _Handle(self._cupy, self._cublas, device)
+        return handles[device].in_stream(self._cupy.cuda.get_current_stream())
+
+    def _readable(self, name: str, x: Array) -> tuple[Array, Stored]:
+        """(x or a copy of it, how BLAS reads that)."""
+        found = stored(x)
+        if found is None:
+            self._refuse_copy(name, x)
+            x = x.copy(order="C")
+            found = stored(x)
+            assert found is not None
+        return x, found
+
+    def _refuse_copy(self, name: str, x: Array) -> None:
+        """In a capture: a copy's memory is free again before the graph runs."""
+        if self._cupy.cuda.get_current_stream().is_capturing():
+            raise RuntimeError(
+                f"{name}: strides of {x.strides} bytes need a copy, which cannot be captured in a CUDA graph"
+            )
+
+
+class _Handle:
+    """A cuBLAS handle of one thread on one device, with memory to work in for every stream.
+
+    Two streams with the same memory would write over each other's intermediate results.
+    """
+
+    def __init__(self, cupy: Any, library: Cublas, device: int) -> None:
+        self._cupy, self._cublas = cupy, library
+        _refuse_capture(cupy.cuda.get_current_stream())
+        runtime = cupy.cuda.runtime
+        major = runtime.deviceGetAttribute(runtime.cudaDevAttrComputeCapabilityMajor, device)
+        self._workspace_bytes = (32 if major >= _HOPPER else 4) * _MIB
+        self._workspaces: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
+        self._stream: Any = None
+        self._workspace: Array | None = None
+        self._handle = library.create()
+        weakref.finalize(self, _destroy, cupy, library, device, self._handle, os.getpid())
+
+    def in_stream(self, stream: Any) -> int:
+        """The handle, set to a stream; only a change of the stream calls cuBLAS."""
+        if stream is self._stream:
+            return self._handle
+        workspace = self._workspaces.get(stream)
+        if workspace is None:
+            _refuse_capture(stream)
+            workspace = self._workspaces[stream] = self._cupy.empty((self._workspace_bytes,), "uint8")
+        self._stream = None
+        self._cublas.set_stream(self._handle, stream.ptr)  # takes the workspace away, so it comes second
+        self._cublas.set_workspace(self._handle, workspace.data.ptr, self._workspace_bytes)
+        # Held here too: streams with one pointer are equal, and the one that the memory is kept for may go first.
+        self._stream, self._workspace = stream, workspace
+        return self._handle
+
+
+def _problem(
+    left: Stored, right: Stored, out: Stored, sizes: tuple[int, int], columns: int, of: _Type, precision: str
+) -> tuple[int, ...]:
+    """The arguments of cublasGemmEx behind the handle, for `sizes` (n, k) of a and `columns` m of b.
+
+    Where BLAS reads the rows of `out` as its columns, the problem is the transposed one: outᵀ = bᵀ aᵀ.
+    """
+    rows, inner = sizes
+    if out.transposed:
+        left, right, rows, columns = right, left, columns, rows
+    operations = [cublas.OP_N if x.transposed == out.transposed else cublas.OP_T for x in (left, right)]
+    alpha, beta = ctypes.addressof(of.one), ctypes.addressof(of.zero)
+    return (
+        *(*operations, rows, columns, inner),
+        *(alpha, left.pointer, of.data, left.leading, right.pointer, of.data, right.leading),
+        *(beta, out.pointer, of.data, out.leading, of.compute[precision]),
+    )
+
+
+def _refuse_capture(stream: Any) -> None:
+    """In a capture: a new handle and its memory would have to be allocated."""
+    if stream.is_capturing():
+        raise RuntimeError(
+            "a thread's first product in a stream cannot be captured in a CUDA graph: compute one before begin_capture"
+        )
+
+
+def _destroy(cupy: Any, library: Cublas, device: int, handle: int, process: int) -> None:
+    if os.getpid() != process:  # a fork: the handle is not this process's
+        return
+    # Nobody is left to whom a device in a state of error could be told.
+    with contextlib.suppress(RuntimeError), cupy.cuda.Device(device):
+        library.destroy(handle)

@@ -1,0 +1,83 @@
+"""What a network allows of float32 products: argument > FUSEDMLP_PRECISION > strict. A permission, on any backend."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from fusedmlp import Network
+from fusedmlp.backends import PRECISION_VARIABLE, resolve_precision
+from fusedmlp.backends.numpy_backend import NumpyBackend
+
+X = np.random.default_rng(0).normal(size=(3, 20))
+Y = (np.arange(20) % 2)[None]
+
+
+class TensorCores(NumpyBackend):
+    """A backend of two precisions; it says which it is asked for, and computes alike."""
+
+    def __init__(self, precision="strict"):
+        self.precision = precision
+
+    def at_precision(self, precision):
+        return self if precision == self.precision else TensorCores(precision)
+
+
+def test_order_of_precedence(monkeypatch):
+    assert resolve_precision() == "strict"
+    for empty in ("", "  "):
+        monkeypatch.setenv(PRECISION_VARIABLE, empty)
+        assert resolve_precision() == "strict"
+    monkeypatch.setenv(PRECISION_VARIABLE, " tf32 ")
+    assert resolve_precision() == "tf32"
+    assert resolve_precision("strict") == "strict"
+    monkeypatch.setenv(PRECISION_VARIABLE, "strict")
+    assert resolve_precision("tf32") == "tf32"
+
+
+@pytest.mark.parametrize("wrong", ["", "TF32", "half", 32, ["tf32"], True])
+def test_wrong_values_are_named(wrong):
+    with pytest.raises(ValueError, match="precision: expected one of strict, tf32; got "):
+        Network([3, 1], backend="numpy", precision=wrong)
+
+
+def test_a_wrong_setting_is_named(monkeypatch):
+    monkeypatch.setenv(PRECISION_VARIABLE, "fast")
+    with pytest.raises(ValueError, match="FUSEDMLP_PRECISION: expected one of strict, tf32; got 'fast'"):
+        Network([3, 1], backend="numpy")
+    Network([3, 1], backend="numpy", precision="strict")
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba-cpu"])
+def test_without_tensor_cores_nothing_changes(name):
+    strict, fast = (Network([3, 5, 1], backend=name, random_state=0, precision=p) for p in ("strict", "tf32"))
+    assert fast.backend is strict.backend
+    assert (fast.precision, fast.backend.precision) == ("tf32", "strict")
+    assert fast.fit(X, Y, epochs=2).loss == strict.fit(X, Y, epochs=2).loss
+    assert np.array_equal(fast.parameters.flat, strict.parameters.flat)
+
+
+def test_the_backend_is_told(monkeypatch):
+    backend = TensorCores()
+    assert Network([3, 1], backend=backend).backend is backend
+    fast = Network([3, 1], backend=backend, precision="tf32")
+    assert fast.backend.precision == fast.engine.backend.precision == "tf32"
+    monkeypatch.setenv(PRECISION_VARIABLE, "tf32")
+    assert Network([3, 1], backend=backend).backend.precision == "tf32"
+    assert Network([3, 1], backend=backend, precision="strict").backend is backend
+
+
+def test_networks_made_of_others(monkeypatch, tmp_path):
+    """Copies keep it; a file does not hold it, so that who loads it says."""
+    net = Network([3, 5, 1], backend="numpy", random_state=0, precision="tf32")
+    monkeypatch.setenv(PRECISION_VARIABLE, "strict")
+    for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), eval(repr(net), {"Network": Network})):
+        assert same.precision == "tf32"
+    net.save(tmp_path / "model.safetensors")
+    assert Network.load(tmp_path / "model.safetensors", backend="numpy").precision == "strict"
+    assert Network.load(tmp_path / "model.safetensors", backend="numpy", precision="tf32").precision == "tf32"
+    assert Network.from_parameters(net.parameters, backend="numpy").precision == "strict"
+    assert Network.from_parameters(net.parameters, backend="numpy", precision="tf32").precision == "tf32"
