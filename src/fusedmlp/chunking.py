@@ -46,6 +46,7 @@ class Chunking:
         """A reused (n, columns) array: a piece of one flat allocation that grows to the largest chunk seen."""
         size = shape[0] * shape[1]
         if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers.pop(name, None)  # before the new one is made: there may not be room for both
             self._buffers[name] = self.backend.empty((size,), self.architecture.dtype)
         return self._buffers[name][:size].reshape(shape)
 

@@ -203,7 +203,7 @@ class ComposedEngine(Chunking, Engine):
         alpha: float = 0.0,
     ) -> float:
         m = X.shape[1] if order is None else len(order)
-        epoch = _Epoch([X, Y, sample_weight], order, m, batch_size)
+        epoch = _Epoch([X, Y, sample_weight], None, m, batch_size)
         on_host = isinstance(X, HostMatrix)
         if order is not None and on_host:
             order = self.backend.to_numpy(order)

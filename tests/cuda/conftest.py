@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from harness import emulator, fake_cupy
+from harness import emulator, fake_cupy, fake_streams
 
 from fusedmlp import backends
 from fusedmlp.backends.cupy import CupyBackend
@@ -26,7 +26,10 @@ def cupy(compiler, monkeypatch):
     fake = fake_cupy.make()
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(backends, "_instances", {})
-    return fake
+    yield fake
+    fake_cupy.POOL.set_limit(0)
+    fake_cupy.POOL.refuse = None
+    assert fake_streams.violations == []
 
 
 @pytest.fixture

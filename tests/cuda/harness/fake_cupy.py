@@ -2,7 +2,8 @@
 
 It has what the project uses of CuPy, and refuses what CuPy refuses: numpy arrays among CuPy arrays, implicit conversion
 to numpy, kernel arguments that are not sized. Every allocation lies between canaries (NaN), which are looked at after
-every kernel, and holds NaN until it is written to.
+every kernel, and holds NaN until it is written to. It comes from a pool with a limit, and every use of it is one by the
+current stream: `fake_streams` says where streams are out of order.
 """
 
 from __future__ import annotations
@@ -11,20 +12,84 @@ import ctypes
 import types
 
 import numpy as np
+from harness import fake_streams
 from harness.emulator import compile_source
 
 CANARY_BYTES = 64
 ALIGNMENT = 512  # as CuPy's memory pool allocates
 
 
+class OutOfMemoryError(MemoryError):
+    """cupy.cuda.memory.OutOfMemoryError."""
+
+
+class MemoryPool:
+    """cupy.cuda.MemoryPool: counts bytes, and refuses what goes beyond its limit.
+
+    Attributes
+    ----------
+    sizes : list of int
+        The bytes of every allocation so far.
+    refuse : callable, optional
+        Whether to refuse the next allocation, whatever the limit; given the bytes.
+    """
+
+    def __init__(self):
+        self.sizes, self.refuse = [], None
+        self._used = self._free = self._limit = 0
+
+    def allocate(self, n_bytes):
+        used = self._used + n_bytes
+        if (self._limit and used > self._limit) or (self.refuse is not None and self.refuse(n_bytes)):
+            raise OutOfMemoryError(
+                f"Out of memory allocating {n_bytes:,} bytes (allocated so far: {self._used:,} bytes)."
+            )
+        self.sizes.append(n_bytes)
+        self._used, self._free = used, max(0, self._free - n_bytes)
+
+    def give_back(self, n_bytes):
+        self._used -= n_bytes
+        self._free += n_bytes
+
+    def set_limit(self, size):
+        self._limit = size
+
+    def get_limit(self):
+        return self._limit
+
+    def used_bytes(self):
+        return self._used
+
+    def free_bytes(self):
+        return self._free
+
+    def free_all_blocks(self, stream=None):
+        self._free = 0
+
+
+POOL = MemoryPool()
+
+
 class Allocation:
     """Memory of a fake GPU: a piece between two canaries. Every byte is 0xFF, NaN in any floating-point type."""
 
+    n_bytes = 0
+
     def __init__(self, n_bytes, shift=0):
+        taken = -(-n_bytes // ALIGNMENT) * ALIGNMENT
+        POOL.allocate(taken)
+        self.n_bytes = taken
+        self.users = fake_streams.Users()
+        self.users.touch(fake_streams.current())
         self._bytes = np.full(n_bytes + 2 * CANARY_BYTES + 2 * ALIGNMENT, 0xFF, np.uint8)
         start = -(self._bytes.ctypes.data + CANARY_BYTES) % ALIGNMENT + CANARY_BYTES + shift
         self.piece = self._bytes[start : start + n_bytes]
         self._canaries = self._bytes[start - CANARY_BYTES : start], self._bytes[start + n_bytes :]
+
+    def __del__(self):
+        if self.n_bytes:
+            POOL.give_back(self.n_bytes)
+            self.users.leave()
 
     def check(self, what):
         """Nothing outside the piece was written to."""
@@ -34,9 +99,14 @@ class Allocation:
 class Pointer:
     """cupy.cuda.MemoryPointer."""
 
-    def __init__(self, ptr, device_id):
+    def __init__(self, ptr, device_id, memory):
         self.ptr = ptr
         self.device_id = device_id
+        self._memory = memory
+
+    def copy_from_host_async(self, mem, size, stream):
+        memory = self._memory
+        fake_streams.copy_from_host_async(memory.users, self.ptr, mem, size, stream, keep=memory.piece)
 
 
 def allocate(shape, dtype, order="C", shift=0, device_id=0):
@@ -76,20 +146,26 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
     __hash__ = None
 
     def __init__(self, x, memory, device_id=0):
-        self.host = x
+        self._raw = x
         self.memory = memory
         self.device_id = device_id
 
-    shape = property(lambda self: self.host.shape)
-    dtype = property(lambda self: self.host.dtype)
-    ndim = property(lambda self: self.host.ndim)
-    size = property(lambda self: self.host.size)
-    itemsize = property(lambda self: self.host.itemsize)
-    nbytes = property(lambda self: self.host.nbytes)
-    strides = property(lambda self: self.host.strides)
-    flags = property(lambda self: self.host.flags)
-    data = property(lambda self: Pointer(self.host.ctypes.data, self.device_id))
-    T = property(lambda self: self._view(self.host.T))
+    @property
+    def host(self):
+        """The numbers, for an operation of the current stream."""
+        self.memory.users.touch(fake_streams.current())
+        return self._raw
+
+    shape = property(lambda self: self._raw.shape)
+    dtype = property(lambda self: self._raw.dtype)
+    ndim = property(lambda self: self._raw.ndim)
+    size = property(lambda self: self._raw.size)
+    itemsize = property(lambda self: self._raw.itemsize)
+    nbytes = property(lambda self: self._raw.nbytes)
+    strides = property(lambda self: self._raw.strides)
+    flags = property(lambda self: self._raw.flags)
+    data = property(lambda self: Pointer(self._raw.ctypes.data, self.device_id, self.memory))
+    T = property(lambda self: self._view(self._raw.T))
 
     def _view(self, x):
         return ndarray(x, self.memory, self.device_id)
@@ -99,7 +175,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.host.ctypes.data, False),
+            "data": (self._raw.ctypes.data, False),
             "strides": self.strides,
             "version": 3,
         }
@@ -120,14 +196,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         raise TypeError(f"numpy.{func.__name__} is not for arrays on a GPU")
 
     def __getitem__(self, key):
-        x = self.host[_index(key)]
-        return self._view(x) if isinstance(x, np.ndarray) and np.shares_memory(x, self.host) else wrapped(x)
+        x = self._raw[_index(key)]
+        if isinstance(x, np.ndarray) and np.shares_memory(x, self._raw):
+            return self._view(x)
+        return wrapped(self.host[_index(key)])
 
     def __setitem__(self, key, value):
         self.host[_index(key)] = host(value)
 
     def __len__(self):
-        return len(self.host)
+        return len(self._raw)
 
     def __iter__(self):
         raise AssertionError("iterating over an array on a GPU takes a transfer per element")
@@ -157,8 +235,19 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return self if self.dtype == dtype and not copy else copied(self.host.astype(dtype), order)
 
     def reshape(self, *shape):
-        x = self.host.reshape(*shape)
-        return self._view(x) if np.shares_memory(x, self.host) else copied(x)
+        x = self._raw.reshape(*shape)
+        return self._view(x) if np.shares_memory(x, self._raw) else copied(self.host.reshape(*shape))
+
+    def take(self, indices, axis=None, out=None):
+        result = np.take(self.host, host(indices), axis)
+        if out is None:
+            return copied(np.ascontiguousarray(result))
+        if out.dtype != self.dtype:
+            raise TypeError("Output dtype mismatch")
+        if out.shape != result.shape:
+            raise ValueError("Output shape mismatch")
+        out.host[...] = result
+        return out
 
     def _reduce(self, name, axis=None, out=None, keepdims=False, **kwargs):
         result = getattr(self.host, name)(axis=axis, keepdims=keepdims, **kwargs)
@@ -201,6 +290,9 @@ class RawKernel:
 
     def __call__(self, grid, block, args, shared_mem=0):
         self._launches.append(self._kernel.name)
+        for x in args:
+            if isinstance(x, ndarray):
+                x.memory.users.touch(fake_streams.current())
         self._kernel(grid, block, args, shared_mem)
         for x in args:
             if isinstance(x, ndarray):
@@ -271,15 +363,6 @@ _UFUNCS = (
 )
 
 
-class _Stream:
-    """cupy.cuda.Stream; counts how often it was waited for."""
-
-    synchronized = 0
-
-    def synchronize(self):
-        self.synchronized += 1
-
-
 class CUDARuntimeError(RuntimeError):
     """cupy.cuda.runtime.CUDARuntimeError."""
 
@@ -311,10 +394,14 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
         return devices
 
-    stream = _Stream()
+    cupy.get_default_memory_pool = lambda: POOL
     cupy.cuda = types.SimpleNamespace(
-        get_current_stream=lambda: stream,
+        Event=fake_streams.Event,
+        Stream=fake_streams.Stream,
+        alloc_pinned_memory=fake_streams.alloc_pinned_memory,
+        get_current_stream=fake_streams.current,
         is_available=lambda: devices > 0,
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,
@@ -325,6 +412,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             getDeviceProperties=lambda device: {"name": b"CPU in place of a GPU", "major": 9, "minor": 0},
             memGetInfo=lambda: (7 * 10**9, 8 * 10**9),
             runtimeGetVersion=lambda: runtime,
+            setDevice=lambda device: None,
         ),
     )
     return cupy
