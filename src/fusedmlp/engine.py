@@ -163,16 +163,15 @@ class ComposedEngine(Chunking, Engine):
     ) -> float:
         m = X.shape[1]
 
-        def sum_losses() -> Array | float:
+        def all_chunks() -> float:
             J: Array | float = 0.0
             with self._parts([X, Y, sample_weight], self._chunks(m)) as parts:
                 for _, (X_part, Y_part, weight) in parts:
                     J = J + self._sum_losses(parameters, X_part, Y_part, weight)
-            return J
+            return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
 
         with self.backend.computing():
-            J = self._with_room(sum_losses, m)
-        return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
+            return self._with_room(all_chunks, m)
 
     def loss_and_gradients(
         self,
@@ -184,12 +183,15 @@ class ComposedEngine(Chunking, Engine):
         alpha: float = 0.0,
     ) -> float:
         m = X.shape[1]
-        factor = self._scale(m, sample_weight)
-        with self.backend.computing():
-            J = self._with_room(lambda: self._gradient_pass(parameters, X, Y, gradients, sample_weight), m)
-            J = J * factor + self._l2_loss(parameters, alpha, m)
+
+        def all_chunks() -> float:
+            J = self._gradient_pass(parameters, X, Y, gradients, sample_weight)
+            factor = self._scale(m, sample_weight)
             gradients.scale(parameters, factor, alpha / m)
-            return float(J)
+            return float(J * factor + self._l2_loss(parameters, alpha, m))
+
+        with self.backend.computing():
+            return self._with_room(all_chunks, m)
 
     def train_epoch(
         self,
@@ -369,12 +371,12 @@ class ComposedEngine(Chunking, Engine):
         total = m if sample_weight is None else float(sample_weight.sum(dtype=np.float64))
         return 1.0 / total if total else 0.0  # a batch whose weights are all 0 adds nothing
 
-    @staticmethod
-    def _l2_loss(parameters: Parameters, alpha: float, m: int) -> Array | float:
+    def _l2_loss(self, parameters: Parameters, alpha: float, m: int) -> Array | float:
         """½·alpha·Σ‖W‖² / m, still on the device."""
         if not alpha:
             return 0.0
-        return 0.5 * alpha / m * sum((W * W).sum(dtype=np.float64) for W in parameters.weights)
+        squares = (self.backend.xp.multiply(W, W, out=self._buffer("W²", W.shape)) for W in parameters.weights)
+        return 0.5 * alpha / m * sum(square.sum(dtype=np.float64) for square in squares)
 
     def _partial_sums(self) -> Gradients:
         """Where the chunks after the first put their sums."""

@@ -220,10 +220,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return bool(self.get())
 
     def get(self):
-        return self.host.copy(order="A")
+        x = self.host.copy(order="A")
+        fake_streams.read()
+        return x
 
     def item(self):
-        return self.host.item()
+        return self.get().item()
 
     def fill(self, value):
         self.host.fill(value)
@@ -324,11 +326,13 @@ def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
         view = ndarray(np.ndarray(given["shape"], given["typestr"], buffer, strides=given["strides"]), memory)
         return _asarray(view, dtype)
     assert blocking, "an asynchronous copy: the caller may change his array before it is done"
-    return copied(np.asarray(x, dtype=dtype), order or "K")
+    new = copied(np.asarray(x, dtype=dtype), order or "K")
+    fake_streams.read()
+    return new
 
 
 def _asnumpy(x, stream=None, order="C", out=None, *, blocking=True):
-    return np.array(x.host, order=order, copy=True) if isinstance(x, ndarray) else np.asarray(x)
+    return np.array(x.get(), order=order) if isinstance(x, ndarray) else np.asarray(x)
 
 
 def _matmul(a, b, out=None):

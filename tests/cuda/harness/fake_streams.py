@@ -3,9 +3,9 @@
 Kernels run at once. Copies of a stream made with ``non_blocking=True`` are put off: they run when something waits for
 them, and not before. So who forgets to wait computes with NaN, or with numbers of another time.
 
-Besides, each stream has a vector clock: for every stream, the number of its operations that are known to be done before
-whatever comes next here. Events and synchronising carry clocks from one to another. Memory remembers who touched it, and
-who touches it next without coming after that in order is in a race, although here nothing ran at the same time.
+Besides, each stream has a vector clock: for every stream, the number of its operations that are known to be done
+before whatever comes next here. Events and synchronising carry clocks from one to another. Memory remembers who touched
+it, and who touches it next without coming after that in order is in a race, although nothing ran at the same time.
 """
 
 from __future__ import annotations
@@ -101,6 +101,12 @@ null = Stream()
 def current():
     """cupy.cuda.get_current_stream."""
     return (getattr(_thread, "current", None) or [null])[-1]
+
+
+def read():
+    """The host reads memory of the GPU, and waits for the current stream to get there."""
+    with _lock:
+        _join(_host_clock(), current().clock)
 
 
 class Event:
