@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from harness import fake_cupy
-from harness.fake_cupy import ALIGNMENT, POOL, OutOfMemoryError
+from harness.fake_memory import ALIGNMENT, POOL, OutOfMemoryError
 
 from fusedmlp import Gradients, Network
 from fusedmlp.optimizers import Adam, OptimizerState

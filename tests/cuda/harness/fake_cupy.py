@@ -3,7 +3,7 @@
 It has what the project uses of CuPy, and refuses what CuPy refuses: numpy arrays among CuPy arrays, implicit conversion
 to numpy, kernel arguments that are not sized. Every allocation lies between canaries (NaN), which are looked at after
 every kernel, and holds NaN until it is written to. It comes from a pool with a limit, and every use of it is one by the
-current stream: `fake_streams` says where streams are out of order.
+current stream: `fake_memory` and `fake_streams` say what is out of order.
 """
 
 from __future__ import annotations
@@ -14,86 +14,7 @@ import types
 import numpy as np
 from harness import fake_streams
 from harness.emulator import compile_source
-
-CANARY_BYTES = 64
-ALIGNMENT = 512  # as CuPy's memory pool allocates
-
-
-class OutOfMemoryError(MemoryError):
-    """cupy.cuda.memory.OutOfMemoryError."""
-
-
-class MemoryPool:
-    """cupy.cuda.MemoryPool: counts bytes, and refuses what goes beyond its limit.
-
-    Attributes
-    ----------
-    sizes : list of int
-        The bytes of every allocation so far.
-    refuse : callable, optional
-        Whether to refuse the next allocation, whatever the limit; given the bytes.
-    """
-
-    def __init__(self):
-        self.sizes, self.refuse = [], None
-        self._used = self._free = self._limit = 0
-
-    def allocate(self, n_bytes):
-        used = self._used + n_bytes
-        if (self._limit and used > self._limit) or (self.refuse is not None and self.refuse(n_bytes)):
-            raise OutOfMemoryError(
-                f"Out of memory allocating {n_bytes:,} bytes (allocated so far: {self._used:,} bytes)."
-            )
-        self.sizes.append(n_bytes)
-        self._used, self._free = used, max(0, self._free - n_bytes)
-
-    def give_back(self, n_bytes):
-        self._used -= n_bytes
-        self._free += n_bytes
-
-    def set_limit(self, size):
-        self._limit = size
-
-    def get_limit(self):
-        return self._limit
-
-    def used_bytes(self):
-        return self._used
-
-    def free_bytes(self):
-        return self._free
-
-    def free_all_blocks(self, stream=None):
-        self._free = 0
-
-
-POOL = MemoryPool()
-
-
-class Allocation:
-    """Memory of a fake GPU: a piece between two canaries. Every byte is 0xFF, NaN in any floating-point type."""
-
-    n_bytes = 0
-
-    def __init__(self, n_bytes, shift=0):
-        taken = -(-n_bytes // ALIGNMENT) * ALIGNMENT
-        POOL.allocate(taken)
-        self.n_bytes = taken
-        self.users = fake_streams.Users()
-        self.users.touch(fake_streams.current())
-        self._bytes = np.full(n_bytes + 2 * CANARY_BYTES + 2 * ALIGNMENT, 0xFF, np.uint8)
-        start = -(self._bytes.ctypes.data + CANARY_BYTES) % ALIGNMENT + CANARY_BYTES + shift
-        self.piece = self._bytes[start : start + n_bytes]
-        self._canaries = self._bytes[start - CANARY_BYTES : start], self._bytes[start + n_bytes :]
-
-    def __del__(self):
-        if self.n_bytes:
-            POOL.give_back(self.n_bytes)
-            self.users.leave()
-
-    def check(self, what):
-        """Nothing outside the piece was written to."""
-        assert all((canary == 0xFF).all() for canary in self._canaries), f"{what} wrote out of bounds"
+from harness.fake_memory import POOL, Allocation, OutOfMemoryError
 
 
 class Pointer:
