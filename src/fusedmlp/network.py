@@ -18,6 +18,7 @@ from fusedmlp.callbacks import Callback
 from fusedmlp.checkpoint import ModelFile, load_model, save_model
 from fusedmlp.checks import check_number
 from fusedmlp.engine import Engine
+from fusedmlp.feeding import HostMatrix
 from fusedmlp.history import History
 from fusedmlp.optimizers import Optimizer, as_optimizer
 from fusedmlp.parameters import Gradients, Parameters, glorot_uniform
@@ -235,7 +236,7 @@ class Network:
         """
         if rows:
             X, Y = _transposed(X), _transposed(Y)
-        samples = self._check_samples(X, Y, sample_weight)
+        samples = self._check_samples(X, Y, sample_weight).on_device(self.backend)
         quantities = reference.trace(self.backend, self.parameters, samples.X, samples.Y, samples.sample_weight)
         quantities = {name: value if name == "J" else self._like(X, value) for name, value in quantities.items()}
         return reference.in_rows(quantities) if rows else quantities
@@ -367,11 +368,10 @@ class Network:
 
     def _check_samples(self, X: Any, Y: Any, sample_weight: Any = None, prefix: str = "") -> Samples:
         X = self._check_X(X, f"{prefix}X")
-        m = X.shape[1]
-        Y = check_Y(Y, m, self.architecture, self.backend, f"{prefix}Y")
-        return Samples(
-            X, Y, check_sample_weight(sample_weight, m, self.architecture, self.backend, f"{prefix}sample_weight")
-        )
+        about = X.shape[1], self.architecture, self.backend
+        on_host = isinstance(X, HostMatrix)
+        Y = check_Y(Y, *about, f"{prefix}Y", on_host)
+        return Samples(X, Y, check_sample_weight(sample_weight, *about, f"{prefix}sample_weight", on_host))
 
     def _check_validation(self, data: tuple[Any, ...]) -> Samples:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):

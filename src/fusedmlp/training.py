@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusedmlp.activations import Array
+from fusedmlp.backends.base import Backend
 from fusedmlp.callbacks import Callback, as_callback
 from fusedmlp.checks import check_count, check_flag, check_number
 from fusedmlp.engine import Engine
 from fusedmlp.errors import TrainingDivergedError
+from fusedmlp.feeding import HostMatrix
 from fusedmlp.history import History
 from fusedmlp.optimizers import Optimizer, OptimizerState
 from fusedmlp.parameters import Parameters
@@ -25,7 +27,7 @@ _log = logging.getLogger("fusedmlp")
 
 @dataclass(frozen=True)
 class Samples:
-    """Validated samples on a backend.
+    """Validated samples on a backend, or, each as a `HostMatrix`, in main memory for it.
 
     Attributes
     ----------
@@ -44,9 +46,19 @@ class Samples:
         return self.X.shape[1]
 
     def take(self, columns: np.ndarray) -> Samples:
-        """A copy of some of the samples, each contiguous."""
+        """Some of the samples: a copy, each contiguous, or, in main memory, the same numbers in another order."""
+        if isinstance(self.X, HostMatrix):
+            weight = None if self.sample_weight is None else self.sample_weight.take(columns)
+            return Samples(self.X.take(columns), self.Y.take(columns), weight)
         weight = None if self.sample_weight is None else self.sample_weight[:, columns]
         return Samples(self.X.T[columns].T, self.Y.T[columns].T, weight)
+
+    def on_device(self, backend: Backend) -> Samples:
+        """These samples on the backend, all of them, whether it says that they fit or not."""
+        if not isinstance(self.X, HostMatrix):
+            return self
+        weight = None if self.sample_weight is None else backend.asarray(self.sample_weight.columns())
+        return Samples(backend.asarray(self.X.columns()), backend.asarray(self.Y.columns()), weight)
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,7 @@ class Training:
         self.optimizer_state.learning_rate = rate
         order = None
         if self.plan.shuffle and self.plan.batch_size < train.m:
-            order = self.engine.backend.asarray(self._generator.permutation(train.m))
+            order = self._generator.permutation(train.m)
         loss = self.engine.train_epoch(
             self.parameters,
             self.optimizer_state,

@@ -1,10 +1,12 @@
 """Checks of whole arrays: X, Y and sample_weight become arrays of a backend, or a ValueError says what is wrong.
 
-The axes in the messages are the core's: a column is a sample.
+The axes in the messages are the core's: a column is a sample. Where a backend has no room for X and all that goes with
+it, they stay in main memory, each as a `HostMatrix`, and are checked there, some columns at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,15 @@ import numpy as np
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
+from fusedmlp.feeding import HostMatrix, all_finite
 from fusedmlp.losses import LOSSES
 
 
 def check_X(X: Any, architecture: Architecture, backend: Backend, name: str = "X") -> Array:
-    """X as an array of the backend, shape (n1, m), finite, of the architecture's dtype; copied only if it must be."""
+    """X as an array of the backend, shape (n1, m), finite, of the architecture's dtype; copied only if it must be.
+
+    A numpy array that does not fit onto the backend's device, with Y and weights, becomes a `HostMatrix`, not copied.
+    """
     X = _as_array(X, backend, name)
     n1 = architecture.n_inputs
     if X.ndim != 2:
@@ -29,11 +35,17 @@ def check_X(X: Any, architecture: Architecture, backend: Backend, name: str = "X
         raise ValueError(f"{name}: expected shape (n1={n1}, m) with a column per sample; got {X.shape}{hint}")
     if X.shape[1] == 0:
         raise ValueError(f"{name}: expected at least one sample; got shape {X.shape} (the second axis is samples)")
-    return _finite(X, architecture, backend, name)
+    n_bytes = X.shape[1] * (n1 + architecture.n_outputs + 1) * architecture.itemsize
+    return _finite(X, architecture, backend, name, on_host=not (backend.owns(X) or backend.fits(n_bytes)))
 
 
-def check_Y(Y: Any, m: int, architecture: Architecture, backend: Backend, name: str = "Y") -> Array:
-    """Y as an array of the backend, shape (nL, m), with targets that the loss allows. (m,) will do for one output."""
+def check_Y(
+    Y: Any, m: int, architecture: Architecture, backend: Backend, name: str = "Y", on_host: bool = False
+) -> Array:
+    """Y as an array of the backend, shape (nL, m), with targets that the loss allows. (m,) will do for one output.
+
+    With `on_host`, where X is one, a `HostMatrix`.
+    """
     Y = _as_array(Y, backend, name)
     nL = architecture.n_outputs
     if Y.ndim == 1 and nL == 1:
@@ -45,29 +57,40 @@ def check_Y(Y: Any, m: int, architecture: Architecture, backend: Backend, name: 
         elif Y.ndim == 1 and nL > 1 and Y.shape[0] == m:
             hint = ". Class numbers are not accepted here: pass one-hot columns, e.g. np.eye(nL)[y].T"
         raise ValueError(f"{name}: expected shape (nL={nL}, m={m}), a column per sample of X; got {Y.shape}{hint}")
-    Y = _finite(Y, architecture, backend, name)
+    Y = _finite(Y, architecture, backend, name, on_host)
     loss = LOSSES[architecture.loss]
-    valid = loss.valid_targets(backend.xp, Y)
-    if not bool(valid.all()):
-        sample = int(np.flatnonzero(~backend.to_numpy(valid).all(axis=0))[0])
-        got = backend.to_numpy(Y[:, sample]).tolist()
-        raise ValueError(
-            f"{name}: {loss.name} expects {loss.targets}; got {got[0] if len(got) == 1 else got} at sample {sample}"
-        )
+    for first, block in _blocks(Y):
+        valid = loss.valid_targets(np if on_host else backend.xp, block)
+        if not bool(valid.all()):
+            sample = int(np.flatnonzero(~backend.to_numpy(valid).all(axis=0))[0])
+            got = backend.to_numpy(block[:, sample]).tolist()
+            raise ValueError(
+                f"{name}: {loss.name} expects {loss.targets}; got {got[0] if len(got) == 1 else got} "
+                f"at sample {first + sample}"
+            )
     return Y
 
 
 def check_sample_weight(
-    sample_weight: Any, m: int, architecture: Architecture, backend: Backend, name: str = "sample_weight"
+    sample_weight: Any,
+    m: int,
+    architecture: Architecture,
+    backend: Backend,
+    name: str = "sample_weight",
+    on_host: bool = False,
 ) -> Array | None:
-    """sample_weight as an array of the backend, shape (1, m), or None: finite, >= 0, not all 0."""
+    """sample_weight as an array of the backend, shape (1, m), or None: finite, >= 0, not all 0.
+
+    With `on_host`, where X is one, a `HostMatrix`.
+    """
     if sample_weight is None:
         return None
     weight = _as_array(sample_weight, backend, name)
     if weight.shape not in ((m,), (1, m)):
         raise ValueError(f"{name}: expected shape (m={m},), a number per sample of X; got {weight.shape}")
-    weight = _finite(weight.reshape(1, m), architecture, backend, name)
-    smallest, total = float(weight.min()), float(weight.sum(dtype=np.float64))
+    weight = _finite(weight.reshape(1, m), architecture, backend, name, on_host)
+    smallest = min(float(block.min()) for _, block in _blocks(weight))
+    total = float(weight.sum(dtype=np.float64))
     if smallest < 0:
         raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
     if total == 0:
@@ -98,19 +121,37 @@ def _as_array(x: Any, backend: Backend, name: str) -> Array:
     return x
 
 
-def _finite(x: Array, architecture: Architecture, backend: Backend, name: str) -> Array:
-    """x on the backend in the architecture's dtype, once it is known to be finite there."""
+def _finite(x: Array, architecture: Architecture, backend: Backend, name: str, on_host: bool) -> Array:
+    """x in the architecture's dtype, on the backend or as a `HostMatrix`, once it is known to be finite there."""
+    if on_host:
+        matrix = HostMatrix(backend.to_numpy(x), architecture.dtype)
+        with np.errstate(over="ignore"):  # an overflow is reported below, with its place
+            for first, block in _blocks(matrix):
+                if not all_finite(np, block):
+                    raise _not_finite(block, x[:, first:], architecture, backend, name, first)
+        return matrix
     if x.dtype.kind in "iub" or x.dtype == architecture.dtype:
         x = converted = backend.asarray(x, dtype=architecture.dtype)
     else:
-        with np.errstate(over="ignore"):  # an overflow is reported below, with its place
+        with np.errstate(over="ignore"):  # as above
             converted = backend.asarray(x, dtype=architecture.dtype)
     if not backend.all_finite(converted):
-        bad = np.argwhere(~np.isfinite(backend.to_numpy(converted)))[0]
-        row, sample = (int(i) for i in bad)
-        value = float(backend.to_numpy(x[row : row + 1, sample : sample + 1]).item())
-        too_large = f", too large for {architecture.dtype}" if np.isfinite(value) else ""
-        raise ValueError(
-            f"{name}: expected finite numbers; got {value}{too_large} at row {row}, column (sample) {sample}"
-        )
+        raise _not_finite(converted, x, architecture, backend, name)
     return converted
+
+
+def _not_finite(
+    converted: Array, x: Array, architecture: Architecture, backend: Backend, name: str, first: int = 0
+) -> ValueError:
+    """What to raise for columns, those from `first` on, that are not finite; `x` is what they were converted from."""
+    row, sample = (int(i) for i in np.argwhere(~np.isfinite(backend.to_numpy(converted)))[0])
+    value = float(backend.to_numpy(x[row : row + 1, sample : sample + 1]).item())
+    too_large = f", too large for {architecture.dtype}" if np.isfinite(value) else ""
+    return ValueError(
+        f"{name}: expected finite numbers; got {value}{too_large} at row {row}, column (sample) {first + sample}"
+    )
+
+
+def _blocks(x: Array) -> Iterator[tuple[int, Array]]:
+    """All columns, some at a time where they are in main memory for a device: (the first one's number, they)."""
+    return x.blocks() if isinstance(x, HostMatrix) else iter([(0, x)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import emulator, fake_cupy
+from harness import emulator, fake_cupy, fake_streams
 
 from fusedmlp import backends
 from fusedmlp.backends.cupy import CupyBackend
@@ -22,9 +22,13 @@ def compiler():
 def cupy(compiler, monkeypatch):
     """A fake CuPy in place of the real one; `cupy.launches` names the kernels that were launched."""
     fake = fake_cupy.make()
+    del fake_streams.violations[:]
     fake_cupy.install(monkeypatch, fake)
     monkeypatch.setattr(backends, "_instances", {})
-    return fake
+    yield fake
+    fake_cupy.POOL.set_limit(0)
+    fake_cupy.POOL.refuse = None
+    assert fake_streams.violations == []
 
 
 @pytest.fixture

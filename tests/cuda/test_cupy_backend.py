@@ -182,8 +182,9 @@ class TestArrays:
         assert isinstance(net.forward(np.ones((2, 4))), np.ndarray)
 
     def test_synchronize(self, emulated, cupy):
-        emulated.synchronize()
-        assert cupy.cuda.get_current_stream().synchronized == 1
+        with cupy.cuda.Stream() as stream:
+            emulated.synchronize()
+        assert stream.synchronized == 1
 
     def test_bad_samples_on_the_gpu(self, emulated):
         net = Network([2, 3, 1], backend=emulated)

@@ -109,7 +109,7 @@ class TestChecks:
 
     def test_axes_too_long_for_cublas(self, emulated):
         row = ones((1, 1))
-        row.host = np.broadcast_to(row.host, (1, 2**31))
+        row._raw = np.broadcast_to(row.host, (1, 2**31))
         with pytest.raises(ValueError, match="axes of at most"):
             emulated.matmul(ones((3, 1)), row)
 

@@ -15,6 +15,7 @@ from harness.exact import f, slope
 
 from fusedmlp import Network, kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.backends.cupy.streaming import StreamedFeeder
 
 pytestmark = pytest.mark.gpu
 
@@ -217,6 +218,55 @@ def test_threads(gpu):
         net = Network([5, 16, 1], backend="numpy", dtype="float64", random_state=seed)
         net.fit(X, Y, epochs=3)
         np.testing.assert_allclose(flat, net.parameters.flat, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [(300, 64, 3), (40, 30, 20)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_samples_from_main_memory(gpu, monkeypatch, order, sizes):
+    """As those that lie on the GPU, while copies and passes really run at once: many chunks, shuffled, weighted."""
+    rng, m = np.random.default_rng(0), 200_003
+    X = np.asarray(rng.normal(size=(sizes[0], m)), order=order)
+    Y, weight = rng.integers(0, 2, size=(sizes[-1], m)), rng.uniform(size=m)
+    monkeypatch.setattr(StreamedFeeder, "staging_bytes", 2**20)
+
+    def results(resident):
+        monkeypatch.setattr(gpu, "resident_bytes", 2**34 if resident else 0)
+        net = Network(sizes, "tanh", backend=gpu, dtype="float64", random_state=0)
+        net.engine._chunk = 10_000
+        history = net.fit(X, Y, epochs=2, batch_size=1000, sample_weight=weight, validation_fraction=0.1)
+        J, gradients = net.loss_and_gradients(X, Y, weight)
+        assert (net.engine._feeder is None) is resident
+        return [
+            history.loss,
+            history.validation_loss,
+            gpu.to_numpy(net.parameters.flat),
+            net.forward(X),
+            J,
+            gradients.flat,
+        ]
+
+    for got, expected in zip(results(False), results(True), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+def test_a_chunk_that_does_not_fit_is_halved(gpu, caplog):
+    cupy = gpu.xp
+    pool = cupy.get_default_memory_pool()
+    X = np.random.default_rng(0).normal(size=(16, 400_000)).astype(np.float32)
+    net = Network([16, 256, 1], backend=gpu, random_state=0)
+    expected = net.forward(X)
+    del net
+    pool.free_all_blocks()
+    net = Network([16, 256, 1], backend=gpu, random_state=0)
+    before = pool.get_limit()
+    pool.set_limit(pool.used_bytes() + X.nbytes + 200 * 2**20)  # A1 of all samples takes 410 MB
+    try:
+        with caplog.at_level("WARNING", "fusedmlp"):
+            got = net.forward(X)
+    finally:
+        pool.set_limit(before)
+    assert "200,000 samples in place of 400,000" in caplog.text
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_a_kernel_that_does_not_compile_is_an_error(gpu, monkeypatch):

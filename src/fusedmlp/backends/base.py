@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.feeding import Feeder, all_finite
 
 if TYPE_CHECKING:
     from fusedmlp.architecture import Architecture
@@ -39,11 +41,18 @@ class Backend(ABC):
         What a composed engine may hold of activations at a time.
     precision : {"strict", "tf32"}
         Of float32 products; "tf32" allows those of tensor cores, with 10 bits of mantissa, where there are any.
+    memory_errors : tuple of exception classes
+        What an allocation raises that may succeed once other memory was given back: engines then take smaller chunks.
     """
 
     name: ClassVar[str]
     precision: str = "strict"
     workspace_bytes: ClassVar[int] = 64 * 2**20
+
+    @property
+    def memory_errors(self) -> tuple[type[BaseException], ...]:
+        """Of main memory: none. A system that overcommits raises nothing that could be mended."""
+        return ()
 
     @property
     @abstractmethod
@@ -86,14 +95,35 @@ class Backend(ABC):
 
     def all_finite(self, x: Array) -> bool:
         """Whether no element is NaN or infinite."""
-        # A sum is one read of the array; only a sum that is not finite (it may have overflowed) needs a closer look.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = float(x.sum())
-        return bool(np.isfinite(total)) or bool(self.xp.isfinite(x).all())
+        return all_finite(self.xp, x)
+
+    def take_samples(self, X: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Array:
+        """A copy of the columns `samples` (k,) of X (n, m), each contiguous.
+
+        In memory that the backend makes, or in an array that `room` gives for the shape (k, n), C order.
+        """
+        return X.T[samples].T
 
     def computing(self) -> AbstractContextManager[None]:
         """Entered by engines around a run of primitives: a place to set up what all of them need."""
         return nullcontext()
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def fits(self, n_bytes: int) -> bool:
+        """Whether samples of so many bytes go onto the device whole; else they stay in main memory (`HostMatrix`)."""
+        return True
+
+    def feeder(self) -> Feeder:
+        """What brings chunks of such samples to the device; an engine has one of its own."""
+        return Feeder(self.asarray)
+
+    def free_bytes(self) -> int | None:
+        """What could still be allocated on a device with memory of its own; None where there is no such device."""
+        return None
+
+    def release_memory(self) -> None:  # noqa: B027 - nothing is kept
+        """Give back what the backend keeps of freed memory."""
 
     # Primitives ------------------------------------------------------------------------------------------------------
 

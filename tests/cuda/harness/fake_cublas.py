@@ -175,6 +175,8 @@ class FakeCublas:
                 A, B = to_tf32(np.ascontiguousarray(A)), to_tf32(np.ascontiguousarray(B))
             product = factor * self.multiply(A.T if op_a else A, B.T if op_b else B)
             C[...] = product if keep == 0 else product + keep * C
+            for x in (a, b, c, workspace[0]):
+                self._memory_at(x, 1).users.touch(stream)
             self._memory_at(c, dtype.itemsize).check("cublasGemmEx")
 
         stream.submit(work)

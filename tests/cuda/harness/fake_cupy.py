@@ -2,65 +2,35 @@
 
 It has what the project uses of CuPy, and refuses what CuPy refuses: numpy arrays among CuPy arrays, implicit conversion
 to numpy, kernel arguments that are not sized. Every allocation lies between canaries (NaN), which are looked at after
-every kernel, and holds NaN until it is written to.
+every kernel, and holds NaN until it is written to. It comes from a pool with a limit, and every use of it is one by the
+current stream: `fake_memory` and `fake_streams` say what is out of order.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-import threading
 import types
-import weakref
-from typing import ClassVar
 
 import numpy as np
+from harness import fake_streams
 from harness.emulator import compile_source
 from harness.fake_cublas import FakeCublas
-from harness.fake_streams import Device, DeviceOfThread, Stream, StreamsOfThread
-
-CANARY_BYTES = 64
-ALIGNMENT = 512  # as CuPy's memory pool allocates
-
-
-class Allocation:
-    """Memory of a fake GPU: a piece between two canaries. Every byte is 0xFF, NaN in any floating-point type."""
-
-    made = 0
-    _lock = threading.Lock()
-    _alive: ClassVar = weakref.WeakSet()
-
-    def __init__(self, n_bytes, shift=0):
-        self._bytes = np.full(n_bytes + 2 * CANARY_BYTES + 2 * ALIGNMENT, 0xFF, np.uint8)
-        start = -(self._bytes.ctypes.data + CANARY_BYTES) % ALIGNMENT + CANARY_BYTES + shift
-        self.piece = self._bytes[start : start + n_bytes]
-        self._canaries = self._bytes[start - CANARY_BYTES : start], self._bytes[start + n_bytes :]
-        self._address = self._bytes.ctypes.data + start
-        with Allocation._lock:
-            Allocation.made += 1
-            Allocation._alive.add(self)
-
-    @staticmethod
-    def holding(address, n_bytes):
-        """The allocation that these bytes lie in."""
-        with Allocation._lock:
-            alive = list(Allocation._alive)
-        for memory in alive:
-            if memory._address <= address and address + n_bytes <= memory._address + memory.piece.size:
-                return memory
-        raise AssertionError(f"{n_bytes} bytes at {address:#x} lie in no allocation")
-
-    def check(self, what):
-        """Nothing outside the piece was written to."""
-        assert all((canary == 0xFF).all() for canary in self._canaries), f"{what} wrote out of bounds"
+from harness.fake_devices import Device, DeviceOfThread
+from harness.fake_memory import POOL, Allocation, OutOfMemoryError
 
 
 class Pointer:
     """cupy.cuda.MemoryPointer."""
 
-    def __init__(self, ptr, device_id):
+    def __init__(self, ptr, device_id, memory):
         self.ptr = ptr
         self.device_id = device_id
+        self._memory = memory
+
+    def copy_from_host_async(self, mem, size, stream):
+        memory = self._memory
+        fake_streams.copy_from_host_async(memory.users, self.ptr, mem, size, stream, keep=memory.piece)
 
 
 def allocate(shape, dtype, order="C", shift=0, device_id=0):
@@ -100,20 +70,27 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
     __hash__ = None
 
     def __init__(self, x, memory, device_id=0):
-        self.host = x
+        self._raw = x
         self.memory = memory
         self.device_id = device_id
 
-    shape = property(lambda self: self.host.shape)
-    dtype = property(lambda self: self.host.dtype)
-    ndim = property(lambda self: self.host.ndim)
-    size = property(lambda self: self.host.size)
-    itemsize = property(lambda self: self.host.itemsize)
-    nbytes = property(lambda self: self.host.nbytes)
-    strides = property(lambda self: self.host.strides)
-    flags = property(lambda self: self.host.flags)
-    data = property(lambda self: Pointer(self.host.ctypes.data, self.device_id))
-    T = property(lambda self: self._view(self.host.T))
+    @property
+    def host(self):
+        """The numbers, for an operation of the current stream; a capture is no place for one of CuPy's own."""
+        assert not fake_streams.current().is_capturing(), "an operation of CuPy's own in a capture"
+        self.memory.users.touch(fake_streams.current())
+        return self._raw
+
+    shape = property(lambda self: self._raw.shape)
+    dtype = property(lambda self: self._raw.dtype)
+    ndim = property(lambda self: self._raw.ndim)
+    size = property(lambda self: self._raw.size)
+    itemsize = property(lambda self: self._raw.itemsize)
+    nbytes = property(lambda self: self._raw.nbytes)
+    strides = property(lambda self: self._raw.strides)
+    flags = property(lambda self: self._raw.flags)
+    data = property(lambda self: Pointer(self._raw.ctypes.data, self.device_id, self.memory))
+    T = property(lambda self: self._view(self._raw.T))
 
     def _view(self, x):
         return ndarray(x, self.memory, self.device_id)
@@ -123,7 +100,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self.host.ctypes.data, False),
+            "data": (self._raw.ctypes.data, False),
             "strides": self.strides,
             "version": 3,
         }
@@ -144,14 +121,16 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         raise TypeError(f"numpy.{func.__name__} is not for arrays on a GPU")
 
     def __getitem__(self, key):
-        x = self.host[_index(key)]
-        return self._view(x) if isinstance(x, np.ndarray) and np.shares_memory(x, self.host) else wrapped(x)
+        x = self._raw[_index(key)]
+        if isinstance(x, np.ndarray) and np.shares_memory(x, self._raw):
+            return self._view(x)
+        return wrapped(self.host[_index(key)])
 
     def __setitem__(self, key, value):
         self.host[_index(key)] = host(value)
 
     def __len__(self):
-        return len(self.host)
+        return len(self._raw)
 
     def __iter__(self):
         raise AssertionError("iterating over an array on a GPU takes a transfer per element")
@@ -166,10 +145,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return bool(self.get())
 
     def get(self):
-        return self.host.copy(order="A")
+        x = self.host.copy(order="A")
+        fake_streams.read()
+        return x
 
     def item(self):
-        return self.host.item()
+        return self.get().item()
 
     def fill(self, value):
         self.host.fill(value)
@@ -181,8 +162,19 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return self if self.dtype == dtype and not copy else copied(self.host.astype(dtype), order)
 
     def reshape(self, *shape):
-        x = self.host.reshape(*shape)
-        return self._view(x) if np.shares_memory(x, self.host) else copied(x)
+        x = self._raw.reshape(*shape)
+        return self._view(x) if np.shares_memory(x, self._raw) else copied(self.host.reshape(*shape))
+
+    def take(self, indices, axis=None, out=None):
+        result = np.take(self.host, host(indices), axis)
+        if out is None:
+            return copied(np.ascontiguousarray(result))
+        if out.dtype != self.dtype:
+            raise TypeError("Output dtype mismatch")
+        if out.shape != result.shape:
+            raise ValueError("Output shape mismatch")
+        out.host[...] = result
+        return out
 
     def _reduce(self, name, axis=None, out=None, keepdims=False, **kwargs):
         result = getattr(self.host, name)(axis=axis, keepdims=keepdims, **kwargs)
@@ -219,18 +211,20 @@ def _index(key):
 class RawKernel:
     """A kernel that runs on the CPU and then looks at the canaries of its arrays."""
 
-    def __init__(self, kernel, launches, current_stream):
+    def __init__(self, kernel, launches):
         self._kernel = kernel
         self._launches = launches
-        self._current_stream = current_stream
         self.max_dynamic_shared_size_bytes = 0
 
     def __call__(self, grid, block, args, shared_mem=0):
         assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes), f"{shared_mem} bytes of shared memory"
-        self._current_stream().submit(lambda: self._run(grid, block, args, shared_mem))
+        fake_streams.current().submit(lambda: self._run(grid, block, args, shared_mem))
 
     def _run(self, grid, block, args, shared_mem):
         self._launches.append(self._kernel.name)
+        for x in args:
+            if isinstance(x, ndarray):
+                x.memory.users.touch(fake_streams.current())
         self._kernel(grid, block, args, shared_mem)
         for x in args:
             if isinstance(x, ndarray):
@@ -241,16 +235,13 @@ class RawModule:
     """cupy.RawModule."""
 
     launches: list  # of this module object's kernels, by name; shared with the fake CuPy it belongs to
-    current_stream: staticmethod
 
     def __init__(self, code=None, *, options=()):
         self._code = code
         self.options = options
 
     def get_function(self, name):
-        return RawKernel(
-            compile_source(self._code, self.options).get_function(name), self.launches, self.current_stream
-        )
+        return RawKernel(compile_source(self._code, self.options).get_function(name), self.launches)
 
 
 def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
@@ -265,11 +256,13 @@ def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
         view = ndarray(np.ndarray(given["shape"], given["typestr"], buffer, strides=given["strides"]), memory)
         return _asarray(view, dtype)
     assert blocking, "an asynchronous copy: the caller may change his array before it is done"
-    return copied(np.asarray(x, dtype=dtype), order or "K")
+    new = copied(np.asarray(x, dtype=dtype), order or "K")
+    fake_streams.read()
+    return new
 
 
 def _asnumpy(x, stream=None, order="C", out=None, *, blocking=True):
-    return np.array(x.host, order=order, copy=True) if isinstance(x, ndarray) else np.asarray(x)
+    return np.array(x.get(), order=order) if isinstance(x, ndarray) else np.asarray(x)
 
 
 def _ufunc(function):
@@ -306,21 +299,13 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
     cupy.__version__ = "14.2.0"
     cupy.launches = []
     cupy.ndarray = ndarray
-    streams = type("Stream", (Stream,), {})
-    streams.null = streams(null=True)
-    streams.current = StreamsOfThread(streams.null)
     current = type("Device", (Device,), {"current": DeviceOfThread()})
 
-    def get_current_stream():
-        return streams.current.stack[-1]
-
     def empty(shape, dtype=float, order="C"):
-        assert not get_current_stream().is_capturing(), "an allocation in a capture"
         return allocate(shape, dtype, order, device_id=current.current.number)
 
-    cupy.cublas = FakeCublas(get_current_stream, lambda: current.current.number, Allocation.holding)
-    raw_module = {"launches": cupy.launches, "current_stream": staticmethod(get_current_stream)}
-    cupy.RawModule = type("RawModule", (RawModule,), raw_module)
+    cupy.cublas = FakeCublas(fake_streams.current, lambda: current.current.number, Allocation.holding)
+    cupy.RawModule = type("RawModule", (RawModule,), {"launches": cupy.launches})
     cupy.float32, cupy.float64 = np.float32, np.float64
     cupy.asarray, cupy.asnumpy = _asarray, _asnumpy
     cupy.empty = empty
@@ -338,11 +323,15 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
         return devices
 
+    cupy.get_default_memory_pool = lambda: POOL
     cupy.cuda = types.SimpleNamespace(
         Device=current,
-        Stream=streams,
-        get_current_stream=get_current_stream,
+        Event=fake_streams.Event,
+        Stream=fake_streams.Stream,
+        alloc_pinned_memory=fake_streams.alloc_pinned_memory,
+        get_current_stream=fake_streams.current,
         is_available=lambda: devices > 0,
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,
@@ -355,6 +344,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             getDeviceProperties=lambda device: {"name": b"CPU in place of a GPU", "major": 9, "minor": 0},
             memGetInfo=lambda: (7 * 10**9, 8 * 10**9),
             runtimeGetVersion=lambda: runtime,
+            setDevice=lambda device: setattr(current.current, "number", device),
         ),
     )
     return cupy

@@ -105,7 +105,7 @@ def count(monkeypatch, cupy):
     class Module(cupy.RawModule):
         def get_function(self, name):
             kernel = compile_source(self._code, self.options, counting=True).get_function(name)
-            return Kernel(kernel, self.launches, self.current_stream)
+            return Kernel(kernel, self.launches)
 
     monkeypatch.setattr(cupy, "RawModule", Module)
     array = fake_cupy.ndarray

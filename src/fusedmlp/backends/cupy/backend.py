@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends import PRECISIONS
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.cupy import narrow_engine
+from fusedmlp.backends.cupy import memory, narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
 from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
@@ -23,6 +24,7 @@ from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.backends.cupy.products import LARGEST, Products
 from fusedmlp.checks import check_choice
 from fusedmlp.engine import ComposedEngine, Engine
+from fusedmlp.feeding import Feeder
 from fusedmlp.optimizers import OptimizerState
 from fusedmlp.parameters import Gradients, Parameters
 
@@ -35,12 +37,19 @@ class CupyBackend(Backend):
 
     Arrays that are already on a GPU, CuPy's own or any with ``__cuda_array_interface__`` (PyTorch, numba), are used
     where they are, and results stay there.
+
+    Attributes
+    ----------
+    resident_bytes : int, optional
+        What X, Y and weights may take of the GPU's memory; such as take more stay in main memory and are fed in chunks.
+        None: 40 % of what is free at the time.
     """
 
     name = "cupy"
     # Large enough that launches cost nothing beside the work, small enough for a GPU of 4 GB. Not taken from the memory
     # that happens to be free: sums over chunks depend on their size, and the same seed has to give the same bits.
     workspace_bytes = 2**30
+    resident_bytes: int | None = None
 
     @property
     def xp(self) -> Any:
@@ -114,6 +123,37 @@ class CupyBackend(Backend):
     def synchronize(self) -> None:
         """Wait for the current stream."""
         self.xp.cuda.get_current_stream().synchronize()
+
+    def take_samples(self, X: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Array:
+        """A copy of some columns of X, each contiguous, in memory that `room` gives: a step allocates nothing."""
+        return X.T.take(samples, axis=0, out=room((len(samples), X.shape[0]))).T
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def memory_errors(self) -> tuple[type[BaseException], ...]:
+        """CuPy's."""
+        return (self.xp.cuda.memory.OutOfMemoryError,)
+
+    def fits(self, n_bytes: int) -> bool:
+        """Whether samples of so many bytes go onto the GPU whole."""
+        if self.resident_bytes is not None:
+            return n_bytes <= self.resident_bytes
+        return n_bytes <= memory.RESIDENT_SHARE * self.free_bytes()
+
+    def feeder(self) -> Feeder:
+        """Pinned memory, a stream for copies, and threads that gather."""
+        from fusedmlp.backends.cupy.streaming import StreamedFeeder
+
+        return StreamedFeeder(self.xp)
+
+    def free_bytes(self) -> int:
+        """Of the current GPU, with what CuPy's pool could give."""
+        return memory.free_bytes(self.xp)
+
+    def release_memory(self) -> None:
+        """Give the free blocks of CuPy's pool back."""
+        memory.release(self.xp)
 
     # Primitives ------------------------------------------------------------------------------------------------------
 

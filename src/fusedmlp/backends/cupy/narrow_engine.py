@@ -8,6 +8,7 @@ from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.narrow_step import NarrowStep, Variant, variant_of
 from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.chunking import SMALLEST_CHUNK
 from fusedmlp.engine import ComposedEngine
 from fusedmlp.parameters import Gradients, Parameters
 
@@ -28,8 +29,10 @@ class NarrowEngine(ComposedEngine):
         super().__init__(backend, architecture)
         self._narrow = NarrowStep(backend.launcher, backend.xp, architecture, variant)
         self._output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
-        numbers = architecture.n_outputs * (self._narrow.tiles + 1)
-        self._chunk = max(256, backend.workspace_bytes // (numbers * architecture.itemsize))
+        # Per sample: logits, their parts, and an x that was brought here.
+        numbers = architecture.n_outputs * (self._narrow.tiles + 1) + architecture.n_inputs
+        self._sample_bytes = numbers * architecture.itemsize
+        self._chunk = max(SMALLEST_CHUNK, backend.workspace_bytes // self._sample_bytes)
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
         self._output_layer.outputs(self._logits(parameters, X), out)
