@@ -58,10 +58,10 @@ def primitives(device: Device, bytes_per_second: float) -> dict[str, dict[str, A
     column = (xp.arange(n, dtype=np.float32) % np.float32(61)) / np.float32(61) - np.float32(0.5)
     Z, W, dZ = row[None] * column[:, None], column[:, None], row[None] / np.float32(10)
     A, out = xp.empty_like(Z), xp.empty_like(Z)
-    samples = np.r_[0:m:997, m - 1]
+    samples = xp.asarray(np.r_[0:m:997, m - 1])
     z = to_host(Z[:, samples]).astype(np.float64)
     a = 1 / (1 + np.exp(-z))
-    error = to_host(W).astype(np.float64) * to_host(dZ)[:, samples] * a * (1 - a)
+    error = to_host(W).astype(np.float64) * to_host(dZ[:, samples]) * a * (1 - a)
     works = {
         "sigmoid": (lambda: backend.sigmoid(Z, out=A), A, a, Z.nbytes + A.nbytes),
         "fused_backward": (lambda: backend.fused_backward(W, dZ, A, out=out), out, error, A.nbytes + out.nbytes),

@@ -65,6 +65,7 @@ class Session:
         """
         problem = draw(case, self.device.xp)
         self.device.synchronize()
+        self.device.free_bytes()  # what the numbers were made with is not the library's
         self.library.start_counting()
         try:
             self._bound = bound = self.library.bind(problem, case.precision == "tf32")
