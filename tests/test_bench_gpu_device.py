@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # bench/ is a package of the checkout, not of the
 
 from bench.gpu import device, libraries, small_shapes, verify  # noqa: E402
 from bench.gpu.results import GpuResults  # noqa: E402
+from bench.peers.worker import without_paths  # noqa: E402
 
 # The GPU's own calls --------------------------------------------------------------------------------------------------
 
@@ -116,6 +117,7 @@ def test_broken(broken): pass
     assert [name.rpartition("::")[2] for name in found["failures"]] == ["test_bad", "test_broken"]
     assert any("assert 1 == 2" in line for line in found["tail"])
     assert str(tmp_path) not in json.dumps(found["tail"])
+    assert without_paths('File "/home/a/c.py", tests/cuda/x.py') == 'File "c.py", tests/cuda/x.py'
     good = run_tests_of(tmp_path, "def test_good(): pass\n")
     assert (good["status"], good["passed"], good["tail"]) == ("passed", 1, [])
     assert run_tests_of(tmp_path, "nonsense(\n")["status"] == "failed"

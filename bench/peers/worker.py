@@ -187,8 +187,8 @@ def _return_through(connection: Connection, function: Callable[..., Any], *argum
 
 
 def without_paths(text: str) -> str:
-    """Text in which files are named without their folders."""
-    return re.sub(r"(/[\w.+-]+)+/", "", text)
+    """Text in which paths that begin with / or .. are the names of their files alone."""
+    return re.sub(r"(?<![\w.])(/|(\.\./)+)([\w.+-]+/)+", "", text)
 
 
 def _said(error: Exception) -> str:
