@@ -126,8 +126,8 @@ def test_broken(broken): pass
 def test_tests_are_stopped_in_time(tmp_path):
     text = "import time\ndef test_good(): pass\ndef test_long(): time.sleep(60)\n"
     start = time.monotonic()
-    found = run_tests_of(tmp_path, text, seconds=8.0)
-    assert time.monotonic() - start < 30
+    found = run_tests_of(tmp_path, text, seconds=12.0)
+    assert time.monotonic() - start < 40
     assert (found["status"], found["passed"], found["failed"]) == ("not finished", 1, 0)
     assert not GpuResults({"name": "X"}, tests=found).mistakes()
 
