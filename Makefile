@@ -4,16 +4,19 @@
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
+#   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/gpu/README.md)
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
 PYTHON ?= python3
 VENV ?= .venv
 GPU ?=
+SETUP ?= yes
+OPTIONS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast lint format bench bench-full bench-peers clean
+.PHONY: demo test test-fast lint format bench bench-full bench-peers gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -48,6 +51,10 @@ bench bench-full: $(VENV)/.set-up-$(call with_gpu,test)
 # The fused engine of numba-cpu against torch, jax and scikit-learn: some 20 minutes.
 bench-peers: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.peers --out bench/out/peers
+
+# With SETUP=no on what $(PYTHON) has, installing nothing: make gpu PYTHON=python3 SETUP=no OPTIONS="--quick"
+gpu: $(if $(filter no,$(SETUP)),,$(VENV)/.set-up-test$(comma)peers$(comma)$(or $(GPU),cuda13))
+	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(filter no,$(SETUP)),$(PYTHON),$(BIN)/python) -m bench.gpu $(OPTIONS)
 
 clean:
 	find src -name '*.nb[ci]' -delete

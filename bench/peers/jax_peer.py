@@ -1,25 +1,36 @@
-"""JAX on the CPU: everything inside jax.jit, an epoch as one ``lax.scan`` over its batches."""
+"""JAX: everything inside jax.jit, an epoch as one ``lax.scan`` over its batches."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from bench.peers.cases import ADAM, SOFTMAX, Case, Problem
 from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
 
 
 class Jax(Peer):
-    """XLA takes as many threads as the process has cores."""
+    """On a CPU, XLA takes as many threads as the process has cores."""
 
     name = "jax"
     module = "jax"
     distributions = ("jax", "jaxlib")
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "cpu") -> None:
         import jax
 
-        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_platforms", device)
         self._jax = jax
+        self._device = device
+
+    def _array(self, x: Any) -> Any:
+        """x on the device; where it lies there already (a CuPy array), without a copy."""
+        return self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else self._jax.dlpack.from_dlpack(x)
+
+    def _finished(self, value: Any) -> Any:
+        """`value`; on a CPU once it is computed, on a GPU at once, so that the host can run ahead."""
+        return self._jax.block_until_ready(value) if self._device == "cpu" else value
 
     def _logits(self, case: Case, layers: Any, X: Any) -> Any:
         jax = self._jax
@@ -43,17 +54,17 @@ class Jax(Peer):
 
     def bind(self, problem: Problem) -> Bound:
         jax, case = self._jax, problem.case
-        X, Y = jax.numpy.asarray(problem.X), jax.numpy.asarray(problem.Y)
-        layers = [jax.numpy.asarray(x) for x in problem.layers()]
+        X, Y = self._array(problem.X), self._array(problem.Y)
+        layers = [self._array(x) for x in problem.layers()]
         if case.task == "forward":
             output = jax.nn.softmax if case.loss == SOFTMAX else jax.nn.sigmoid
             forward = jax.jit(lambda layers, X: output(self._logits(case, layers, X)))
-            A = Latest(lambda: forward(layers, X).block_until_ready())
+            A = Latest(lambda: self._finished(forward(layers, X)))
             return Bound(A, lambda: {"A": A.value})
         if case.task == "epoch":
             return self._epoch(problem, layers, X, Y)
         function = jax.jit(jax.value_and_grad(self._loss(case)))
-        latest = Latest(lambda: jax.block_until_ready(function(layers, X, Y)))
+        latest = Latest(lambda: self._finished(function(layers, X, Y)))
         return Bound(latest, lambda: named_step(problem, latest.value[0], latest.value[1]))
 
     def _epoch(self, problem: Problem, layers: Any, X: Any, Y: Any) -> Bound:
@@ -61,7 +72,7 @@ class Jax(Peer):
         jnp, slope = jax.numpy, jax.value_and_grad(self._loss(case))
         batch_size = case.batch_size or case.m
         whole = case.m // batch_size
-        order = jnp.asarray(problem.order)
+        order = self._array(problem.order)
 
         def step(state: Any, samples: Any) -> Any:
             theta, first, second, t = state
@@ -86,5 +97,5 @@ class Jax(Peer):
         zeros = [jnp.zeros_like(x) for x in layers]
         latest = Latest(lambda: None)
         latest.value = ((layers, zeros, zeros, jnp.float32(0)), None)
-        latest.function = lambda: jax.block_until_ready(epoch(latest.value[0], order))
+        latest.function = lambda: self._finished(epoch(latest.value[0], order))
         return Bound(latest, lambda: named_epoch(problem, latest.value[1], latest.value[0][0]))

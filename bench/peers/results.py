@@ -130,12 +130,13 @@ class Results:
         return {"exponent": round(slope, 4), "from": min(points)[0], "to": max(points)[0]}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Four significant digits of every float inside."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(v) for key, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list) else value
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
 def save(results: Results, path: Path) -> None:
@@ -149,9 +150,9 @@ def save(results: Results, path: Path) -> None:
             "others_cores": m.others_cores,
             "entries": entries,
         }
-        lines.append(json.dumps(_rounded(line), ensure_ascii=False))
+        lines.append(json.dumps(rounded(line), ensure_ascii=False))
     head = {"machine": results.machine, "floor": results.floor, "memory": results.memory}
-    parts = [f"{json.dumps(key)}: {json.dumps(_rounded(value), ensure_ascii=False)}" for key, value in head.items()]
+    parts = [f"{json.dumps(key)}: {json.dumps(rounded(value), ensure_ascii=False)}" for key, value in head.items()]
     text = "{\n" + ",\n".join([*parts, '"measured": [\n' + ",\n".join(lines) + "\n]"]) + "\n}\n"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""PyTorch on the CPU: eager, and compiled by torch.compile."""
+"""PyTorch: eager, and compiled by torch.compile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,11 +18,17 @@ class Torch(Peer):
     module = "torch"
     distributions = ("torch",)
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "cpu") -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._torch = torch
+        self._device = device
+
+    def _tensor(self, x: Any) -> Any:
+        """x on the device; where it lies there already (a CuPy array), without a copy."""
+        torch = self._torch
+        return torch.from_numpy(x).to(self._device) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return function
@@ -42,60 +48,88 @@ class Torch(Peer):
 
     def _targets(self, problem: Problem) -> Any:
         """Class numbers for a softmax, which takes them directly; else the labels."""
-        Y = self._torch.from_numpy(problem.Y)
+        Y = self._tensor(problem.Y)
         return Y.argmax(dim=1) if problem.case.loss == SOFTMAX else Y
 
     def bind(self, problem: Problem) -> Bound:
         torch, case = self._torch, problem.case
         functional = torch.nn.functional
-        X, Y = torch.from_numpy(problem.X), self._targets(problem)
-        layers = [torch.from_numpy(x).requires_grad_(case.task != "forward") for x in problem.layers()]
+        X, Y = self._tensor(problem.X), self._targets(problem)
+        layers = [self._tensor(x).requires_grad_(case.task != "forward") for x in problem.layers()]
+        self._keep_in_place(X, Y, *layers)
         logits = self._logits(case)
         if case.task == "forward":
             output = torch.sigmoid if case.loss != SOFTMAX else (lambda Z: torch.softmax(Z, dim=1))
             forward = self._compile(lambda layers, X: output(logits(layers, X)))
             with_no_grad = torch.no_grad()(forward)
             A = Latest(lambda: with_no_grad(layers, X))
-            return Bound(A, lambda: {"A": A.value.numpy()})
+            return Bound(A, lambda: {"A": A.value.cpu().numpy()})
         criterion = functional.cross_entropy if case.loss == SOFTMAX else functional.binary_cross_entropy_with_logits
         loss = self._compile(lambda layers, X, Y: criterion(logits(layers, X), Y))
         if case.task == "epoch":
             return self._epoch(problem, loss, layers, X, Y)
 
         def step() -> Any:
+            self._begin_step()
             J = loss(layers, X, Y)
             return J.detach(), torch.autograd.grad(J, layers)
 
         latest = Latest(step)
-        return Bound(latest, lambda: named_step(problem, latest.value[0], latest.value[1]))
+        return Bound(latest, lambda: named_step(problem, latest.value[0].cpu(), [g.cpu() for g in latest.value[1]]))
+
+    def _keep_in_place(self, *tensors: Any) -> None:
+        """Tell a compiler that these tensors are the same ones in every call."""
+
+    def _begin_step(self) -> None:
+        """Tell a compiler that the results of the step before are no longer needed."""
 
     def _epoch(self, problem: Problem, loss: Any, layers: Any, X: Any, Y: Any) -> Bound:
         torch, batch_size = self._torch, problem.case.batch_size
-        order = torch.from_numpy(problem.order)
+        order = self._tensor(problem.order)
+        # Asking a GPU for every loss would leave it idle after each batch.
+        value = torch.Tensor.item if self._device == "cpu" else torch.Tensor.detach
         optimizer = torch.optim.Adam(
             layers, lr=ADAM.learning_rate, betas=(ADAM.beta_1, ADAM.beta_2), eps=ADAM.epsilon, fused=True
         )
 
         def epoch() -> float:
-            total = 0.0
+            total: Any = 0.0
             for samples in order.split(batch_size):
+                self._begin_step()
                 optimizer.zero_grad()
                 J = loss(layers, X[samples], Y[samples])
                 J.backward()
                 optimizer.step()
-                total += J.item() * len(samples)
-            return total / problem.case.m
+                total += value(J) * len(samples)
+            return float(total) / problem.case.m
 
         J = Latest(epoch)
-        return Bound(J, lambda: named_epoch(problem, np.float32(J.value), [x.detach().numpy() for x in layers]))
+        return Bound(J, lambda: named_epoch(problem, np.float32(J.value), [x.detach().cpu() for x in layers]))
 
 
 class TorchCompile(Torch):
     """torch.compile of the loss; autograd runs the backward graph that was compiled with it."""
 
     name = "torch.compile"
-    tasks = ("step", "forward")
+    tasks: ClassVar[tuple[str, ...]] = ("step", "forward")
+    mode: ClassVar[str | None] = None
+    """Of torch.compile; None is its default."""
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         self._torch.compiler.reset()  # the graphs of earlier shapes, of which it keeps only a few
-        return self._torch.compile(function, dynamic=False)
+        return self._torch.compile(function, dynamic=False, mode=self.mode)
+
+
+class TorchCompileGraphs(TorchCompile):
+    """The same with CUDA graphs; on a CPU there are none."""
+
+    name = "torch.compile, graphs"
+    mode = "reduce-overhead"
+
+    def _keep_in_place(self, *tensors: Any) -> None:
+        # Else a graph copies every argument, all of X too, to where it was captured.
+        for tensor in tensors:
+            self._torch._dynamo.mark_static_address(tensor)
+
+    def _begin_step(self) -> None:
+        self._torch.compiler.cudagraph_mark_step_begin()

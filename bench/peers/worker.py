@@ -12,7 +12,8 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -149,13 +150,13 @@ class Session:
         return None if peak is None or before is None else peak - before
 
 
-def serve(connection: Connection, name: str, threads: int) -> None:
+def serve(connection: Connection, make_session: Callable[[], Any]) -> None:
     """Answer (method, arguments) with ("done", what it returned) or ("failed", why), until None comes."""
     session = None
     while True:
         try:
             if session is None:
-                session = Session(name, threads)
+                session = make_session()
                 answer: tuple[str, Any] = ("done", session.versions)
             else:
                 asked = connection.recv()
@@ -185,9 +186,14 @@ def _return_through(connection: Connection, function: Callable[..., Any], *argum
     connection.send(answer)
 
 
+def without_paths(text: str) -> str:
+    """Text in which paths that begin with / or .. are the names of their files alone."""
+    return re.sub(r"(?<![\w.])(/|(\.\./)+)([\w.+-]+/)+", "", text)
+
+
 def _said(error: Exception) -> str:
     """Type and first line of an error, without paths."""
-    line = re.sub(r"(/[\w.+-]+)+/", "", (str(error).splitlines() or [""])[0])
+    line = without_paths((str(error).splitlines() or [""])[0])
     return f"{type(error).__name__}: {line[:200]}".rstrip(": ")
 
 
@@ -208,6 +214,7 @@ class Worker:
         self.name = name
         self.threads = threads
         self.versions = ""
+        self.limit_seconds: float = LIMIT_SECONDS
         self._process: Any = None
 
     def __enter__(self) -> Worker:
@@ -220,6 +227,14 @@ class Worker:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    def surroundings(self) -> AbstractContextManager[None]:
+        """What the process is started in."""
+        return limited(self.threads)
+
+    def session(self) -> Callable[[], Any]:
+        """What makes the session there."""
+        return partial(Session, self.name, self.threads)
+
     def begin(self) -> None:
         """Start the process and import the library.
 
@@ -231,8 +246,8 @@ class Worker:
             return
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        with limited(self.threads):
-            self._process = context.Process(target=serve, args=(theirs, self.name, self.threads), daemon=True)
+        with self.surroundings():
+            self._process = context.Process(target=serve, args=(theirs, self.session()), daemon=True)
             self._process.start()
         theirs.close()
         self.versions = self._answer("starting")
@@ -251,9 +266,9 @@ class Worker:
         return self._answer(method)
 
     def _answer(self, doing: str) -> Any:
-        if not self._connection.poll(LIMIT_SECONDS):
+        if not self._connection.poll(self.limit_seconds):
             self.stop()
-            raise PeerError(f"took more than {LIMIT_SECONDS} s ({doing})")
+            raise PeerError(f"took more than {self.limit_seconds:.0f} s ({doing})")
         try:
             kind, answer = self._connection.recv()
         except (EOFError, ConnectionError):
