@@ -122,6 +122,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
 
     def __getitem__(self, key):
         x = self._raw[_index(key)]
+        if isinstance(x, np.generic):  # CuPy has no scalars: a view without axes
+            x = self._raw[(*key, ...) if isinstance(key, tuple) else (key, ...)]
         if isinstance(x, np.ndarray) and np.shares_memory(x, self._raw):
             return self._view(x)
         return wrapped(self.host[_index(key)])

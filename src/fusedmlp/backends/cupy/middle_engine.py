@@ -11,37 +11,33 @@ from typing import TYPE_CHECKING
 
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
-from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
-from fusedmlp.engine import ComposedEngine
 from fusedmlp.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend
 
 
-class MiddleEngine(ComposedEngine):
+class MiddleEngine(FusedEngine):
     """For networks that `hidden_layer.covers`. Activations lie sample by sample: A_l.T is (m, n_l) in C order."""
 
-    backend: CupyBackend
-    kind = "fused"
     path = "middle"
 
     def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
-        self._output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
         _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self._output_layer)
-        self._output_layer.outputs(logits, out)
+        self._hidden.forward(parameters, Z, logits, self.output_layer)
+        self.output_layer.outputs(logits, out)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
         _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self._output_layer)
-        return self._output_layer.sum_losses(logits, Y, sample_weight)
+        self._hidden.forward(parameters, Z, logits, self.output_layer)
+        return self.output_layer.sum_losses(logits, Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
@@ -49,8 +45,8 @@ class MiddleEngine(ComposedEngine):
         """As the composed engine's; dZ takes the place of Z."""
         backend, activation = self.backend, self.architecture.hidden_activation
         A, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self._output_layer, Y, sample_weight, gradients)
-        J = self._output_layer.sum_losses(logits, Y, sample_weight)
+        self._hidden.forward(parameters, Z, logits, self.output_layer, Y, sample_weight, gradients)
+        J = self.output_layer.sum_losses(logits, Y, sample_weight)
         dZ = Z.T
         for layer in range(len(A) - 1, -1, -1):
             backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])

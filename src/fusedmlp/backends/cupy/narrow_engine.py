@@ -6,39 +6,36 @@ from typing import TYPE_CHECKING
 
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.narrow_step import NarrowStep, Variant, variant_of
-from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.chunking import SMALLEST_CHUNK
-from fusedmlp.engine import ComposedEngine
 from fusedmlp.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend
 
 
-class NarrowEngine(ComposedEngine):
+class NarrowEngine(FusedEngine):
     """For networks that `variant` finds a kernel for: one hidden layer, few inputs, units and outputs.
 
     Nothing of the size of the hidden layer is stored: of a chunk of samples only the logits are.
     """
 
-    kind = "fused"
     path = "narrow"
 
     def __init__(self, backend: CupyBackend, architecture: Architecture, variant: Variant) -> None:
         super().__init__(backend, architecture)
         self._narrow = NarrowStep(backend.launcher, backend.xp, architecture, variant)
-        self._output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
         # Per sample: logits, their parts, and an x that was brought here.
         numbers = architecture.n_outputs * (self._narrow.tiles + 1) + architecture.n_inputs
         self._sample_bytes = numbers * architecture.itemsize
         self._chunk = max(SMALLEST_CHUNK, backend.workspace_bytes // self._sample_bytes)
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
-        self._output_layer.outputs(self._logits(parameters, X), out)
+        self.output_layer.outputs(self._logits(parameters, X), out)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
-        return self._output_layer.sum_losses(self._logits(parameters, X), Y, sample_weight)
+        return self.output_layer.sum_losses(self._logits(parameters, X), Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
@@ -46,8 +43,8 @@ class NarrowEngine(ComposedEngine):
         """As the composed engine's."""
         one_tile = self._narrow.tiles == 1
         logits = self._room(X.shape[1]) if one_tile else self._logits(parameters, X)
-        self._narrow.step(parameters, X, Y, sample_weight, logits, gradients, self._output_layer)
-        return self._output_layer.sum_losses(logits, Y, sample_weight)
+        self._narrow.step(parameters, X, Y, sample_weight, logits, gradients, self.output_layer)
+        return self.output_layer.sum_losses(logits, Y, sample_weight)
 
     def _logits(self, parameters: Parameters, X: Array) -> Array:
         """Of a chunk, (m, n_out), a row per sample."""

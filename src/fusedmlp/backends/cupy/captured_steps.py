@@ -1,0 +1,170 @@
+"""Mini-batch steps captured in CUDA graphs: the host starts a step, or sixteen, with one call.
+
+A step of a small network is a handful of kernels of a few microseconds; started one by one they wait for the host. What
+changes from step to step is read from device memory (``kernels/progress.cuh``), so that a captured step is any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fusedmlp.activations import Array
+from fusedmlp.backends.cupy.mini_batch import MiniBatch
+from fusedmlp.optimizers import OptimizerState
+from fusedmlp.parameters import Gradients, Parameters
+
+if TYPE_CHECKING:
+    from fusedmlp.backends.cupy.fused_engine import FusedEngine
+
+_STEPS_OF_A_GRAPH = (16, 1)
+
+
+class CapturedSteps:
+    """The steps of a training, epoch after epoch, on arrays that stay where they are.
+
+    Every array that a graph has captured is held by this object, so that nobody else is given its memory.
+
+    Parameters
+    ----------
+    engine : FusedEngine
+        Its `_pass` is captured.
+    parameters : Parameters
+    state : OptimizerState
+        Of an optimizer that has a kernel.
+    samples : sequence of array of shape (n_in, m), (n_out, m), (1, m) or None
+        X, Y and the weights, on the device.
+    shuffled : bool
+        Whether epochs have an order.
+    batch_size : int
+        At most m, and what the engine passes at a time.
+    alpha : float
+        L2.
+    """
+
+    def __init__(
+        self,
+        engine: FusedEngine,
+        parameters: Parameters,
+        state: OptimizerState,
+        samples: Sequence[Array | None],
+        shuffled: bool,
+        batch_size: int,
+        alpha: float,
+    ) -> None:
+        cupy, architecture = engine.backend.xp, engine.architecture
+        self._engine, self._parameters, self._state, self._samples = engine, parameters, state, samples
+        self._batch_size, self._alpha = batch_size, alpha
+        X, _, weights = samples
+        assert X is not None
+        self._m = X.shape[1]
+        in_place = X.flags.c_contiguous or X.flags.f_contiguous
+        self._gathers = shuffled or batch_size < self._m or not in_place
+        self._order = cupy.empty((self._m,), "int64") if shuffled else None
+        self._batch: list[Array | None] = [None, None, None]
+        if self._gathers:
+            rows = (batch_size, architecture.n_inputs), (batch_size, architecture.n_outputs), (batch_size, 1)
+            needed = rows if weights is not None else rows[:2]
+            self._batch = [*(cupy.empty(shape, architecture.dtype) for shape in needed), None][:3]
+        self._gradients = Gradients(architecture, cupy.empty_like(parameters.flat))
+        self._mini_batch = MiniBatch(engine.backend.launcher, cupy, architecture)
+        self._buffers: dict[str, Array] = {}
+        self._loaded: set[int] = set()
+        self._graphs: dict[tuple[int, int], Any] = {}
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        with self._at_work():
+            self._pass(batch_size)  # for the memory that it takes, before any step is taken
+
+    def serves(
+        self,
+        parameters: Parameters,
+        state: OptimizerState,
+        samples: Sequence[Array | None],
+        shuffled: bool,
+        batch_size: int,
+        alpha: float,
+    ) -> bool:
+        """Whether these are the steps for such arguments."""
+        same = self._parameters is parameters and self._state is state
+        same = same and (self._order is not None, self._batch_size, self._alpha) == (shuffled, batch_size, alpha)
+        return same and all(a is b for a, b in zip(self._samples, samples, strict=True))
+
+    def run_epoch(self, order: Array | None) -> float:
+        """All batches, and a step after each; the loss of the epoch, as of `Engine.train_epoch`."""
+        if self._order is not None:
+            self._order[...] = self._engine.backend.asarray(order, "int64")
+        self._mini_batch.begin_epoch(self._state.learning_rate, self._state.t)
+        whole, rest = divmod(self._m, self._batch_size)
+        with self._at_work():
+            self._run(self._batch_size, whole)
+            if rest:
+                self._run(rest, 1)
+        self._state.t += whole + (rest > 0)
+        return self._mini_batch.loss
+
+    def _run(self, size: int, count: int) -> None:
+        """That many batches of a size. The first step of a size is not captured: it loads the kernels."""
+        if size not in self._loaded:
+            self._step(size)
+            self._loaded.add(size)
+            count -= 1
+        for steps in _STEPS_OF_A_GRAPH:
+            repeats, count = divmod(count, steps)
+            if repeats and (size, steps) not in self._graphs:
+                self._graphs[size, steps] = self._captured(size, steps)
+            for _ in range(repeats):
+                self._graphs[size, steps].launch(self._stream)
+
+    def _captured(self, size: int, steps: int) -> Any:
+        """A graph of so many steps."""
+        self._stream.begin_capture()
+        try:
+            for _ in range(steps):
+                self._step(size)
+        finally:
+            graph = self._stream.end_capture()
+        return graph
+
+    def _step(self, size: int) -> None:
+        """Gather, pass, count, update: launches alone, no allocation, no word from the host."""
+        engine, state, parameters = self._engine, self._state, self._parameters
+        if self._gathers:
+            batch = [x if x is None else x[:size] for x in self._batch]
+            self._mini_batch.gather(self._order, self._samples, batch, self._batch_size)
+        self._pass(size)
+        mean = engine.loss_is_mean
+        share = size / self._m if mean else 1.0
+        sums = engine.output_layer.sums
+        self._mini_batch.finish(parameters, sums, self._alpha, size, share, mean, state.optimizer)
+        engine.backend.optimizer_step.launch(
+            state, parameters, self._gradients, 1.0, self._alpha / size, self._mini_batch.progress
+        )
+
+    def _pass(self, size: int) -> None:
+        X, Y, weights = [x if x is None else x[:size].T for x in self._batch] if self._gathers else self._samples
+        self._engine._pass(self._parameters, X, Y, weights, self._gradients)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Launches go to the stream of the graphs, after all that the current one was given, and it waits for them.
+
+        The engine's passes use memory meanwhile that no other pass enlarges, and so moves.
+        """
+        cuda, engine = self._engine.backend.xp.cuda, self._engine
+        current, buffers = cuda.get_current_stream(), engine._buffers
+        _follow(cuda, self._stream, current)
+        engine._buffers = self._buffers
+        try:
+            with self._stream:
+                yield
+        finally:
+            engine._buffers = buffers
+            _follow(cuda, current, self._stream)
+
+
+def _follow(cuda: Any, later: Any, earlier: Any) -> None:
+    """What the later stream does from now on comes after what the earlier one has been given so far."""
+    event = cuda.Event(disable_timing=True)
+    event.record(earlier)
+    later.wait_event(event)

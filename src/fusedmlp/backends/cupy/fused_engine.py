@@ -1,0 +1,77 @@
+"""What cupy's fused engines have in common: the output layer, and training by captured steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fusedmlp.activations import Array
+from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy.captured_steps import CapturedSteps
+from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
+from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.engine import ComposedEngine
+from fusedmlp.feeding import HostMatrix
+from fusedmlp.optimizers import OptimizerState
+from fusedmlp.parameters import Parameters
+
+if TYPE_CHECKING:
+    from fusedmlp.backends.cupy.backend import CupyBackend
+
+
+class FusedEngine(ComposedEngine):
+    """An engine whose passes are launches alone, and so can be captured.
+
+    Attributes
+    ----------
+    path : {"narrow", "middle"}
+        Which of the two fused ways it goes.
+    output_layer : OutputLayer
+    """
+
+    backend: CupyBackend
+    kind = "fused"
+    path: ClassVar[str]
+
+    def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
+        super().__init__(backend, architecture)
+        self.output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
+        self._steps: CapturedSteps | None = None
+
+    @property
+    def loss_is_mean(self) -> bool:
+        """Whether J is a mean over samples."""
+        return self._loss.reduction == "mean"
+
+    def train_epoch(
+        self,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None,
+        order: Array | None,
+        batch_size: int,
+        alpha: float = 0.0,
+    ) -> float:
+        """As the composed engine's; by captured steps, where samples and optimizer are on the device."""
+        batch_size = min(batch_size, X.shape[1])
+        samples, shuffled = (X, Y, sample_weight), order is not None
+        arguments = parameters, optimizer_state, samples, shuffled, batch_size, alpha
+        visits_all = order is None or len(order) == X.shape[1]
+        if visits_all and not isinstance(X, HostMatrix) and OptimizerStep.covers(optimizer_state.optimizer):
+            with self.backend.computing():
+                if self._steps is None or not self._steps.serves(*arguments):
+                    self._steps = self._with_room(lambda: self._capture(*arguments), batch_size)
+                if self._steps is not None:
+                    return self._steps.run_epoch(order)
+        return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, alpha)
+
+    def _capture(self, *arguments: Any) -> CapturedSteps | None:
+        """None where a batch is more than a chunk."""
+        *_, batch_size, _ = arguments
+        self._steps = None
+        return CapturedSteps(self, *arguments) if batch_size <= self._chunk else None
+
+    def _release(self) -> None:
+        self._steps = None
+        super()._release()

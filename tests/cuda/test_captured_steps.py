@@ -1,0 +1,196 @@
+"""Mini-batch steps in CUDA graphs, on the fake GPU: the same training as without, and nothing from the host between."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from harness import fake_cupy
+
+from fusedmlp import Network
+from fusedmlp.backends.cupy.captured_steps import CapturedSteps
+from fusedmlp.engine import ComposedEngine
+from fusedmlp.optimizers import SGD, Adam, OptimizerState
+
+M = 330
+SIZES = [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)]  # narrow with one tile and with two, middle, deep
+
+
+def data(sizes, loss="binary_cross_entropy"):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(sizes[0], M))
+    Y = rng.normal(size=(sizes[-1], M)) if loss == "squared_error" else rng.integers(0, 2, (sizes[-1], M))
+    return X, Y, rng.uniform(0, 2, M)
+
+
+def trained(backend, sizes, captured=True, **arguments):
+    """(parameters, losses) of a training in float64, and its engine."""
+    loss = arguments.pop("loss", "binary_cross_entropy")
+    X, Y, weight = data(sizes, loss)
+    if arguments.pop("weighted", False):
+        arguments["sample_weight"] = weight
+    net = Network(sizes, "tanh", loss, dtype="float64", backend=backend, random_state=0)
+    if not captured:
+        net._engines.engine = backend.engine(net.architecture)
+        net.engine.train_epoch = ComposedEngine.train_epoch.__get__(net.engine)
+    history = net.fit(X, Y, epochs=3, **arguments)
+    return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), net.engine
+
+
+TRAININGS = {
+    "adam": {"batch_size": 10},
+    "remainder, weights, L2": {"batch_size": 32, "weighted": True, "alpha": 0.3, "optimizer": "nesterov"},
+    "in order": {"batch_size": 64, "shuffle": False, "optimizer": "momentum", "learning_rate": 0.1},
+    "all at once": {"batch_size": 1000, "alpha": 0.1},
+    "of a sum, by a schedule": {"batch_size": 50, "loss": "sum_squared_error", "schedule": "cosine", "weighted": True},
+    "plain": {"batch_size": 100, "loss": "squared_error", "optimizer": "sgd", "learning_rate": 0.01},
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training_is_numpys(emulated, cupy, name, sizes):
+    flat, losses, engine = trained(emulated, sizes, **TRAININGS[name])
+    expected, expected_losses, _ = trained("numpy", sizes, **TRAININGS[name])
+    np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
+    assert engine.kind == "fused"
+    assert "finish" in cupy.launches
+
+
+def test_graphs_hold_one_step_and_sixteen(emulated):
+    engine = trained(emulated, (5, 20, 1), batch_size=10)[2]
+    launched = {key: graph.launched for key, graph in engine._steps._graphs.items()}
+    # 33 batches an epoch; the very first is not captured.
+    assert launched == {(10, 16): 6, (10, 1): 2}
+
+
+def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch):
+    """Captured or launched one by one, whatever the graphs are cut into."""
+    flats = []
+    for cut in ((16, 1), (1,), (5, 2, 1)):
+        monkeypatch.setattr("fusedmlp.backends.cupy.captured_steps._STEPS_OF_A_GRAPH", cut)
+        flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
+    monkeypatch.setattr(CapturedSteps, "_run", lambda steps, size, count: [steps._step(size) for _ in range(count)])
+    flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
+    assert all(np.array_equal(flat, flats[0]) for flat in flats[1:])
+
+
+def test_steps_without_graphs_give_the_same(emulated):
+    flat, losses, _ = trained(emulated, (5, 20, 1), batch_size=32, weighted=True, alpha=0.1)
+    other, other_losses, _ = trained(emulated, (5, 20, 1), captured=False, batch_size=32, weighted=True, alpha=0.1)
+    np.testing.assert_allclose(flat, other, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(losses, other_losses, rtol=1e-12)
+
+
+def test_the_host_is_not_waited_for_between_steps(emulated, cupy, monkeypatch):
+    """Transfers of an epoch: the order and the learning rate to the GPU, the loss from it."""
+    X, Y, _ = data((5, 20, 1))
+    net = Network((5, 20, 1), backend=emulated, random_state=0)
+    net.fit(X, Y, epochs=1, batch_size=10)
+    reads = []
+    monkeypatch.setattr(fake_cupy.ndarray, "get", lambda x, get=fake_cupy.ndarray.get: reads.append(x.shape) or get(x))
+    state = OptimizerState(Adam(), cupy, net.parameters.flat)
+    samples = [emulated.asarray(x, "float32") for x in (X, Y)]
+    order = np.random.default_rng(0).permutation(M)
+    for epochs in (1, 2):
+        del reads[:]
+        net.engine.train_epoch(net.parameters, state, *samples, None, order, 10)
+        assert reads == [()], epochs
+    assert state.t == 2 * 33
+
+
+def test_other_arguments_make_other_steps(emulated, cupy):
+    X, Y, weight = (emulated.asarray(x, "float32") for x in data((5, 20, 1)))
+    net = Network((5, 20, 1), backend=emulated, random_state=0)
+    state = OptimizerState(SGD(0.1), cupy, net.parameters.flat)
+    order = np.arange(M)
+
+    def steps(*arguments):
+        net.engine.train_epoch(net.parameters, *arguments)
+        return net.engine._steps
+
+    first = steps(state, X, Y, None, order, 32)
+    assert steps(state, X, Y, None, order[::-1], 32) is first
+    seen = [first]
+    for arguments in (
+        (state, X.copy(), Y, None, order, 32),
+        (state, X, Y, weight[None], order, 32),
+        (state, X, Y, None, None, 32),
+        (state, X, Y, None, order, 33),
+        (state, X, Y, None, order, 32, 0.5),
+        (OptimizerState(SGD(0.1), cupy, net.parameters.flat), X, Y, None, order, 32),
+    ):
+        assert steps(*arguments) not in seen
+        seen.append(net.engine._steps)
+
+
+def test_some_samples_only_are_visited_without_graphs(emulated, cupy):
+    """An order that leaves samples out is no epoch that was captured."""
+    X, Y, _ = (emulated.asarray(x, "float32") for x in data((5, 20, 1)))
+    net = Network((5, 20, 1), backend=emulated, random_state=0)
+    state = OptimizerState(SGD(0.1), cupy, net.parameters.flat)
+    net.engine.train_epoch(net.parameters, state, X, Y, None, np.arange(50), 10)
+    assert net.engine._steps is None
+    assert state.t == 5
+
+
+def test_passes_between_epochs_do_not_move_what_graphs_use(emulated):
+    """A larger pass enlarges the engine's buffers; the validation loss is such a pass."""
+    X, Y, _ = data((5, 20, 7))
+    results = []
+    for backend in (emulated, "numpy"):
+        net = Network((5, 20, 7), dtype="float64", backend=backend, random_state=0)
+        net.fit(X, Y, epochs=3, batch_size=16, validation_data=(np.tile(X, 3), np.tile(Y, 3)))
+        results.append(net.backend.to_numpy(net.parameters.flat))
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-10)
+
+
+def test_samples_with_gaps(emulated):
+    """They are gathered, for cuBLAS would copy them, and a capture is no place for that."""
+    results = []
+    for backend in (emulated, "numpy"):
+        X, Y, _ = data((5, 20, 7))
+        net = Network((5, 20, 7), dtype="float64", backend=backend, random_state=0)
+        X, Y = (net.backend.asarray(np.repeat(np.asarray(x, float), 2, axis=1))[:, ::2] for x in (X, Y))
+        net.fit(X, Y, epochs=3, batch_size=1000)
+        results.append(net.backend.to_numpy(net.parameters.flat))
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-10)
+
+
+def test_without_room_for_a_batch_the_chunk_gets_smaller(emulated, caplog):
+    """Then batches are more than a chunk, and steps are not captured; no step is lost or taken twice."""
+    X, Y, _ = data((5, 20, 7))
+    X, Y = np.tile(X, 3), np.tile(Y, 3)
+    results = []
+    for backend in (emulated, "numpy"):
+        net = Network((5, 20, 7), dtype="float64", backend=backend, random_state=0)
+        if backend is emulated:
+            a, b = fake_cupy.copied(np.ones((2, 2))), fake_cupy.copied(np.ones((2, 2)))
+            emulated.matmul(a, b)  # cuBLAS gets its memory
+            fake_cupy.POOL.refuse = lambda size: size in (-(-900 * 20 * 8 // 512) * 512, 32 * 2**20)
+        with caplog.at_level(logging.WARNING, "fusedmlp"):
+            net.fit(X, Y, epochs=2, batch_size=900)
+        results.append(net.backend.to_numpy(net.parameters.flat))
+        fake_cupy.POOL.refuse = None
+    assert "chunks of 450 samples in place of 900" in caplog.text
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-10)
+
+
+def test_an_error_in_a_capture_ends_it(emulated, monkeypatch):
+    X, Y, _ = data((5, 20, 1))
+    net = Network((5, 20, 1), backend=emulated, random_state=0)
+
+    def fails(steps, size, step=CapturedSteps._step):
+        step(steps, size)
+        if steps._stream.is_capturing():
+            raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CapturedSteps, "_step", fails)
+        with pytest.raises(RuntimeError, match="planted"):
+            net.fit(X, Y, epochs=1, batch_size=10)
+    assert not net.engine._steps._stream.is_capturing()
+    net.fit(X, Y, epochs=1, batch_size=10)
+    assert np.isfinite(net.backend.to_numpy(net.parameters.flat)).all()
