@@ -162,7 +162,7 @@ def test_at_the_floor_the_error_names_the_sizes(emulated, data):
     assert re.fullmatch(
         r"the GPU's memory ran out with chunks of only 256 samples: layers \[5, 7, 1\] in float64 need 43008 bytes "
         r"for those and 400 bytes for each copy of the parameters; 7.0 GB are free "
-        r"\(Out of memory allocating 14,336 bytes .*\)",
+        r"\(Out of memory allocating 16,384 bytes .*\)",
         str(caught.value),
     )
     assert bench.engine._buffers == {}
@@ -171,7 +171,7 @@ def test_at_the_floor_the_error_names_the_sizes(emulated, data):
 
 
 def test_a_step_that_fails_is_not_taken_again(emulated, data, monkeypatch):
-    bench = Bench(emulated, data)
+    bench = Bench(emulated, data, fused=False)
     calls = []
 
     def take_step(*args):
@@ -198,6 +198,8 @@ def test_free_blocks_go_back_before_the_next_try(emulated, data, monkeypatch):
 @pytest.mark.parametrize("resident", [True, False])
 def test_nothing_is_kept(emulated, data, resident):
     Bench(emulated, data).epoch(M)  # the backend keeps where the weights of an architecture lie
+    # cuBLAS keeps the memory of the last stream that it had, until it has another.
+    emulated.matmul(*(fake_cupy.copied(np.ones((2, 2))) for _ in range(2)))
     gc.collect()
     before = POOL.used_bytes()
     bench = Bench(emulated, data, resident)
@@ -208,6 +210,8 @@ def test_nothing_is_kept(emulated, data, resident):
     with pytest.raises(MemoryError):
         bench.forward()
     del bench
+    POOL.refuse = None
+    emulated.matmul(*(fake_cupy.copied(np.ones((2, 2))) for _ in range(2)))
     gc.collect()
     assert POOL.used_bytes() == before
 
@@ -234,14 +238,13 @@ def test_errors_of_main_memory_are_left_alone():
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("batch_size", [64, 200])
 def test_a_fused_step_allocates_no_more_than_numbers(emulated, data, batch_size, resident, shuffled):
-    """Sums of a few numbers, in the smallest piece that CuPy's pool has; X, Y, weights and activations never."""
+    """Captured steps nothing at all; others sums of a few numbers, in the smallest piece that CuPy's pool has."""
     bench = Bench(emulated, data, resident, sizes=(5, 80, 1))
     assert bench.engine.kind == "fused"
     bench.epoch(batch_size, shuffled)
     del POOL.sizes[:]
     bench.epoch(batch_size, shuffled)
-    assert POOL.sizes
-    assert set(POOL.sizes) == {ALIGNMENT}
+    assert set(POOL.sizes) == (set() if resident else {ALIGNMENT})
     assert batch_size * 8 >= ALIGNMENT
 
 

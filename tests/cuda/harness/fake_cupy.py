@@ -151,6 +151,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         fake_streams.read()
         return x
 
+    def set(self, arr, stream=None):
+        assert isinstance(arr, np.ndarray), type(arr)
+        assert (arr.shape, arr.dtype) == (self.shape, self.dtype), "set: CuPy would take it for bytes"
+        assert self._raw.flags.c_contiguous, "set: CuPy would make a copy"
+        self.host[...] = arr
+
     def item(self):
         return self.get().item()
 

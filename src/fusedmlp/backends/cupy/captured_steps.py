@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusedmlp.activations import Array
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.optimizers import OptimizerState
@@ -74,7 +76,9 @@ class CapturedSteps:
         self._graphs: dict[tuple[int, int], Any] = {}
         self._stream = cupy.cuda.Stream(non_blocking=True)
         with self._at_work():
-            self._pass(batch_size)  # for the memory that it takes, before any step is taken
+            # For the memory that they take: once a step was taken there is no going back.
+            self._pass(batch_size)
+            engine.backend.launcher.weight_ranges(architecture)
 
     def serves(
         self,
@@ -93,7 +97,7 @@ class CapturedSteps:
     def run_epoch(self, order: Array | None) -> float:
         """All batches, and a step after each; the loss of the epoch, as of `Engine.train_epoch`."""
         if self._order is not None:
-            self._order[...] = self._engine.backend.asarray(order, "int64")
+            self._put_order(order)
         self._mini_batch.begin_epoch(self._state.learning_rate, self._state.t)
         whole, rest = divmod(self._m, self._batch_size)
         with self._at_work():
@@ -102,6 +106,14 @@ class CapturedSteps:
                 self._run(rest, 1)
         self._state.t += whole + (rest > 0)
         return self._mini_batch.loss
+
+    def _put_order(self, order: Any) -> None:
+        """Into the place that the graphs read it from."""
+        assert self._order is not None
+        if self._engine.backend.owns(order):
+            self._order[...] = order
+        else:
+            self._order.set(np.ascontiguousarray(order, np.int64))
 
     def _run(self, size: int, count: int) -> None:
         """That many batches of a size. The first step of a size is not captured: it loads the kernels."""

@@ -89,21 +89,22 @@ class HiddenLayer:
         sample_weight: Array | None = None,
         gradients: Parameters | None = None,
     ) -> None:
-        """The logits, (m, n_out), from Z (m, n), a row per sample in C order.
+        """The logits, (m, n_out), from Z (m, n), a row per sample in C order, with or without gaps between rows.
 
         With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
         """
         m = Z.shape[0]
-        packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and self._n * self._item % PACK_BYTES == 0
+        line = Z.strides[0] if m > 1 else 0
+        packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and line % PACK_BYTES == 0
         kernel = self._kernel(packed)
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
         blocks = min(self._most_blocks, -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
         arguments = (
-            Z, np.int64(self._n), NULL if b is None else b, parameters.weights[-1], NULL if b2 is None else b2,
-            *strided(Y if gradients is not None else None), *strided(sample_weight)[::2], logits,
-            self._partial, np.int64(m), np.int32(self._n), np.int32(self._n_out), output_layer.loss,
-            np.int32(shape.team), output_layer.most,
+            Z, np.int64(line // self._item), NULL if b is None else b, parameters.weights[-1],
+            NULL if b2 is None else b2, *strided(Y if gradients is not None else None),
+            *strided(sample_weight)[::2], logits, self._partial, np.int64(m), np.int32(self._n),
+            np.int32(self._n_out), output_layer.loss, np.int32(shape.team), output_layer.most,
         )  # fmt: skip
         kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if gradients is not None:

@@ -13,6 +13,7 @@ from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
+from fusedmlp.backends.cupy.launch import PACK_BYTES
 from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
 from fusedmlp.parameters import Gradients, Parameters
 
@@ -67,12 +68,18 @@ class MiddleEngine(FusedEngine):
             rows = partial
         sum_rows(launcher, rows, out.reshape(n))
 
+    def _rows(self, name: str, m: int, n: int) -> Array:
+        """(m, n) in C order, every row on a multiple of 16 bytes: the kernel then takes it 16 bytes at a time."""
+        pack = PACK_BYTES // self.architecture.itemsize
+        return self._buffer(name, (m, -(-n // pack) * pack))[:, :n]
+
     def _up_to_last(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array, Array]:
         """([A_0 = X, A_1, ...] below the last hidden layer, its Zᵀ (m, n) without the bias, room for the logits)."""
         A, m, last = [X], X.shape[1], len(parameters.weights) - 2
         for layer in range(last + 1):
             W = parameters.weights[layer]
-            Z = self.backend.matmul(A[-1].T, W, out=self._buffer(f"A{layer}", (m, W.shape[1])))
+            out = self._buffer(f"A{layer}", (m, W.shape[1])) if layer < last else self._rows("Z", m, W.shape[1])
+            Z = self.backend.matmul(A[-1].T, W, out=out)
             if layer < last:
                 b = parameters.bias(layer)
                 A.append(self.backend.activate(Z.T, self.architecture.hidden_activation, b, out=Z.T))

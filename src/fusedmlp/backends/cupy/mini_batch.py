@@ -43,7 +43,7 @@ class MiniBatch:
         """Start at batch 0, after so many steps of the optimizer."""
         numbers = np.zeros(len(_PROGRESS))
         numbers[_PROGRESS.index("RATE")], numbers[_PROGRESS.index("STEPS")] = learning_rate, steps
-        self.progress[...] = self._cupy.asarray(numbers, blocking=True)
+        self.progress.set(numbers)
 
     @property
     def loss(self) -> float:
