@@ -360,25 +360,26 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
 }
 
 // Two blocks of a multiprocessor at a time where their registers are enough for it.
-constexpr int blocks_at_a_time(int item, int R, int C, int N) {
+constexpr int steps_at_a_time(int item, int R, int C, int N) {
     return R <= 4 && item / 4 * (R + 4 + N) * C <= 60 ? 2 : 1;
 }
+constexpr int forwards_at_a_time(int R) { return R <= 8 ? 2 : 1; }
 
-#define NARROW_STEP(N, R, C, T, TF32, t)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) narrow_forward_##N##_##R##_##C##_##t(                    \
+#define NARROW_STEP(N, R, C, T, TF32, t)                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, forwards_at_a_time(R)) narrow_forward_##N##_##R##_##C##_##t( \
         const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, T* parts, Index m, \
-        int n_in, int n, int n_out, int activation) {                                                                 \
-        narrow_forward<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, nullptr, 0, 0, nullptr, 0, parts,        \
-                                          nullptr, m, n_in, n, n_out, activation, 0, 0});                             \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks_at_a_time(sizeof(T), R, C, N))                       \
-        narrow_step_##N##_##R##_##C##_##t(                                                                            \
-            const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,   \
-            Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,     \
-            Index m, int n_in, int n, int n_out, int activation, int loss, T most) {                                  \
-        narrow_step<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights, weight_step,    \
-                                       logits, partial, m, n_in, n, n_out, activation, loss, most},                   \
-                                      length);                                                                        \
+        int n_in, int n, int n_out, int activation) {                                                                  \
+        narrow_forward<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, nullptr, 0, 0, nullptr, 0, parts,         \
+                                          nullptr, m, n_in, n, n_out, activation, 0, 0});                              \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, steps_at_a_time(sizeof(T), R, C, N))                         \
+        narrow_step_##N##_##R##_##C##_##t(                                                                             \
+            const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,    \
+            Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,      \
+            Index m, int n_in, int n, int n_out, int activation, int loss, T most) {                                   \
+        narrow_step<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights, weight_step,     \
+                                       logits, partial, m, n_in, n, n_out, activation, loss, most},                    \
+                                      length);                                                                         \
     }
 
 #ifdef ONE  // -DONE=1,8,8,float,false,float32: a network uses one of these kernels, and all take long

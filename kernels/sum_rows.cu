@@ -10,18 +10,21 @@
 
 #include "common.cuh"
 
+constexpr int ALONG = 32, OVER = 8;  // threads of a block along a row and over the rows, as sums.py starts it
+
 template <typename T>
 __device__ __forceinline__ void sum_rows(const T* x, Index rows, Index range, Index count, T* out) {
     T* room = reinterpret_cast<T*>(shared_memory);
-    const Index i = blockIdx.x * Index(blockDim.x) + threadIdx.x;
+    const Index i = blockIdx.x * Index(ALONG) + threadIdx.x;
     const Index first = blockIdx.y * range, end = first + range < rows ? first + range : rows;
     T sum = 0;
     if (i < count)
-        for (Index row = first + threadIdx.y; row < end; row += blockDim.y) sum += x[row * count + i];
-    room[threadIdx.y * blockDim.x + threadIdx.x] = sum;
+#pragma unroll 4
+        for (Index row = first + threadIdx.y; row < end; row += OVER) sum += x[row * count + i];
+    room[threadIdx.y * ALONG + threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y != 0 || i >= count) return;
-    for (int y = 1; y < int(blockDim.y); ++y) sum += room[y * blockDim.x + threadIdx.x];
+    for (int y = 1; y < OVER; ++y) sum += room[y * ALONG + threadIdx.x];
     out[blockIdx.y * count + i] = sum;
 }
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import pytest
 from harness import emulator, fake_cupy, fake_streams
+from harness.compiled import compile_ahead
 
 from fusedmlp import backends
 from fusedmlp.backends.cupy import CupyBackend
 from machine import require
+
+
+def pytest_collection_finish(session):
+    """Compile what tests ask for by their parameters `file` and `architecture`."""
+    if session.config.option.collectonly:
+        return
+    wanted = [getattr(item, "callspec", None) for item in session.items]
+    parameters = [callspec.params for callspec in wanted if callspec is not None]
+    compile_ahead([(x["file"], x["architecture"]) for x in parameters if {"file", "architecture"} <= x.keys()])
 
 
 @pytest.fixture(scope="session")

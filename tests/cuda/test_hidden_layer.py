@@ -146,8 +146,8 @@ def sum_rows(x):
     """The second kernel: Σ over rows."""
     rows, count = x.shape
     out = fake_cupy.allocate((count,), x.dtype)
-    arguments = (x, np.int64(rows), np.int64(count), out)
     module = emulator.compile_source(kernel_sources.source("sum_rows.cu"))
+    arguments = (x, np.int64(rows), np.int64(rows), np.int64(count), out)
     module.get_function(f"sum_rows_{x.dtype}")((-(-count // 32),), (32, 8), arguments, shared_mem=256 * x.itemsize)
     return out.get()
 

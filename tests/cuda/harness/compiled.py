@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,10 +61,22 @@ def missing(what):
     pytest.fail(f"{what}. {_INSTALL}")
 
 
-@functools.cache
+_pool = ThreadPoolExecutor(2, "nvrtc")
+_ahead = {}
+
+
+def compile_ahead(wanted):
+    """Begin to compile (file, architecture) pairs: it takes minutes, which other tests leave a core for."""
+    for file, architecture in wanted:
+        if (file, architecture) not in _ahead:
+            _ahead[file, architecture] = _pool.submit(compile_text, kernel_sources.source(file), architecture)
+
+
 def compiled(file, architecture):
     """A file of the kernels for an architecture such as "sm_90"; once per process."""
-    return compile_text(kernel_sources.source(file), architecture)
+    cuda()
+    compile_ahead([(file, architecture)])
+    return _ahead[file, architecture].result()
 
 
 def compile_text(text, architecture):
