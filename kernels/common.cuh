@@ -88,7 +88,7 @@ __device__ __forceinline__ T activation(T z) {
 
 template <int F, typename T>
 __device__ __forceinline__ T derivative(T a) {
-    if (F == SIGMOID) return a * (T(1) - a);
+    if (F == SIGMOID) return fma(-a, a, a);  // a (1 - a), rounded once
     if (F == TANH) return T(1) - a * a;
     if (F == RELU) return a > T(0) ? T(1) : (a <= T(0) ? T(0) : a);
     return T(1);

@@ -13,12 +13,12 @@
 //   partial (blocks, n + n n_out + n_out): db, dW2, db2, the order of the flat vector; without biases dW2 alone
 //
 // A team of threads (a power of two from 8 to 256) has S samples at a time, each thread K of their units: n <= 256 K,
-// which is 1024, or 512 in float64, and half of that with more than 4 outputs. The sums of db and dW2 of a thread's units stay in its registers from the first
-// sample of the block to the last, with few outputs W2 does, too. z is summed by shuffles; what the warps of a team have
-// goes through shared memory to one thread a sample, which does the output layer.
+// which is 1024, or 512 in float64, and half of that with more than 4 outputs. The sums of db and dW2 of a thread's units
+// stay in its registers from the first sample of the block to the last, with few outputs W2 does, too. z is summed by
+// shuffles; what the warps of a team have goes through shared memory to one thread a sample, which does the output layer.
 //
-// Bytes moved, in elements: 2 n m (Z read, dZ written), n_out m of Y and n_out m of logits; forward alone (n + n_out) m. Flops: (6 n_out + 10) n m
-// about. Up to 4 outputs the bytes bound it.
+// Bytes moved, in elements: 2 n m (Z read, dZ written), n_out m of Y and n_out m of logits; forward alone (n + n_out) m.
+// Flops: (6 n_out + 10) n m about. Up to 4 outputs the bytes bound it.
 
 #include "common.cuh"
 #include "losses.cuh"

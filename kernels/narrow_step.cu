@@ -270,13 +270,12 @@ struct Step : Block<T, R, C, N, TF32> {
         for (int j = 0; j < C; ++j)
 #pragma unroll
             for (int i = 0; i < M; ++i) {
-                T sum = 0;
 #pragma unroll
                 for (int o = 0; o < N; ++o) {
-                    sum += room.W2[o * U + own + q * C + j] * dz[i][o];
+                    const T part = room.W2[o * U + own + q * C + j] * dz[i][o];
+                    d[i][j] = o == 0 ? part : d[i][j] + part;
                     sums.dW2[j][o] += a[i][j] * dz[i][o];
                 }
-                d[i][j] = sum;
             }
         if (p.activation == SIGMOID) times_derivative<SIGMOID>(d, a);
         if (p.activation == TANH) times_derivative<TANH>(d, a);
@@ -315,7 +314,7 @@ struct Step : Block<T, R, C, N, TF32> {
             const int unit = first_unit + own + q * C + j;
 #pragma unroll
             for (int i = 0; i < R; ++i)
-                if (unit < p.n && g + 8 * i < p.n_in) dW1[Index(g + 8 * i) * p.n + unit] = sums.dW1[i][j];
+                if (unit < p.n && row<R>(g, i) < p.n_in) dW1[Index(row<R>(g, i)) * p.n + unit] = sums.dW1[i][j];
             const T db = over_samples(sums.db1[j], 4);
             if (p.b1 && unit < p.n && g == 0) db1[unit] = db;
 #pragma unroll

@@ -1,20 +1,27 @@
 // Products on the chip: a warp's tile of C += A B, its operands in shared memory, C in the registers of its lanes.
 //
-// Lane 4 g + q has the rows g + 8 i (i < ROWS) and COLUMNS columns side by side from q COLUMNS on: c[i][j]. This is how
-// the tensor cores hand out C, but for the order of the columns, which is free. A is read along its depth ("rows": a
-// row's numbers lie side by side) or across it ("columns": those of a step of the depth do). Depths are multiples of 8.
+// Lane 4 g + q has ROWS rows, and COLUMNS columns side by side from q COLUMNS on: c[i][j]. This is how the tensor cores
+// hand out C; which rows and columns of the tile they are, is free. `by_rows` reads A along its depth (a row's numbers lie
+// side by side), from rows g + 8 i; `by_columns` across it (those of a step of the depth do), from rows row(g, i). Depths
+// are multiples of 8.
 //
 // Strict products have the dtype's own arithmetic. TF32 ones take operands of 10 bits behind the point, which the caller
-// rounds (`round_to_tf32`), and add in float32; they need sm_80. Pitches, in elements, such that the lanes of an access
-// meet in no bank of shared memory:
+// rounds (`round_to_tf32`), and add in float32; they need sm_80. The pitches, in elements, and the rows are such that the
+// lanes of an access meet in no bank of shared memory, or, with 4 columns or 2 rows, in pairs.
 
 template <typename T, bool TF32>
 struct Pitch {
     static constexpr int PAD = 16 / sizeof(T);
-    static constexpr int of_A(int columns) { return columns + (TF32 ? 8 : PAD); }
-    static constexpr int of_left_B(int columns) { return columns + (TF32 ? 1 : 0); }   // beside A in rows
+    static constexpr int of_A(int columns) { return columns + PAD; }
+    static constexpr int of_left_B(int columns) { return columns + (TF32 ? 2 : 0); }     // beside A in rows
     static constexpr int of_right_B(int columns) { return columns + (TF32 ? 2 : PAD); }  // beside A in columns
 };
+
+// The i-th row of lane 4 g + q, of ROWS, in `by_columns`: row(g, 0) + row(0, i).
+template <int ROWS>
+__device__ __forceinline__ int row(int g, int i) {
+    return ROWS < 4 ? g + 8 * i : g % 4 + g / 4 * 16 + i % 4 * 4 + i / 4 * 32;
+}
 
 __device__ __forceinline__ float round_to_tf32(float x) {
 #ifndef __CUDA_ARCH__
@@ -65,17 +72,18 @@ struct Product<T, ROWS, COLUMNS, false> {
     static __device__ __forceinline__ void by_rows(T (&c)[ROWS][COLUMNS], const T* A, int a_pitch, const T* B, int b_pitch,
                                                    int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const T *own_a = A + g * a_pitch, *own_b = B + q * COLUMNS;
 #pragma unroll 1
-        for (int k = 0; k < depth; k += V) {
+        for (int k = 0; k < depth; k += V, own_a += V, own_b += V * b_pitch) {
             Pack<T, V> packs[ROWS];
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) packs[i] = load<T, V>(A + (g + 8 * i) * a_pitch + k, V);
+            for (int i = 0; i < ROWS; ++i) packs[i] = load<T, V>(own_a + 8 * i * a_pitch, V);
 #pragma unroll
             for (int v = 0; v < V; ++v) {
                 T a[ROWS];
 #pragma unroll
                 for (int i = 0; i < ROWS; ++i) a[i] = packs[i].x[v];
-                add_step(c, a, B + (k + v) * b_pitch + q * COLUMNS);
+                add_step(c, a, own_b + v * b_pitch);
             }
         }
     }
@@ -84,19 +92,22 @@ struct Product<T, ROWS, COLUMNS, false> {
     static __device__ __forceinline__ void by_columns(T (&c)[ROWS][COLUMNS], const T* A, int a_pitch, const T* B,
                                                       int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-#pragma unroll 2
-        for (int k = 0; k < depth; ++k) {
-            T a[ROWS];
+        const T *own_a = A + row<ROWS>(g, 0), *own_b = B + q * COLUMNS;
+#pragma unroll 1
+        for (int k = 0; k < depth; k += 4, own_a += 4 * a_pitch, own_b += 4 * b_pitch)
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) a[i] = A[k * a_pitch + g + 8 * i];
-            add_step(c, a, B + k * b_pitch + q * COLUMNS);
-        }
+            for (int step = 0; step < 4; ++step) {
+                T a[ROWS];
+#pragma unroll
+                for (int i = 0; i < ROWS; ++i) a[i] = own_a[step * a_pitch + row<ROWS>(0, i)];
+                add_step(c, a, own_b + step * b_pitch);
+            }
     }
 };
 
 template <int ROWS, int COLUMNS>
 struct Product<float, ROWS, COLUMNS, true> {
-    // 8 steps of the depth: row k of B is first + k for k = q and k = q + 4, or 2 q and 2 q + 1, as A has them.
+    // 8 steps of the depth: the lane's rows of B are q and q + 4.
     static __device__ __forceinline__ void add_steps(float (&c)[ROWS][COLUMNS], const float (&a)[ROWS / 2][4], const float* b0,
                                                      const float* b1) {
 #pragma unroll
@@ -114,32 +125,31 @@ struct Product<float, ROWS, COLUMNS, true> {
     static __device__ __forceinline__ void by_rows(float (&c)[ROWS][COLUMNS], const float* A, int a_pitch, const float* B,
                                                    int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const float *own_a = A + g * a_pitch + q, *b = B + q * b_pitch + column(g);
 #pragma unroll 1
-        for (int k = 0; k < depth; k += 8) {
+        for (int k = 0; k < depth; k += 8, own_a += 8, b += 8 * b_pitch) {
             float a[ROWS / 2][4];
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
-                const Pack<float, 2> pack = load<float, 2>(A + (g + 8 * i) * a_pitch + k + 2 * q, 2);
-                a[i / 2][i % 2] = pack.x[0];
-                a[i / 2][i % 2 + 2] = pack.x[1];
+                a[i / 2][i % 2] = own_a[8 * i * a_pitch];
+                a[i / 2][i % 2 + 2] = own_a[8 * i * a_pitch + 4];
             }
-            const float* b = B + (k + 2 * q) * b_pitch + column(g);
-            add_steps(c, a, b, b + b_pitch);
+            add_steps(c, a, b, b + 4 * b_pitch);
         }
     }
 
     static __device__ __forceinline__ void by_columns(float (&c)[ROWS][COLUMNS], const float* A, int a_pitch, const float* B,
                                                       int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const float *own_a = A + q * a_pitch + row<ROWS>(g, 0), *b = B + q * b_pitch + column(g);
 #pragma unroll 1
-        for (int k = 0; k < depth; k += 8) {
+        for (int k = 0; k < depth; k += 8, own_a += 8 * a_pitch, b += 8 * b_pitch) {
             float a[ROWS / 2][4];
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
-                a[i / 2][i % 2] = A[(k + q) * a_pitch + g + 8 * i];
-                a[i / 2][i % 2 + 2] = A[(k + q + 4) * a_pitch + g + 8 * i];
+                a[i / 2][i % 2] = own_a[row<ROWS>(0, i)];
+                a[i / 2][i % 2 + 2] = own_a[4 * a_pitch + row<ROWS>(0, i)];
             }
-            const float* b = B + (k + q) * b_pitch + column(g);
             add_steps(c, a, b, b + 4 * b_pitch);
         }
     }

@@ -10,6 +10,8 @@ import threading
 
 import numpy as np
 import pytest
+import test_captured_steps
+import test_narrow_step
 from harness.emulator import COMPILER, compile_source
 from harness.exact import f, slope
 
@@ -275,3 +277,39 @@ def test_a_kernel_that_does_not_compile_is_an_error(gpu, monkeypatch):
     monkeypatch.setattr(kernel_sources, "source", lambda name: 'extern "C" __global__ void f() { nonsense }')
     with pytest.raises(gpu.xp.cuda.compiler.CompileException, match="nonsense"):
         Launcher(gpu.xp).kernel("sigmoid.cu", "activate_tanh_float32_packed")
+
+
+@pytest.mark.parametrize("variant", test_narrow_step.VARIANTS, ids=test_narrow_step.name)
+def test_narrow_steps(gpu, variant):
+    """Each as the tests on the CPU have it, and with more samples than all blocks take at once."""
+    if variant.arithmetic == "tf32" and not gpu.launcher.has_tf32():
+        pytest.skip("the GPU has no TF32")
+    if variant.shared_bytes > gpu.launcher.shared_bytes():
+        pytest.skip(f"{variant.shared_bytes} bytes of shared memory are more than the GPU has for a block")
+    U, inputs, N = variant.units, 8 * variant.R, variant.N
+    for n_in, n, m, n_out, order in (
+        (inputs, U, 40, N, "C"),
+        (inputs - 3, U - 5, 33, 1, "F"),
+        (inputs // 2 + 1, 2 * U + 1, 100_003, max(1, N - 1), "C"),
+        (inputs, U, 100_003, N, "F"),
+        (1, 1, 1, 1, "C"),
+    ):
+        case = test_narrow_step.Case(gpu, variant, n_in, n, m, n_out, weighted=m % 2 == 1, order=order)
+        case.check(max(test_narrow_step.tolerance(variant, inputs), 1e-5 if variant.dtype == "float32" else 1e-11))
+        J, flat = case.loss_and_gradients()
+        again_J, again = case.loss_and_gradients()
+        assert again_J == J
+        assert np.array_equal(flat, again)
+
+
+@pytest.mark.parametrize("sizes", [*test_captured_steps.SIZES, (64, 300, 1), (100, 60, 1)])
+@pytest.mark.parametrize("name", test_captured_steps.TRAININGS)
+def test_captured_trainings(gpu, name, sizes):
+    """CUDA graphs give numpy's trainings, and the same bits twice."""
+    arguments = test_captured_steps.TRAININGS[name]
+    flat, losses, engine = test_captured_steps.trained(gpu, sizes, **arguments)
+    expected, expected_losses, _ = test_captured_steps.trained("numpy", sizes, **arguments)
+    np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-9)
+    assert engine.kind == "fused"
+    assert np.array_equal(test_captured_steps.trained(gpu, sizes, **arguments)[0], flat)

@@ -47,8 +47,8 @@ class Variant(NamedTuple):
         """Of a block: `Room` in the source."""
         tf32, item = self.arithmetic == "tf32", np.dtype(self.dtype).itemsize
         pad, inputs = 16 // item, 8 * self.R
-        x_pitch = inputs + (8 if tf32 else pad)
-        w_pitch = self.units + (1 if tf32 else 0)
+        x_pitch = inputs + pad
+        w_pitch = self.units + (2 if tf32 else 0)
         d_pitch = self.units + (2 if tf32 else pad)
         rooms = 2 * _WARPS * _SAMPLES * self.N
         return item * (_SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + rooms + inputs * w_pitch)
