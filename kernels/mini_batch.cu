@@ -9,10 +9,14 @@
 //   X (n_in, m), Y (n_out, m) and weights (m,) with any strides; sums = (Σ w j, Σ w); progress (6,): progress.cuh
 //   weight ranges: 2 numbers per layer, where its W starts in the flat vector and where it ends
 //
+// finish has one block. Of a small batch it sums the losses itself, from the logits (size, n_out), its Y and weights: two
+// launches less. Else it takes `sums` from output_layer.cu.
+//
 // Bytes moved, in elements: gather 2 (n_in + n_out) size; squares n. Flops: squares 2 n. All three are launches more than
 // work: a batch of 200 samples with 64 inputs is 50 kB.
 
 #include "common.cuh"
+#include "losses.cuh"
 #include "progress.cuh"
 
 // Column `sample` of x (n, ·) into row s of out, for every s: neighbouring threads write neighbours.
@@ -40,6 +44,7 @@ __device__ __forceinline__ void gather(const double* progress, const Index* orde
 // Over the threads of a block, in a tree; thread 0 has it.
 __device__ __forceinline__ double sum_of_block(double x) {
     double* room = reinterpret_cast<double*>(shared_memory);
+    __syncthreads();  // what was summed before has been read
     room[threadIdx.x] = x;
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
@@ -59,33 +64,60 @@ __device__ __forceinline__ void squares(const T* theta, const Index* ranges, int
     if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-#define MINI_BATCH(T, t)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) gather_##t(                                                    \
-        const double* progress, const Index* order, const T* X, Index x_line, Index x_step, const T* Y, Index y_line,    \
-        Index y_step, const T* weights, Index weight_step, T* x, T* y, T* w, Index n_in, Index n_out, Index size,        \
-        Index batch_size) {                                                                                              \
-        gather<T>(progress, order, X, x_line, x_step, Y, y_line, y_step, weights, weight_step, x, y, w, n_in, n_out,     \
-                  size, batch_size);                                                                                     \
-    }                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                                \
-        squares_##t(const T* theta, const Index* ranges, int layers, double* out) {                                      \
-        squares<T>(theta, ranges, layers, out);                                                                          \
-    }
-MINI_BATCH(float, float32)
-MINI_BATCH(double, float64)
+// What `finish` is told of the optimizer and the loss. beta_1 and beta_2 are 0 for optimizers that correct nothing.
+struct Rules {
+    double decay, share, beta_1, beta_2;
+    int mean;  // whether the loss is a mean over samples
+};
 
-// One block. `mean`: the loss is a mean over samples. beta_1 and beta_2 are 0 for optimizers that correct nothing.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    finish(double* progress, const double* sums, const double* squares, int blocks, double decay, double share, int mean,
-           double beta_1, double beta_2) {
-    const double squared = sum_of_block(int(threadIdx.x) < blocks ? squares[threadIdx.x] : 0);
-    if (threadIdx.x != 0) return;
-    const double factor = !mean ? 1 : sums[1] != 0 ? 1 / sums[1] : 0;  // weights that are all 0 add nothing
+// (Σ w j, Σ w) of a small batch, in thread 0.
+template <typename T>
+__device__ __forceinline__ void sum_losses(const T* logits, const T* Y, Index y_line, Index y_step, const T* weights,
+                                           Index weight_step, Index size, int n_out, int loss, T most, double (&sums)[2]) {
+    sums[0] = sums[1] = 0;
+#pragma unroll 1
+    for (Index i = threadIdx.x; i < size; i += THREADS) {
+        const double weight = weights ? weights[i * weight_step] : T(1);
+        sums[0] += weight * loss_of_sample(loss, logits + i * n_out, Y + i * y_step, y_line, n_out, most);
+        sums[1] += weight;
+    }
+    sums[0] = sum_of_block(sums[0]);
+    sums[1] = sum_of_block(sums[1]);
+}
+
+__device__ __forceinline__ void finish(double* progress, const double (&sums)[2], double squared, const Rules& rules) {
+    const double factor = !rules.mean ? 1 : sums[1] != 0 ? 1 / sums[1] : 0;  // weights that are all 0 add nothing
     const double t = progress[STEPS] + progress[BATCH] + 1;
-    // own: there is one block
-    progress[LOSS] += share * (sums[0] * factor + 0.5 * decay * squared);
+    // own: there is one block, and one thread of it is here
+    progress[LOSS] += rules.share * (sums[0] * factor + 0.5 * rules.decay * squared);
     // own: as above
-    progress[STEP_RATE] = progress[RATE] * sqrt(1 - pow(beta_2, t)) / (1 - pow(beta_1, t));
+    progress[STEP_RATE] = progress[RATE] * sqrt(1 - pow(rules.beta_2, t)) / (1 - pow(rules.beta_1, t));
     progress[FACTOR] = factor;  // own: as above
     progress[BATCH] += 1;       // own: as above
 }
+
+#define MINI_BATCH(T, t)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS) gather_##t(                                                   \
+        const double* progress, const Index* order, const T* X, Index x_line, Index x_step, const T* Y, Index y_line,   \
+        Index y_step, const T* weights, Index weight_step, T* x, T* y, T* w, Index n_in, Index n_out, Index size,       \
+        Index batch_size) {                                                                                             \
+        gather<T>(progress, order, X, x_line, x_step, Y, y_line, y_step, weights, weight_step, x, y, w, n_in, n_out,    \
+                  size, batch_size);                                                                                    \
+    }                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
+        squares_##t(const T* theta, const Index* ranges, int layers, double* out) {                                     \
+        squares<T>(theta, ranges, layers, out);                                                                         \
+    }                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS) finish_##t(                                                   \
+        double* progress, const T* logits, const T* Y, Index y_line, Index y_step, const T* weights, Index weight_step, \
+        Index size, int n_out, int loss, T most, const double* sums, const double* squares, int blocks, double decay,   \
+        double share, double beta_1, double beta_2, int mean) {                                                         \
+        double own[2];                                                                                                  \
+        if (logits) sum_losses(logits, Y, y_line, y_step, weights, weight_step, size, n_out, loss, most, own);          \
+        const double squared = sum_of_block(int(threadIdx.x) < blocks ? squares[threadIdx.x] : 0);                      \
+        if (threadIdx.x != 0) return;                                                                                   \
+        if (!logits) own[0] = sums[0], own[1] = sums[1];                                                                \
+        finish(progress, own, squared, {decay, share, beta_1, beta_2, mean});                                           \
+    }
+MINI_BATCH(float, float32)
+MINI_BATCH(double, float64)

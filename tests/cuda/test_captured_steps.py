@@ -56,7 +56,7 @@ def test_training_is_numpys(emulated, cupy, name, sizes):
     np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
     assert engine.kind == "fused"
-    assert "finish" in cupy.launches
+    assert "finish_float64" in cupy.launches
 
 
 def test_graphs_hold_one_step_and_sixteen(emulated):
@@ -75,6 +75,24 @@ def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch
     monkeypatch.setattr(CapturedSteps, "_run", lambda steps, size, count: [steps._step(size) for _ in range(count)])
     flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
     assert all(np.array_equal(flat, flats[0]) for flat in flats[1:])
+
+
+def test_losses_of_large_batches_are_summed_by_many_blocks(emulated, cupy, monkeypatch):
+    small = trained(emulated, (5, 20, 1), batch_size=100, weighted=True)
+    assert "losses_float64" not in cupy.launches
+    monkeypatch.setattr("fusedmlp.backends.cupy.mini_batch._SMALL_BATCH", 50)
+    large = trained(emulated, (5, 20, 1), batch_size=100, weighted=True)
+    assert "losses_float64" in cupy.launches
+    np.testing.assert_allclose(large[0], small[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(large[1], small[1], rtol=1e-12)
+
+
+def test_a_small_step_is_four_launches(emulated, cupy):
+    engine = trained(emulated, (5, 20, 1), batch_size=32)[2]
+    del cupy.launches[:]
+    engine._steps._graphs[32, 1].launch()
+    kinds = [name.split("_")[0] for name in cupy.launches]
+    assert kinds == ["gather", "narrow", "finish", "adam"]
 
 
 def test_steps_without_graphs_give_the_same(emulated):

@@ -41,7 +41,7 @@ REGISTERS = {
     "adam_": 56,
     "gather_": 64,
     "squares_": 40,
-    "finish": 64,
+    "finish_": 64,
 }
 
 
@@ -51,7 +51,7 @@ def kernels_in(file, architecture=None):
         "sigmoid.cu": 4 * 2 * 2,
         "fused_backward.cu": (3 + 1) * 3 * 2 * 2,
         "hidden_layer.cu": 4 * 2 * (2 * 2 + 1),
-        "mini_batch.cu": 2 * 2 + 1,
+        "mini_batch.cu": 3 * 2,
         "narrow_step.cu": 2 * (7 * 2 + 5) + (0 if architecture == "sm_75" else 2 * 7 * 2),
         "optimizer.cu": 4 * 2 * 2,
         "output_layer.cu": 2 * 2,

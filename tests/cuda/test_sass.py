@@ -16,7 +16,7 @@ FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("sigmoid.cu", "
 CALLS = {
     "adam_float32": "sqrt_rn",  # 28 bytes of memory an element leave it the time
     "losses_float32": "div_rn_f64",  # J is computed in double
-    "finish": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_",  # one thread, once a step; powers of β are no quick thing
+    "finish_": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_",  # one thread, once a step; powers of β are no quick thing
 }
 CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
 

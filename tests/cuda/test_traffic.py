@@ -15,6 +15,7 @@ from fusedmlp import Gradients, Parameters, kernel_sources
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy import CupyBackend
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
+from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.optimizers import SGD, Adam, OptimizerState
 
@@ -135,7 +136,9 @@ def squares(backend):
     mini_batch = MiniBatch(backend.launcher, backend.xp, architecture)
     mini_batch.begin_epoch(0.1, 0)
     parameters = Parameters(architecture, random(architecture.n_parameters))
-    mini_batch.finish(parameters, fake_cupy.copied(np.ones(2)), 0.1, 5, 1.0, True, SGD(0.1))
+    output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
+    logits, Y = random((5, 200)), random((200, 5))
+    mini_batch.finish(parameters, output_layer, logits, (Y, None), 0.1, 1.0, True, SGD(0.1))
 
 
 def optimize(optimizer):

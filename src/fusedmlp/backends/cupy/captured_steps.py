@@ -31,7 +31,7 @@ class CapturedSteps:
     Parameters
     ----------
     engine : FusedEngine
-        Its `_pass` is captured.
+        Its `backpropagate` is captured.
     parameters : Parameters
     state : OptimizerState
         Of an optimizer that has a kernel.
@@ -144,18 +144,21 @@ class CapturedSteps:
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
             self._mini_batch.gather(self._order, self._samples, batch, self._batch_size)
-        self._pass(size)
+        logits, of_loss = self._pass(size)
         mean = engine.loss_is_mean
         share = size / self._m if mean else 1.0
-        sums = engine.output_layer.sums
-        self._mini_batch.finish(parameters, sums, self._alpha, size, share, mean, state.optimizer)
+        self._mini_batch.finish(
+            parameters, engine.output_layer, logits, of_loss, self._alpha, share, mean, state.optimizer
+        )
         engine.backend.optimizer_step.launch(
             state, parameters, self._gradients, 1.0, self._alpha / size, self._mini_batch.progress
         )
 
-    def _pass(self, size: int) -> None:
+    def _pass(self, size: int) -> tuple[Array, tuple[Array, Array | None]]:
+        """(the logits of the batch, (its Y, its weights)); its gradients."""
         X, Y, weights = [x if x is None else x[:size].T for x in self._batch] if self._gathers else self._samples
-        self._engine._pass(self._parameters, X, Y, weights, self._gradients)
+        logits = self._engine.backpropagate(self._parameters, X, Y, weights, self._gradients)
+        return logits, (Y, weights)
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusedmlp.activations import Array
@@ -12,7 +13,7 @@ from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.engine import ComposedEngine
 from fusedmlp.feeding import HostMatrix
 from fusedmlp.optimizers import OptimizerState
-from fusedmlp.parameters import Parameters
+from fusedmlp.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend
@@ -65,6 +66,19 @@ class FusedEngine(ComposedEngine):
                 if self._steps is not None:
                     return self._steps.run_epoch(order)
         return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, alpha)
+
+    @abstractmethod
+    def backpropagate(
+        self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
+    ) -> Array:
+        """Σ wᵢ ∂jᵢ/∂parameters of a chunk into `gradients`; the logits (m, n_out), which hold until the next pass."""
+
+    def _pass(
+        self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
+    ) -> Array:
+        """As the composed engine's."""
+        logits = self.backpropagate(parameters, X, Y, sample_weight, gradients)
+        return self.output_layer.sum_losses(logits, Y, sample_weight)
 
     def _capture(self, *arguments: Any) -> CapturedSteps | None:
         """None where a batch is more than a chunk."""

@@ -100,15 +100,17 @@ class HiddenLayer:
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
         blocks = min(self._most_blocks, -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
+        tail = None if gradients is None else gradients.flat[-self._length :]
+        sums = self._partial if tail is None or blocks > 1 else tail
         arguments = (
             Z, np.int64(line // self._item), NULL if b is None else b, parameters.weights[-1],
             NULL if b2 is None else b2, *strided(Y if gradients is not None else None),
-            *strided(sample_weight)[::2], logits, self._partial, np.int64(m), np.int32(self._n),
+            *strided(sample_weight)[::2], logits, sums, np.int64(m), np.int32(self._n),
             np.int32(self._n_out), output_layer.loss, np.int32(shape.team), output_layer.most,
         )  # fmt: skip
         kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
-        if gradients is not None:
-            sum_rows(self._launcher, self._partial[:blocks], gradients.flat[-self._length :])
+        if tail is not None and blocks > 1:
+            sum_rows(self._launcher, self._partial[:blocks], tail)
 
     def _kernel(self, packed: bool) -> Any:
         f, dtype = self._architecture.hidden_activation, self._dtype

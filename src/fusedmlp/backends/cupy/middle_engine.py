@@ -40,14 +40,13 @@ class MiddleEngine(FusedEngine):
         self._hidden.forward(parameters, Z, logits, self.output_layer)
         return self.output_layer.sum_losses(logits, Y, sample_weight)
 
-    def _pass(
+    def backpropagate(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
-        """As the composed engine's; dZ takes the place of Z."""
+        """As `FusedEngine` says; dZ takes the place of Z."""
         backend, activation = self.backend, self.architecture.hidden_activation
         A, Z, logits = self._up_to_last(parameters, X)
         self._hidden.forward(parameters, Z, logits, self.output_layer, Y, sample_weight, gradients)
-        J = self.output_layer.sum_losses(logits, Y, sample_weight)
         dZ = Z.T
         for layer in range(len(A) - 1, -1, -1):
             backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])
@@ -56,7 +55,7 @@ class MiddleEngine(FusedEngine):
             if layer:
                 out = self._buffer(f"dZ{layer}", A[layer].shape[::-1]).T
                 dZ = backend.fused_backward(parameters.weights[layer], dZ, A[layer], activation, out=out)
-        return J
+        return logits
 
     def _sum_samples(self, dZ: Array, out: Array) -> None:
         """Σ over the samples of dZ (n, m), which lies sample by sample, into `out` (n, 1)."""

@@ -10,11 +10,12 @@ import numpy as np
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block
-from fusedmlp.backends.cupy.output_layer import strided
+from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
 from fusedmlp.optimizers import Adam, Optimizer
 from fusedmlp.parameters import Parameters
 
 _MOST_BLOCKS = THREADS  # of `squares`: one block adds up what they have
+_SMALL_BATCH = 2048  # whose losses one block sums up in less time than a launch takes
 _PROGRESS = ("BATCH", "LOSS", "RATE", "STEPS", "STEP_RATE", "FACTOR")  # as in kernels/progress.cuh
 
 
@@ -81,9 +82,10 @@ class MiniBatch:
     def finish(
         self,
         parameters: Parameters,
-        sums: Array,
+        output_layer: OutputLayer,
+        logits: Array,
+        batch: Sequence[Array | None],
         alpha: float,
-        size: int,
         share: float,
         mean: bool,
         optimizer: Optimizer,
@@ -93,12 +95,12 @@ class MiniBatch:
         Parameters
         ----------
         parameters : Parameters
-        sums : array of shape (2,)
-            Σ w j and Σ w of the batch, float64.
+        output_layer : OutputLayer
+        logits : array of shape (size, n_out)
+            Without gaps.
+        batch : sequence (Y, weights) of array of shape (n_out, size), (1, size) or None
         alpha : float
             L2.
-        size : int
-            Samples of the batch.
         share : float
             Of the batch's loss in the epoch's.
         mean : bool
@@ -110,8 +112,17 @@ class MiniBatch:
             arguments = parameters.flat, self._launcher.weight_ranges(self._architecture), layers, self._squares
             kernel = self._launcher.kernel("mini_batch.cu", f"squares_{self._architecture.dtype}")
             kernel((self._blocks,), (THREADS,), arguments, shared_mem=8 * THREADS)
+        size, n_out = logits.shape
+        Y, weights = batch
+        small = size <= _SMALL_BATCH
+        if not small:
+            output_layer.sum_losses(logits, Y, weights)
         betas = (optimizer.beta_1, optimizer.beta_2) if isinstance(optimizer, Adam) else (0.0, 0.0)
-        numbers = (np.float64(x) for x in (alpha / size, share))
-        blocks = np.int32(self._blocks if alpha else 0)
-        arguments = self.progress, sums, self._squares, blocks, *numbers, np.int32(mean), *map(np.float64, betas)
-        self._launcher.kernel("mini_batch.cu", "finish")((1,), (THREADS,), arguments, shared_mem=8 * THREADS)
+        rules = (np.float64(x) for x in (alpha / size, share, *betas))
+        arguments = (
+            self.progress, logits if small else NULL, *strided(Y), *strided(weights)[::2], np.int64(size),
+            np.int32(n_out), output_layer.loss, output_layer.most, output_layer.sums, self._squares,
+            np.int32(self._blocks if alpha else 0), *rules, np.int32(mean),
+        )  # fmt: skip
+        kernel = self._launcher.kernel("mini_batch.cu", f"finish_{self._architecture.dtype}")
+        kernel((1,), (THREADS,), arguments, shared_mem=8 * THREADS)

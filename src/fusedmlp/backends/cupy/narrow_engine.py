@@ -37,14 +37,14 @@ class NarrowEngine(FusedEngine):
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
         return self.output_layer.sum_losses(self._logits(parameters, X), Y, sample_weight)
 
-    def _pass(
+    def backpropagate(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
-        """As the composed engine's."""
+        """As `FusedEngine` says."""
         one_tile = self._narrow.tiles == 1
         logits = self._room(X.shape[1]) if one_tile else self._logits(parameters, X)
         self._narrow.step(parameters, X, Y, sample_weight, logits, gradients, self.output_layer)
-        return self.output_layer.sum_losses(logits, Y, sample_weight)
+        return logits
 
     def _logits(self, parameters: Parameters, X: Array) -> Array:
         """Of a chunk, (m, n_out), a row per sample."""

@@ -146,12 +146,14 @@ class NarrowStep:
     ) -> None:
         """Σ w ∂j/∂parameters into `gradients`. The logits are written with one tile, and read with several."""
         m = X.shape[1]
+        sums = gradients.flat if self._ranges(m) == 1 else self._partial
         arguments = (
-            *self._network(parameters, X), *strided(Y), *strided(sample_weight)[::2], logits, self._partial,
+            *self._network(parameters, X), *strided(Y), *strided(sample_weight)[::2], logits, sums,
             np.int64(self._partial.shape[1]), np.int64(m), *self._sizes(), output_layer.loss, output_layer.most,
         )  # fmt: skip
-        ranges = self._launch("step", m, arguments)
-        sum_rows(self._launcher, self._partial[:ranges], gradients.flat)
+        self._launch("step", m, arguments)
+        if sums is self._partial:
+            sum_rows(self._launcher, self._partial[: self._ranges(m)], gradients.flat)
 
     def _network(self, parameters: Parameters, X: Array) -> list[Any]:
         x_step, x_line = (np.int64(stride // X.itemsize) for stride in X.strides)
@@ -162,8 +164,11 @@ class NarrowStep:
     def _sizes(self) -> tuple[Any, ...]:
         return np.int32(self._n_in), np.int32(self._n), np.int32(self._n_out), self._activation
 
-    def _launch(self, kernel: str, m: int, arguments: tuple[Any, ...]) -> int:
-        """Returns the number of ranges that the samples were cut into."""
+    def _ranges(self, m: int) -> int:
+        """Into how many ranges the samples are cut."""
+        return min(self._most_ranges, -(-m // _SAMPLES))
+
+    def _launch(self, kernel: str, m: int, arguments: tuple[Any, ...]) -> None:
         N, R, C, arithmetic = variant = self._variant
         dtype, tf32 = C_TYPES[variant.dtype], str(arithmetic == "tf32").lower()
         function = self._launcher.kernel(
@@ -172,6 +177,4 @@ class NarrowStep:
             f"{N},{R},{C},{dtype},{tf32},{arithmetic}",
             variant.shared_bytes,
         )
-        ranges = min(self._most_ranges, -(-m // _SAMPLES))
-        function((self.tiles, ranges), (THREADS,), arguments, shared_mem=variant.shared_bytes)
-        return ranges
+        function((self.tiles, self._ranges(m)), (THREADS,), arguments, shared_mem=variant.shared_bytes)
