@@ -188,7 +188,7 @@ def test_field_checks_and_times_in_turns(in_this_process):
         assert min(entry.rounds) <= entry.seconds <= max(entry.rounds)
         assert set(entry.errors) == {"J", "dW1", "db1", "dW2", "db2"}
         assert entry.engine == "composed"
-    assert strict.floor_seconds == rates.least_seconds(STEP, RATES, "streaming")
+    assert strict.floor_seconds == rates.least_seconds(STEP, RATES, "narrow")
     composed = tf32.entries[1]
     assert composed.status == "skipped"
     assert "strict float32 alone" in composed.reason
@@ -305,7 +305,7 @@ def test_least_time():
     hidden, samples, flops = 4 * 1024 * 1000, 4 * 65 * 1000, 4 * 64 * 1024 * 1000
     slow = {"bytes_per_second": 1.0, "strict_flops_per_second": 1e30}
     assert rates.least_seconds(case, slow, "middle") == 4 * hidden + 2 * samples
-    assert rates.least_seconds(case, slow, "streaming") == samples
+    assert rates.least_seconds(case, slow, "narrow") == samples
     assert rates.least_seconds(case, {"bytes_per_second": 1e30, "strict_flops_per_second": 1.0}, "middle") == flops
     assert rates.least_seconds(replace(case, precision="tf32"), slow, "middle") is None
     assert rates.least_seconds(EPOCH, slow, "middle") is None

@@ -28,7 +28,7 @@ def some_results():
     errors = {"J": 1e-8, "dW1": 2e-7}
     rounds = [1.2e-3, 1.26789012e-3, 1.3e-3]
     step = [
-        GpuEntry("fused", "ok", "", rounds[1], rounds, None, errors, 12_345_678, "fused, streaming"),
+        GpuEntry("fused", "ok", "", rounds[1], rounds, None, errors, 12_345_678, "fused, narrow"),
         GpuEntry("torch", "ok", "", 2.5e-3, [2.5e-3] * 3, None, errors, 10**9),
         GpuEntry("jax", "ok", "", 2.0e-3, [2.0e-3] * 3, None, errors),
     ]
@@ -81,7 +81,7 @@ def test_report_is_written_from_what_is_saved(tmp_path):
     assert "- Tests on the device: failed: 3 passed, 1 failed, 0 skipped, 10 s." in text
     assert "    the end" in text
     assert "- compute-sanitizer memcheck: passed, 0 errors, 24 of 24 shapes covered, 5 s." in text
-    assert "| 784-1024-1, m = 65,536 | fused, streaming |" in text
+    assert "| 784-1024-1, m = 65,536 | fused, narrow |" in text
     assert "| 784-1024-1, m = 65,536 | 12 | 1,000 |" in text
     assert "| sigmoid | 8 × 9 | 1.00 | 1,000 | 93% | 90% |" in text
     least = rates.least_seconds(saved.measured[0].case, RATES, "middle")

@@ -262,7 +262,7 @@ class Field:
         self, case: GpuCase, entries: dict[tuple[GpuCase, str], GpuEntry], measured_rates: dict[str, float]
     ) -> Measured:
         mine: list[Any] = [entries[case, name] for name in LIBRARIES if (case, name) in entries]
-        return Measured(case, mine, rates.least_seconds(case, measured_rates, "streaming") or 0.0)
+        return Measured(case, mine, rates.least_seconds(case, measured_rates, "narrow") or 0.0)
 
     def _begin(self, name: str) -> str | None:
         """Why a library's process does not start."""

@@ -92,7 +92,7 @@ def least_seconds(case: GpuCase, rates: dict[str, float], path: str) -> float | 
     case : GpuCase
     rates : dict
         Of `measure`.
-    path : {"middle", "streaming"}
+    path : {"middle", "narrow"}
         With one fused kernel between two products of cuBLAS, the hidden activations are moved four times and X twice;
         where a sample's activations never leave the chip, X and Y once.
     """

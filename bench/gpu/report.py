@@ -190,7 +190,7 @@ def _roofline(results: GpuResults) -> str:
     rows = []
     for m in results.measured:
         ours = m.entry("fused")
-        least = [rates.least_seconds(m.case, found, path) for path in ("middle", "streaming")]  # type: ignore[arg-type]
+        least = [rates.least_seconds(m.case, found, path) for path in ("middle", "narrow")]  # type: ignore[arg-type]
         if ours is None or ours.seconds is None or None in least:
             continue
         cells = [f"{significant(t * 1e3)} ({t / ours.seconds:.0%} reached)" for t in least if t is not None]

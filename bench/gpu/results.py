@@ -47,7 +47,7 @@ class GpuResults:
     rates, primitives : dict
         What `rates.measure` and `rates.primitives` found.
     measured : list of Measured
-        The floor of each is the least time of the streaming path, 0 where there is none.
+        The floor of each is the least time of the narrow path, 0 where there is none.
     """
 
     device: dict[str, str]
