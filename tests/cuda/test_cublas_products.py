@@ -279,9 +279,9 @@ class TestDevices:
         gc.collect()
         assert sorted(cupy.cublas.destroyed) == sorted([(first, 0), (second, 1)])
 
-    @pytest.mark.parametrize(("major", "mebibytes"), [(7, 4), (8, 4), (9, 32), (10, 32)])
-    def test_the_memory_to_work_in(self, cupy, square, monkeypatch, major, mebibytes):
-        monkeypatch.setattr(cupy.cuda.runtime, "deviceGetAttribute", lambda attribute, device: {75: major}[attribute])
+    @pytest.mark.parametrize(("capability", "mebibytes"), [("75", 4), ("89", 4), ("90", 32), ("100", 32)])
+    def test_the_memory_to_work_in(self, cupy, square, monkeypatch, capability, mebibytes):
+        monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
         products = Products(cupy)
         products.gemm(square, square, square.copy())
         (handle,) = cupy.cublas.handles.values()

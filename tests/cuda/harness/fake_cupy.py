@@ -343,9 +343,8 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,
-            cudaDevAttrComputeCapabilityMajor=75,
             cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
-            deviceGetAttribute=lambda attribute, device: {16: multiprocessors, 75: 9, 97: 227 * 1024}[attribute],
+            deviceGetAttribute=lambda attribute, device: {16: multiprocessors, 97: 227 * 1024}[attribute],
             driverGetVersion=lambda: driver,
             getDevice=lambda: current.current.number,
             getDeviceCount=get_device_count,

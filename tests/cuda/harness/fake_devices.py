@@ -15,6 +15,7 @@ class Device:
     """cupy.cuda.Device."""
 
     current: DeviceOfThread
+    compute_capability = "90"
 
     def __init__(self, number):
         self._number = number

@@ -259,7 +259,8 @@ class Launcher:
 
     def has_tf32(self) -> bool:
         """Whether the tensor cores multiply float32 numbers rounded to TF32: compute capability 8.0."""
-        return self._attribute("cudaDevAttrComputeCapabilityMajor") >= 8
+        device = self._cupy.cuda.Device(self._cupy.cuda.runtime.getDevice())
+        return int(device.compute_capability) >= 80
 
     def _attribute(self, name: str) -> int:
         runtime = self._cupy.cuda.runtime

@@ -22,7 +22,9 @@ LARGEST = 2**31 - 1
 """Of an axis, and of a leading dimension: cuBLAS takes 32-bit numbers."""
 
 _MIB = 2**20
-_HOPPER = 9  # the major compute capability from which on NVIDIA recommends a workspace of 32 MiB; before, 4
+_HOPPER = (
+    90  # the compute capability, as CuPy writes it, from which on NVIDIA recommends a workspace of 32 MiB; before, 4
+)
 
 
 class _Type(NamedTuple):
@@ -193,9 +195,8 @@ class _Handle:
     def __init__(self, cupy: Any, library: Cublas, device: int) -> None:
         self._cupy, self._cublas = cupy, library
         _refuse_capture(cupy.cuda.get_current_stream())
-        runtime = cupy.cuda.runtime
-        major = runtime.deviceGetAttribute(runtime.cudaDevAttrComputeCapabilityMajor, device)
-        self._workspace_bytes = (32 if major >= _HOPPER else 4) * _MIB
+        capability = int(cupy.cuda.Device(device).compute_capability)
+        self._workspace_bytes = (32 if capability >= _HOPPER else 4) * _MIB
         self._workspaces: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
         self._stream: Any = None
         self._workspace: Array | None = None
