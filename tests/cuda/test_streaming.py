@@ -67,8 +67,11 @@ def test_passes_have_the_bits_of_resident_samples(emulated, sizes, order):
 @pytest.mark.parametrize("batch_size", [32, 150, 299, 400, M])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_training_has_the_bits_of_resident_samples(emulated, batch_size, shuffle, order):
-    """Several batches a transfer, one that is smaller, and batches of several chunks."""
+def test_training_equals_that_on_resident_samples(emulated, batch_size, shuffle, order):
+    """Several batches a transfer, one that is smaller, and batches of several chunks.
+
+    But for the last digits: captured steps add up the weights and losses of a batch on the GPU.
+    """
     X, Y, weight = data(order=order, weighted=True)
 
     def train(resident):
@@ -88,7 +91,8 @@ def test_training_has_the_bits_of_resident_samples(emulated, batch_size, shuffle
         )
         return [history.loss, history.validation_loss, net.parameters.flat.get()]
 
-    check_same_bits([train(False), train(True)])
+    for streamed, resident in zip(train(False), train(True), strict=True):
+        np.testing.assert_allclose(streamed, resident, rtol=1e-12)
 
 
 def test_without_weights_and_with_validation_data(emulated):
@@ -99,7 +103,8 @@ def test_without_weights_and_with_validation_data(emulated):
         history = net.fit(X, Y, epochs=2, batch_size=64, validation_data=(X[:, :400], Y[:, :400]))
         return [history.loss, history.validation_loss, net.parameters.flat.get()]
 
-    check_same_bits([train(False), train(True)])
+    for streamed, resident in zip(train(False), train(True), strict=True):
+        np.testing.assert_allclose(streamed, resident, rtol=1e-12)
 
 
 def test_trace_takes_all_samples_to_the_gpu(emulated):
@@ -128,6 +133,7 @@ def test_samples_that_are_on_the_gpu_stay_there(emulated):
 
 def test_samples_go_to_the_gpu_where_a_share_of_its_memory_holds_them(emulated, cupy):
     assert emulated.resident_bytes is None
+    fake_cupy.POOL.free_all_blocks()
     assert emulated.fits(int(2.7e9))  # 40 % of 7 GB
     assert not emulated.fits(int(2.9e9))
     fake_cupy.POOL.set_limit(fake_cupy.POOL.used_bytes() + 10**6)
@@ -154,7 +160,7 @@ def test_no_array_of_all_samples_is_made_on_the_gpu(emulated):
     del fake_cupy.POOL.sizes[:]
     net.fit(X, Y, epochs=2, batch_size=32, sample_weight=weight, validation_fraction=0.1)
     passes(net, X, Y, weight)
-    most_of_a_chunk = 256 * 7 * 8
+    most_of_a_chunk = 256 * 8 * 8  # 7 units, and a gap to the next multiple of 16 bytes
     assert max(fake_cupy.POOL.sizes) <= most_of_a_chunk < min(X.nbytes, Y.nbytes)
 
 
