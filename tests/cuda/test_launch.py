@@ -9,6 +9,7 @@ from harness.emulator import compile_source
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusedmlp import Network, kernel_sources
 from fusedmlp.backends.cupy.launch import (
     _LARGEST_GRID_Y,
     THREADS,
@@ -259,3 +260,32 @@ extern "C" __global__ void overflows(int* x, int n) { x[0] = n * 65536; }
     def test_numpy_and_gpu_arrays_do_not_mix(self, cupy, mistake):
         with pytest.raises(TypeError):
             mistake(cupy, ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("file", "one", "names"),
+    [
+        ("hidden_layer.cu", "4,TANH,tanh,float,float32,4,packed", ["hidden_layer_4_tanh_float32_packed"]),
+        ("narrow_step.cu", "1,2,4,float,true,tf32", ["narrow_forward_1_2_4_tf32", "narrow_step_1_2_4_tf32"]),
+    ],
+)
+def test_one_kernel_is_compiled_alone(compiler, file, one, names):
+    assert compile_source(kernel_sources.source(file), (f"-DONE={one}",)).names == names
+
+
+@pytest.mark.parametrize("sizes", [(5, 8, 1), (5, 8, 7), (200, 8, 2)])
+def test_a_network_asks_for_its_kernels_alone(emulated, cupy, sizes):
+    asked = []
+    make = cupy.RawModule
+
+    def module(code, options):
+        asked.extend(option for option in options if option.startswith("-DONE="))
+        return make(code=code, options=options)
+
+    cupy.RawModule = module
+    network = Network(sizes, "tanh", backend=emulated)
+    network.loss_and_gradients(np.zeros((sizes[0], 3)), np.zeros((sizes[-1], 3)))
+    (option,) = asked
+    file = "narrow_step.cu" if network.engine.path == "narrow" else "hidden_layer.cu"
+    names = compile_source(kernel_sources.source(file), (option,)).names
+    assert names[-1] in cupy.launches

@@ -10,7 +10,7 @@ from harness import emulator
 
 import oracle
 from compare import TOLERANCE, assert_close
-from fusedmlp import Network, kernel_sources
+from fusedmlp import Network
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
@@ -32,12 +32,6 @@ TF32 = 2.0**-11  # the largest error of a rounding to 10 bits
 
 def name(variant):
     return "-".join(map(str, variant))
-
-
-@pytest.fixture(autouse=True)
-def whole_file(compiler):
-    """Every kernel at once: one by one, they take twice as long."""
-    return emulator.compile_source(kernel_sources.source("narrow_step.cu"))
 
 
 class Case:

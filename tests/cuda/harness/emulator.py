@@ -31,7 +31,6 @@ _LARGEST_BLOCK = (1024, 1024, 64)
 _MOST_THREADS = 1024
 _MOST_SHARED = 227 * 1024
 _order = ORDERS[0]
-_whole = set()  # the sources of which all kernels were compiled
 
 
 @contextlib.contextmanager
@@ -109,15 +108,9 @@ class Module:
 def compile_source(code, options=(), counting=False):
     """The module of a CUDA source; compiled once per process. Of the options, -D counts.
 
-    Where all of a source has been compiled, that serves for a part of it, too. With `counting` its kernels note what
-    they read and write (``traffic.py``), in place of the sanitizers' checks.
+    With `counting` its kernels note what they read and write (``traffic.py``), in place of the sanitizers' checks.
     """
-    defines = tuple(option for option in options if option.startswith("-D"))
-    if (code, counting) in _whole:
-        return _compile(code, (), counting)
-    if not defines:
-        _whole.add((code, counting))
-    return _compile(code, defines, counting)
+    return _compile(code, tuple(option for option in options if option.startswith("-D")), counting)
 
 
 @functools.cache
