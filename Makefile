@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast lint format bench bench-full bench-peers gpu clean
+.PHONY: demo test test-cuda test-others test-fast lint format bench bench-full bench-peers gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -29,8 +29,15 @@ demo: $(VENV)/.set-up-$(call with_gpu,plot)
 	$(BIN)/fusedmlp train breast-cancer --all-backends \
 		--out demo/model.safetensors --plot demo/loss.png --metrics demo/metrics.jsonl
 
+# In two processes side by side: compiling and running the CUDA kernels on the CPU takes as long as all other tests.
 test: $(VENV)/.set-up-$(call with_gpu,test)
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-cuda test-others
+
+test-cuda:
+	$(BIN)/python -m pytest tests/cuda
+
+test-others:
+	$(BIN)/python -m pytest tests --ignore=tests/cuda
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest -m "not slow"
