@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import numpy as np
@@ -25,7 +26,7 @@ def data(sizes, loss="binary_cross_entropy"):
 
 
 def trained(backend, sizes, captured=True, **arguments):
-    """(parameters, losses) of a training in float64, and its engine."""
+    """(parameters, losses) of a training in float64, its engine, and its captured steps."""
     loss = arguments.pop("loss", "binary_cross_entropy")
     X, Y, weight = data(sizes, loss)
     if arguments.pop("weighted", False):
@@ -34,8 +35,10 @@ def trained(backend, sizes, captured=True, **arguments):
     if not captured:
         net._engines.engine = backend.engine(net.architecture)
         net.engine.train_epoch = ComposedEngine.train_epoch.__get__(net.engine)
-    history = net.fit(X, Y, epochs=3, **arguments)
-    return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), net.engine
+    kept = []
+    history = net.fit(X, Y, epochs=3, callbacks=[lambda training: kept.append(training.optimizer_state)], **arguments)
+    steps = net.engine._steps.get(kept[0]) if hasattr(net.engine, "_steps") else None
+    return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), net.engine, steps
 
 
 TRAININGS = {
@@ -51,8 +54,8 @@ TRAININGS = {
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_is_numpys(emulated, cupy, name, sizes):
-    flat, losses, engine = trained(emulated, sizes, **TRAININGS[name])
-    expected, expected_losses, _ = trained("numpy", sizes, **TRAININGS[name])
+    flat, losses, engine, _ = trained(emulated, sizes, **TRAININGS[name])
+    expected, expected_losses, *_ = trained("numpy", sizes, **TRAININGS[name])
     np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
     assert engine.kind == "fused"
@@ -60,8 +63,8 @@ def test_training_is_numpys(emulated, cupy, name, sizes):
 
 
 def test_graphs_hold_one_step_and_sixteen(emulated):
-    engine = trained(emulated, (5, 20, 1), batch_size=10)[2]
-    launched = {key: graph.launched for key, graph in engine._steps._graphs.items()}
+    steps = trained(emulated, (5, 20, 1), batch_size=10)[3]
+    launched = {key: graph.launched for key, graph in steps._graphs.items()}
     # 33 batches an epoch; the very first is not captured.
     assert launched == {(10, 16): 6, (10, 1): 2}
 
@@ -72,7 +75,9 @@ def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch
     for cut in ((16, 1), (1,), (5, 2, 1)):
         monkeypatch.setattr("fusedmlp.backends.cupy.captured_steps._STEPS_OF_A_GRAPH", cut)
         flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
-    monkeypatch.setattr(CapturedSteps, "_run", lambda steps, size, count: [steps._step(size) for _ in range(count)])
+    monkeypatch.setattr(
+        CapturedSteps, "_run", lambda steps, state, size, count: [steps._step(state, size) for _ in range(count)]
+    )
     flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
     assert all(np.array_equal(flat, flats[0]) for flat in flats[1:])
 
@@ -88,16 +93,17 @@ def test_losses_of_large_batches_are_summed_by_many_blocks(emulated, cupy, monke
 
 
 def test_a_small_step_is_four_launches(emulated, cupy):
-    engine = trained(emulated, (5, 20, 1), batch_size=32)[2]
+    *_, engine, steps = trained(emulated, (5, 20, 1), batch_size=32)
+    assert engine.path == "narrow"
     del cupy.launches[:]
-    engine._steps._graphs[32, 1].launch()
+    steps._graphs[32, 1].launch()
     kinds = [name.split("_")[0] for name in cupy.launches]
     assert kinds == ["gather", "narrow", "finish", "adam"]
 
 
 def test_steps_without_graphs_give_the_same(emulated):
-    flat, losses, _ = trained(emulated, (5, 20, 1), batch_size=32, weighted=True, alpha=0.1)
-    other, other_losses, _ = trained(emulated, (5, 20, 1), captured=False, batch_size=32, weighted=True, alpha=0.1)
+    flat, losses, *_ = trained(emulated, (5, 20, 1), batch_size=32, weighted=True, alpha=0.1)
+    other, other_losses, *_ = trained(emulated, (5, 20, 1), captured=False, batch_size=32, weighted=True, alpha=0.1)
     np.testing.assert_allclose(flat, other, rtol=0, atol=1e-12)
     np.testing.assert_allclose(losses, other_losses, rtol=1e-12)
 
@@ -127,7 +133,7 @@ def test_other_arguments_make_other_steps(emulated, cupy):
 
     def steps(*arguments):
         net.engine.train_epoch(net.parameters, *arguments)
-        return net.engine._steps
+        return net.engine._steps[arguments[0]]
 
     first = steps(state, X, Y, None, order, 32)
     assert steps(state, X, Y, None, order[::-1], 32) is first
@@ -141,7 +147,7 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (OptimizerState(SGD(0.1), cupy, net.parameters.flat), X, Y, None, order, 32),
     ):
         assert steps(*arguments) not in seen
-        seen.append(net.engine._steps)
+        seen.append(net.engine._steps[arguments[0]])
 
 
 def test_some_samples_only_are_visited_without_graphs(emulated, cupy):
@@ -150,7 +156,7 @@ def test_some_samples_only_are_visited_without_graphs(emulated, cupy):
     net = Network((5, 20, 1), backend=emulated, random_state=0)
     state = OptimizerState(SGD(0.1), cupy, net.parameters.flat)
     net.engine.train_epoch(net.parameters, state, X, Y, None, np.arange(50), 10)
-    assert net.engine._steps is None
+    assert not net.engine._steps
     assert state.t == 5
 
 
@@ -199,16 +205,32 @@ def test_without_room_for_a_batch_the_chunk_gets_smaller(emulated, caplog):
 def test_an_error_in_a_capture_ends_it(emulated, monkeypatch):
     X, Y, _ = data((5, 20, 1))
     net = Network((5, 20, 1), backend=emulated, random_state=0)
+    streams = []
 
-    def fails(steps, size, step=CapturedSteps._step):
-        step(steps, size)
+    def fails(steps, state, size, step=CapturedSteps._step):
+        step(steps, state, size)
         if steps._stream.is_capturing():
+            streams.append(steps._stream)
             raise RuntimeError("planted")
 
     with monkeypatch.context() as patch:
         patch.setattr(CapturedSteps, "_step", fails)
         with pytest.raises(RuntimeError, match="planted"):
             net.fit(X, Y, epochs=1, batch_size=10)
-    assert not net.engine._steps._stream.is_capturing()
+    assert not streams[0].is_capturing()
     net.fit(X, Y, epochs=1, batch_size=10)
     assert np.isfinite(net.backend.to_numpy(net.parameters.flat)).all()
+
+
+def test_a_training_that_is_over_holds_nothing_on_the_gpu(emulated):
+    """Neither samples nor moments, graphs and their memory."""
+    X, Y, _ = data((5, 20, 1))
+    net = Network((5, 20, 1), backend=emulated, random_state=0)
+    net.loss_and_gradients(X, Y)  # the engine's own buffers, made once
+    net.fit(X, Y, epochs=1, batch_size=10, alpha=0.1)
+    gc.collect()
+    before = fake_cupy.POOL.used_bytes()
+    net.fit(X, Y, epochs=2, batch_size=16, alpha=0.1)
+    gc.collect()
+    assert not net.engine._steps
+    assert fake_cupy.POOL.used_bytes() == before

@@ -6,9 +6,9 @@ changes from step to step is read from device memory (``kernels/progress.cuh``),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,19 +23,13 @@ if TYPE_CHECKING:
 _STEPS_OF_A_GRAPH = (16, 1)
 
 
-class CapturedSteps:
-    """The steps of a training, epoch after epoch, on arrays that stay where they are.
+class Epochs(NamedTuple):
+    """What the epochs of a training have in common.
 
-    Every array that a graph has captured is held by this object, so that nobody else is given its memory.
-
-    Parameters
+    Attributes
     ----------
-    engine : FusedEngine
-        Its `backpropagate` is captured.
     parameters : Parameters
-    state : OptimizerState
-        Of an optimizer that has a kernel.
-    samples : sequence of array of shape (n_in, m), (n_out, m), (1, m) or None
+    samples : tuple of array of shape (n_in, m), (n_out, m), (1, m) or None
         X, Y and the weights, on the device.
     shuffled : bool
         Whether epochs have an order.
@@ -45,21 +39,38 @@ class CapturedSteps:
         L2.
     """
 
-    def __init__(
-        self,
-        engine: FusedEngine,
-        parameters: Parameters,
-        state: OptimizerState,
-        samples: Sequence[Array | None],
-        shuffled: bool,
-        batch_size: int,
-        alpha: float,
-    ) -> None:
+    parameters: Parameters
+    samples: tuple[Array, Array, Array | None]
+    shuffled: bool
+    batch_size: int
+    alpha: float
+
+    def same(self, other: Epochs) -> bool:
+        """Whether steps captured for one serve the other: the very same arrays."""
+        arrays = zip((self.parameters, *self.samples), (other.parameters, *other.samples), strict=True)
+        return self[2:] == other[2:] and all(a is b for a, b in arrays)
+
+
+class CapturedSteps:
+    """The steps of a training, epoch after epoch, on arrays that stay where they are.
+
+    Every array that a graph has captured is held by this object, so that nobody else is given its memory; but for the
+    moments of the optimizer, whose state has to be alive for an epoch to be run.
+
+    Parameters
+    ----------
+    engine : FusedEngine
+        Its `backpropagate` is captured.
+    epochs : Epochs
+    """
+
+    def __init__(self, engine: FusedEngine, epochs: Epochs) -> None:
+        self.epochs = epochs
+        parameters, samples, shuffled, batch_size, alpha = epochs
         cupy, architecture = engine.backend.xp, engine.architecture
-        self._engine, self._parameters, self._state, self._samples = engine, parameters, state, samples
+        self._engine, self._parameters, self._samples = engine, parameters, samples
         self._batch_size, self._alpha = batch_size, alpha
         X, _, weights = samples
-        assert X is not None
         self._m = X.shape[1]
         in_place = X.flags.c_contiguous or X.flags.f_contiguous
         self._gathers = shuffled or batch_size < self._m or not in_place
@@ -80,31 +91,24 @@ class CapturedSteps:
             self._pass(batch_size)
             engine.backend.launcher.weight_ranges(architecture)
 
-    def serves(
-        self,
-        parameters: Parameters,
-        state: OptimizerState,
-        samples: Sequence[Array | None],
-        shuffled: bool,
-        batch_size: int,
-        alpha: float,
-    ) -> bool:
-        """Whether these are the steps for such arguments."""
-        same = self._parameters is parameters and self._state is state
-        same = same and (self._order is not None, self._batch_size, self._alpha) == (shuffled, batch_size, alpha)
-        return same and all(a is b for a, b in zip(self._samples, samples, strict=True))
+    def run_epoch(self, state: OptimizerState, order: Array | None) -> float:
+        """All batches, and a step after each; the loss of the epoch, as of `Engine.train_epoch`.
 
-    def run_epoch(self, order: Array | None) -> float:
-        """All batches, and a step after each; the loss of the epoch, as of `Engine.train_epoch`."""
+        Parameters
+        ----------
+        state : OptimizerState
+            The same one every time, of an optimizer that has a kernel.
+        order : array of int of shape (m,), optional
+        """
         if self._order is not None:
             self._put_order(order)
-        self._mini_batch.begin_epoch(self._state.learning_rate, self._state.t)
+        self._mini_batch.begin_epoch(state.learning_rate, state.t)
         whole, rest = divmod(self._m, self._batch_size)
         with self._at_work():
-            self._run(self._batch_size, whole)
+            self._run(state, self._batch_size, whole)
             if rest:
-                self._run(rest, 1)
-        self._state.t += whole + (rest > 0)
+                self._run(state, rest, 1)
+        state.t += whole + (rest > 0)
         return self._mini_batch.loss
 
     def _put_order(self, order: Any) -> None:
@@ -115,32 +119,32 @@ class CapturedSteps:
         else:
             self._order.set(np.ascontiguousarray(order, np.int64))
 
-    def _run(self, size: int, count: int) -> None:
+    def _run(self, state: OptimizerState, size: int, count: int) -> None:
         """That many batches of a size. The first step of a size is not captured: it loads the kernels."""
         if size not in self._loaded:
-            self._step(size)
+            self._step(state, size)
             self._loaded.add(size)
             count -= 1
         for steps in _STEPS_OF_A_GRAPH:
             repeats, count = divmod(count, steps)
             if repeats and (size, steps) not in self._graphs:
-                self._graphs[size, steps] = self._captured(size, steps)
+                self._graphs[size, steps] = self._captured(state, size, steps)
             for _ in range(repeats):
                 self._graphs[size, steps].launch(self._stream)
 
-    def _captured(self, size: int, steps: int) -> Any:
+    def _captured(self, state: OptimizerState, size: int, steps: int) -> Any:
         """A graph of so many steps."""
         self._stream.begin_capture()
         try:
             for _ in range(steps):
-                self._step(size)
+                self._step(state, size)
         finally:
             graph = self._stream.end_capture()
         return graph
 
-    def _step(self, size: int) -> None:
+    def _step(self, state: OptimizerState, size: int) -> None:
         """Gather, pass, count, update: launches alone, no allocation, no word from the host."""
-        engine, state, parameters = self._engine, self._state, self._parameters
+        engine, parameters = self._engine, self._parameters
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
             self._mini_batch.gather(self._order, self._samples, batch, self._batch_size)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.captured_steps import CapturedSteps
+from fusedmlp.backends.cupy.captured_steps import CapturedSteps, Epochs
 from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.engine import ComposedEngine
@@ -36,7 +37,8 @@ class FusedEngine(ComposedEngine):
     def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self.output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
-        self._steps: CapturedSteps | None = None
+        # They hold samples on the GPU: as long as a training lasts, which its optimizer's state does.
+        self._steps: WeakKeyDictionary[OptimizerState, CapturedSteps] = WeakKeyDictionary()
 
     @property
     def loss_is_mean(self) -> bool:
@@ -55,16 +57,15 @@ class FusedEngine(ComposedEngine):
         alpha: float = 0.0,
     ) -> float:
         """As the composed engine's; by captured steps, where samples and optimizer are on the device."""
-        batch_size = min(batch_size, X.shape[1])
-        samples, shuffled = (X, Y, sample_weight), order is not None
-        arguments = parameters, optimizer_state, samples, shuffled, batch_size, alpha
+        steps = None
         visits_all = order is None or len(order) == X.shape[1]
         if visits_all and not isinstance(X, HostMatrix) and OptimizerStep.covers(optimizer_state.optimizer):
+            size = min(batch_size, X.shape[1])
+            epochs = Epochs(parameters, (X, Y, sample_weight), order is not None, size, alpha)
+            steps = self._steps_of(optimizer_state, epochs)
+        if steps is not None:
             with self.backend.computing():
-                if self._steps is None or not self._steps.serves(*arguments):
-                    self._steps = self._with_room(lambda: self._capture(*arguments), batch_size)
-                if self._steps is not None:
-                    return self._steps.run_epoch(order)
+                return steps.run_epoch(optimizer_state, order)
         return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, alpha)
 
     @abstractmethod
@@ -80,12 +81,20 @@ class FusedEngine(ComposedEngine):
         logits = self.backpropagate(parameters, X, Y, sample_weight, gradients)
         return self.output_layer.sum_losses(logits, Y, sample_weight)
 
-    def _capture(self, *arguments: Any) -> CapturedSteps | None:
-        """None where a batch is more than a chunk."""
-        *_, batch_size, _ = arguments
-        self._steps = None
-        return CapturedSteps(self, *arguments) if batch_size <= self._chunk else None
+    def _steps_of(self, optimizer_state: OptimizerState, epochs: Epochs) -> CapturedSteps | None:
+        """Those of a training that goes on, or new ones; None where a batch is more than a chunk."""
+        steps = self._steps.get(optimizer_state)
+        if steps is None or not steps.epochs.same(epochs):
+            self._steps.pop(optimizer_state, None)
+            with self.backend.computing():
+                steps = self._with_room(lambda: self._capture(epochs), epochs.batch_size)
+        if steps is not None:
+            self._steps[optimizer_state] = steps
+        return steps
+
+    def _capture(self, epochs: Epochs) -> CapturedSteps | None:
+        return CapturedSteps(self, epochs) if epochs.batch_size <= self._chunk else None
 
     def _release(self) -> None:
-        self._steps = None
+        self._steps.clear()
         super()._release()
