@@ -109,7 +109,7 @@ class NarrowStep:
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture, variant: Variant) -> None:
-        self._launcher, self._variant, self._architecture = launcher, variant, architecture
+        self._launcher, self._variant = launcher, variant
         self._n_in, self._n, self._n_out = architecture.layer_sizes
         self._activation = np.int32(_ACTIVATIONS.index(architecture.hidden_activation))
         self.tiles = variant.tiles(self._n)
