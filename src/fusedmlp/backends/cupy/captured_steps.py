@@ -65,11 +65,9 @@ class CapturedSteps:
     """
 
     def __init__(self, engine: FusedEngine, epochs: Epochs) -> None:
-        self.epochs = epochs
-        parameters, samples, shuffled, batch_size, alpha = epochs
+        self._engine, self.epochs = engine, epochs
+        parameters, samples, shuffled, batch_size, _ = epochs
         cupy, architecture = engine.backend.xp, engine.architecture
-        self._engine, self._parameters, self._samples = engine, parameters, samples
-        self._batch_size, self._alpha = batch_size, alpha
         X, _, weights = samples
         self._m = X.shape[1]
         in_place = X.flags.c_contiguous or X.flags.f_contiguous
@@ -103,9 +101,9 @@ class CapturedSteps:
         if self._order is not None:
             self._put_order(order)
         self._mini_batch.begin_epoch(state.learning_rate, state.t)
-        whole, rest = divmod(self._m, self._batch_size)
+        whole, rest = divmod(self._m, self.epochs.batch_size)
         with self._at_work():
-            self._run(state, self._batch_size, whole)
+            self._run(state, self.epochs.batch_size, whole)
             if rest:
                 self._run(state, rest, 1)
         state.t += whole + (rest > 0)
@@ -144,24 +142,24 @@ class CapturedSteps:
 
     def _step(self, state: OptimizerState, size: int) -> None:
         """Gather, pass, count, update: launches alone, no allocation, no word from the host."""
-        engine, parameters = self._engine, self._parameters
+        engine, parameters = self._engine, self.epochs.parameters
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
-            self._mini_batch.gather(self._order, self._samples, batch, self._batch_size)
+            self._mini_batch.gather(self._order, self.epochs.samples, batch, self.epochs.batch_size)
         logits, of_loss = self._pass(size)
         mean = engine.loss_is_mean
         share = size / self._m if mean else 1.0
         self._mini_batch.finish(
-            parameters, engine.output_layer, logits, of_loss, self._alpha, share, mean, state.optimizer
+            parameters, engine.output_layer, logits, of_loss, self.epochs.alpha, share, mean, state.optimizer
         )
         engine.backend.optimizer_step.launch(
-            state, parameters, self._gradients, 1.0, self._alpha / size, self._mini_batch.progress
+            state, parameters, self._gradients, 1.0, self.epochs.alpha / size, self._mini_batch.progress
         )
 
     def _pass(self, size: int) -> tuple[Array, tuple[Array, Array | None]]:
         """(the logits of the batch, (its Y, its weights)); its gradients."""
-        X, Y, weights = [x if x is None else x[:size].T for x in self._batch] if self._gathers else self._samples
-        logits = self._engine.backpropagate(self._parameters, X, Y, weights, self._gradients)
+        X, Y, weights = [x if x is None else x[:size].T for x in self._batch] if self._gathers else self.epochs.samples
+        logits = self._engine.backpropagate(self.epochs.parameters, X, Y, weights, self._gradients)
         return logits, (Y, weights)
 
     @contextmanager
