@@ -32,6 +32,15 @@ REGISTERS = {
     "narrow_step_4_4_": 248,
     "narrow_step_4_8_": 255,
     "narrow_step_4_16_": 255,
+    # A tile's A stays beside the sums of dW1 while the parts of the outputs are on their way.
+    "narrow_cluster_1_2_": 192,
+    "narrow_cluster_1_4_": 216,
+    "narrow_cluster_1_8_": 248,
+    "narrow_cluster_1_16_": 248,
+    "narrow_cluster_4_2_": 240,
+    "narrow_cluster_4_4_": 248,
+    "narrow_cluster_4_8_": 255,
+    "narrow_cluster_4_16_": 255,
     "sum_rows_": 40,
     "losses_": 64,
     "outputs_": 40,
@@ -53,6 +62,7 @@ def kernels_in(file, architecture=None):
         "hidden_layer.cu": 4 * 2 * (2 * 2 + 1),
         "mini_batch.cu": 3 * 2,
         "narrow_step.cu": 2 * (7 * 2 + 5) + (0 if architecture == "sm_75" else 2 * 7 * 2),
+        "narrow_cluster.cu": 0 if architecture in ("sm_75", "sm_80") else 2 * 4 * 2 + 5,
         "optimizer.cu": 4 * 2 * 2,
         "output_layer.cu": 2 * 2,
         "sum_rows.cu": 2,
@@ -70,7 +80,7 @@ def budget(kernel):
 @pytest.mark.parametrize("file", FILES)
 def test_compiles_within_its_budget(file, architecture):
     cubin, resources = compiled(file, architecture)
-    assert len(cubin) > 1000
+    assert len(cubin) > 500
     assert len(resources) == kernels_in(file, architecture), sorted(resources)
     for name, (stack, stores, loads, registers) in resources.items():
         assert (stack, stores, loads) == (0, 0, 0), f"{name} on {architecture}: {stack} B stack, {stores} B spilled"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import fake_cupy
+from harness import emulator, fake_cupy
 
 SHARED = "extern __shared__ __align__(16) unsigned char shared_memory[];\n"
 
@@ -217,6 +217,42 @@ extern "C" __global__ void narrow(double* x) { x[threadIdx.x] = __shfl_down_sync
 extern "C" __global__ void partial(double* x) { x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 16); }
 """
 )
+
+
+SKEWED = (
+    SHARED
+    + """
+// Each warp hands its number to the next one, again and again, in one room; with a barrier behind it, or without.
+__device__ void hand_round(int* out, int rounds, bool meet) {
+    int* room = reinterpret_cast<int*>(shared_memory);
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    int own = warp;
+    for (int i = 0; i < rounds; ++i) {
+        if (threadIdx.x % 32 == 0) room[warp] = own;
+        __syncthreads();
+        own = room[(warp + 1) % warps];
+        __syncwarp();
+        if (meet) __syncthreads();
+    }
+    if (threadIdx.x % 32 == 0) out[warp] = own;
+}
+extern "C" __global__ void met(int* out, int rounds) { hand_round(out, rounds, true); }
+extern "C" __global__ void raced(int* out, int rounds) { hand_round(out, rounds, false); }
+"""
+)
+
+
+def test_warps_run_ahead_of_each_other(compiler, cupy):
+    """In random order: a barrier that is missing between warps that do other things meanwhile shows."""
+    module, results = cupy.RawModule(code=SKEWED), {}
+    with emulator.thread_order("shuffled"):
+        for name in ("met", "raced"):
+            out = zeros(8, np.int32)
+            module.get_function(name)((1,), (256,), (out, np.int32(20)), shared_mem=32)
+            results[name] = out.get().tolist()
+    right = [(warp + 20) % 8 for warp in range(8)]
+    assert results["met"] == right
+    assert results["raced"] != right
 
 
 def test_what_nobody_wrote_is_nan(compiler, cupy, thread_order):

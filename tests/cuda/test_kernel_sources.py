@@ -23,6 +23,7 @@ def test_names_and_hashes():
         "fused_backward.cu",
         "hidden_layer.cu",
         "mini_batch.cu",
+        "narrow_cluster.cu",
         "narrow_step.cu",
         "optimizer.cu",
         "output_layer.cu",
@@ -30,7 +31,8 @@ def test_names_and_hashes():
         "sum_rows.cu",
     ]
     hashes = kernel_sources.hashes()
-    assert hashes.keys() == {"common.cuh", "losses.cuh", "products.cuh", "progress.cuh", *kernel_sources.names()}
+    headers = {"clusters.cuh", "common.cuh", "losses.cuh", "narrow_block.cuh", "products.cuh", "progress.cuh"}
+    assert hashes.keys() == {*headers, *kernel_sources.names()}
     for file, digest in hashes.items():
         assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
 
@@ -39,7 +41,7 @@ def test_names_and_hashes():
 def test_a_source_is_complete(name):
     text = kernel_sources.source(name)
     assert "#include" not in text  # NVRTC finds no header
-    assert text.count("struct alignas") == 1
+    assert text.count("struct alignas(sizeof(T) * V) Pack") == 1
     assert "extern" in text
 
 
@@ -51,6 +53,7 @@ def test_a_source_says_what_it_computes(name):
         "fused_backward.cu": "f'(A)",
         "hidden_layer.cu": "dZ = (W2 dz) ⊙ f'(A)",
         "mini_batch.cu": "J = Σ w j / Σ w",
+        "narrow_cluster.cu": "dW1 = X dZᵀ",
         "narrow_step.cu": "dW1 = X dZᵀ",
         "optimizer.cu": "θ ← θ - rate g",
         "output_layer.cu": "(Σ w j, Σ w)",

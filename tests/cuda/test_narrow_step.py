@@ -23,7 +23,7 @@ T4_SHARED = 64 * 1024
 VARIANTS = [
     variant
     for variant in itertools.starmap(
-        Variant, itertools.product((1, 4), (2, 4, 8, 16), (4, 8), ("float32", "tf32", "float64"))
+        Variant, itertools.product((1, 4), (2, 4, 8, 16), (4, 8), ("float32", "tf32", "float64"), (False, True))
     )
     if variant.exists
 ]
@@ -90,13 +90,17 @@ def tolerance(variant, n_in):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
 def test_every_variant_in_every_order(emulated, thread_order, variant):
-    """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders."""
+    """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders.
+
+    There are two multiprocessors: the samples are cut into few ranges, and a block goes through several tiles of them.
+    """
     U, inputs, N = variant.units, 8 * variant.R, variant.N
     described = {"hidden_activation": "tanh", "loss": "squared_error", "bias": False}
     for case in (
         Case(emulated, variant, inputs, U, 40, N),
         Case(emulated, variant, inputs - 3, U - 5, 32, 1, order="F", weighted=True, **described),
         Case(emulated, variant, inputs // 2 + 1, 2 * U + 1, 33, max(1, N - 1), weighted=True),
+        *([Case(emulated, variant, 3, 1024, 70 * 32 // (1024 // U), N)] if variant.clustered else []),
         Case(emulated, variant, 1, 1, 1, 1, order="F"),
     ):
         case.check(tolerance(variant, inputs))
@@ -111,13 +115,25 @@ def test_activations_and_losses(emulated, loss, activation, arithmetic):
         if loss == "categorical_cross_entropy" and n_out == 1:
             continue
         variant = Variant(1 if n_out == 1 else 4, 2, 4, arithmetic)
-        for n in (20, 150):
-            Case(emulated, variant, 9, n, 45, n_out, bias=bias, weighted=weighted, **described).check(
-                tolerance(variant, 9)
-            )
+        for n, clustered in ((20, False), (150, False), (150, arithmetic == "float64")):
+            Case(
+                emulated,
+                variant._replace(clustered=clustered),
+                9,
+                n,
+                45,
+                n_out,
+                bias=bias,
+                weighted=weighted,
+                **described,
+            ).check(tolerance(variant, 9))
 
 
-@pytest.mark.parametrize("variant", [Variant(4, 4, 8, "float32"), Variant(1, 2, 4, "tf32")], ids=name)
+@pytest.mark.parametrize(
+    "variant",
+    [Variant(4, 4, 8, "float32"), Variant(1, 2, 4, "tf32"), Variant(4, 2, 8, "float32", clustered=True)],
+    ids=name,
+)
 @pytest.mark.parametrize("n", [60, 300])
 def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
     results = []
@@ -129,10 +145,25 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
         assert np.array_equal(flat, results[0][1])
 
 
-def test_many_rounds_of_few_blocks(emulated):
+@pytest.mark.parametrize(
+    ("variant", "n"),
+    [(Variant(1, 2, 4, "float32"), 100), (Variant(1, 2, 8, "float32", clustered=True), 600)],
+    ids=("block", "cluster"),
+)
+def test_many_rounds_of_few_blocks(emulated, variant, n):
     """Two multiprocessors: a block goes through dozens of tiles."""
-    variant = Variant(1, 2, 4, "float32")
-    Case(emulated, variant, 16, 100, 5000, 1).check(TOLERANCE["float32"])
+    Case(emulated, variant, 16, n, 5000, 1).check(TOLERANCE["float32"])
+
+
+def test_a_cluster_computes_what_two_passes_do(emulated):
+    """Both add up the tiles' parts in their order."""
+    cases = [
+        Case(emulated, Variant(4, 2, 8, "float32", clustered), 10, 700, 100, 3, weighted=True)
+        for clustered in (False, True)
+    ]
+    (J, flat), (clustered_J, clustered_flat) = (case.loss_and_gradients() for case in cases)
+    assert clustered_J == pytest.approx(J, rel=1e-6)
+    assert_close(clustered_flat, flat, tolerance=1e-6)
 
 
 def test_tf32_rounds_and_strict_does_not(emulated):
@@ -145,28 +176,36 @@ def test_tf32_rounds_and_strict_does_not(emulated):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "dtype", "precision", "shared", "expected"),
+    ("sizes", "dtype", "precision", "shared", "clusters", "expected"),
     [
-        ((16, 256, 1), "float32", "strict", H100_SHARED, (1, 2, 8, "float32")),
-        ((64, 1024, 1), "float32", "strict", H100_SHARED, (1, 8, 8, "float32")),
-        ((64, 1024, 1), "float32", "tf32", H100_SHARED, (1, 8, 8, "tf32")),
-        ((64, 1024, 1), "float32", "strict", T4_SHARED, (1, 8, 4, "float32")),
-        ((128, 100, 4), "float32", "strict", H100_SHARED, (4, 16, 4, "float32")),
-        ((128, 1024, 4), "float32", "tf32", H100_SHARED, (4, 16, 4, "tf32")),
-        ((128, 1024, 4), "float32", "strict", H100_SHARED, None),  # products by cuBLAS are faster
-        ((30, 64, 1), "float64", "tf32", H100_SHARED, (1, 4, 4, "float64")),
-        ((65, 64, 1), "float64", "strict", H100_SHARED, None),
-        ((33, 64, 2), "float64", "strict", H100_SHARED, None),
-        ((129, 64, 1), "float32", "tf32", H100_SHARED, None),
-        ((16, 1025, 1), "float32", "tf32", H100_SHARED, None),
-        ((16, 64, 5), "float32", "strict", H100_SHARED, None),
-        ((16, 64, 64, 1), "float32", "strict", H100_SHARED, None),
-        ((16, 1), "float32", "strict", H100_SHARED, None),
-        ((16, 64, 1), "float32", "strict", 16 * 1024, None),
+        ((16, 256, 1), "float32", "strict", H100_SHARED, True, (1, 2, 8, "float32")),
+        ((16, 256, 1), "float32", "strict", T4_SHARED, False, (1, 2, 8, "float32")),
+        ((16, 257, 1), "float32", "strict", H100_SHARED, True, (1, 2, 8, "float32", True)),
+        ((16, 257, 1), "float32", "strict", H100_SHARED, False, (1, 2, 8, "float32")),
+        ((64, 1024, 1), "float32", "strict", H100_SHARED, True, (1, 8, 8, "float32", True)),
+        ((64, 1024, 1), "float32", "tf32", H100_SHARED, True, (1, 8, 8, "tf32", True)),
+        ((64, 1024, 1), "float32", "strict", T4_SHARED, False, (1, 8, 4, "float32")),
+        ((64, 1024, 1), "float32", "strict", 99 * 1024, True, (1, 8, 4, "float32")),
+        ((128, 100, 4), "float32", "strict", H100_SHARED, True, (4, 16, 4, "float32")),
+        ((128, 1024, 4), "float32", "tf32", H100_SHARED, True, (4, 16, 4, "tf32", True)),
+        ((128, 1024, 4), "float32", "strict", H100_SHARED, True, (4, 16, 4, "float32", True)),
+        ((128, 1024, 4), "float32", "tf32", H100_SHARED, False, (4, 16, 4, "tf32")),
+        ((128, 1024, 4), "float32", "strict", H100_SHARED, False, None),  # products by cuBLAS are faster
+        ((30, 64, 1), "float64", "tf32", H100_SHARED, True, (1, 4, 4, "float64")),
+        ((30, 640, 1), "float64", "tf32", H100_SHARED, True, (1, 4, 4, "float64", True)),
+        ((65, 64, 1), "float64", "strict", H100_SHARED, True, None),
+        ((33, 64, 2), "float64", "strict", H100_SHARED, True, None),
+        ((129, 64, 1), "float32", "tf32", H100_SHARED, True, None),
+        ((16, 1025, 1), "float32", "tf32", H100_SHARED, True, None),
+        ((16, 64, 5), "float32", "strict", H100_SHARED, True, None),
+        ((16, 64, 64, 1), "float32", "strict", H100_SHARED, True, None),
+        ((16, 1), "float32", "strict", H100_SHARED, True, None),
+        ((16, 64, 1), "float32", "strict", 16 * 1024, True, None),
     ],
 )
-def test_choice_of_a_variant(sizes, dtype, precision, shared, expected):
-    assert variant_of(Architecture(sizes, dtype=dtype), precision, shared) == expected
+def test_choice_of_a_variant(sizes, dtype, precision, shared, clusters, expected):
+    expected = None if expected is None else Variant(*expected)
+    assert variant_of(Architecture(sizes, dtype=dtype), precision, shared, clusters) == expected
 
 
 def test_chunks_of_samples_add_up(emulated):

@@ -13,7 +13,7 @@ from harness.emulator import compile_source
 
 from fusedmlp import Gradients, Parameters, kernel_sources
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy import CupyBackend
+from fusedmlp.backends.cupy import CupyBackend, narrow_step
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
@@ -22,7 +22,8 @@ from fusedmlp.optimizers import SGD, Adam, OptimizerState
 
 @pytest.fixture
 def ledger(cupy, monkeypatch):
-    """What is moved from now on."""
+    """What is moved from now on, with so few clusters that the samples are more than their sums."""
+    monkeypatch.setattr(narrow_step, "_MULTIPROCESSORS_OF_A_GROUP", 2)
     return traffic.count(monkeypatch, cupy)
 
 
@@ -52,6 +53,7 @@ STEPS = [
     Step("fused", 256, 256, 4096, H=4, X=2, outputs=8),
     Step("composed", 256, 256, 4096, H=9, X=2, outputs=80),
     Step("fused", 128, 64, 16384, H=0, X=1, outputs=9),  # narrow: X read
+    Step("fused", 128, 130, 20480, H=0, X=1, outputs=9),  # as well, by a cluster of blocks
 ]
 
 
@@ -115,9 +117,9 @@ def engine_pass(name, n_out, n_in=256, n=N, m=M):
     return call
 
 
-def narrow_pass(name):
+def narrow_pass(name, n=32):
     """One of a network whose weights and sums of blocks are little beside X."""
-    return engine_pass(name, 1, n_in=128, n=32, m=4 * M)
+    return engine_pass(name, 1, n_in=128, n=n, m=4 * M)
 
 
 def add_rows(backend):
@@ -184,6 +186,13 @@ CLAIMS = [
     Claim("hidden_layer.cu", "hidden_layer_4", "forward alone (n + n_out) m", engine_pass("loss", 4), (N + 4) * M),
     Claim("narrow_step.cu", "narrow_step", NARROW, narrow_pass("loss_and_gradients"), (128 + 2) * 4 * M),
     Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, narrow_pass("loss"), (128 + 1) * 4 * M),
+    Claim(
+        "narrow_cluster.cu",
+        "narrow_cluster",
+        "n_in m + 2 n_out m (X and Y read, by all blocks of a cluster together; logits written)",
+        narrow_pass("loss_and_gradients", n=130),
+        (128 + 2) * 4 * M,
+    ),
     Claim("mini_batch.cu", "gather", "gather 2 (n_in + n_out) size", gather, 2 * (N + 1) * M),
     Claim("mini_batch.cu", "squares", "squares n", squares, 200 * 200),
     Claim("output_layer.cu", "losses", "losses 2 n_out m (logits and Y read)", engine_pass("loss", 4), 2 * 4 * M),

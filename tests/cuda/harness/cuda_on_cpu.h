@@ -1,6 +1,6 @@
 // Enough of CUDA C++ for g++ to run our kernels on the CPU: a fiber per CUDA thread, in an order of the caller's choice.
 //
-// Blocks run one after the other. Shared memory is the dynamic kind, `shared_memory`, and NaN when a block begins; a
+// Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN when a block begins; a
 // static __shared__ variable would be each thread's own here. What a kernel uses beyond this does not compile.
 #include <math.h>
 #include <stddef.h>
@@ -16,15 +16,15 @@
 #include "fibers.h"
 #include "warps.h"
 #include "tensor_cores.h"
-#ifdef COUNT_TRAFFIC
-#include "traffic.h"
-#endif
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#ifndef __cluster_dims__  // the Python side looks for it
+#define __cluster_dims__(...)
+#endif
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 
@@ -35,6 +35,10 @@ static Dim3 threadIdx, blockIdx, blockDim, gridDim;  // one kernel at a time: th
 
 constexpr size_t MOST_SHARED = 227 * 1024, CANARY = 4096;
 __attribute__((visibility("hidden"), aligned(1024))) unsigned char shared_memory[MOST_SHARED + CANARY];
+#include "clusters.h"
+#ifdef COUNT_TRAFFIC
+#include "traffic.h"
+#endif
 
 // What the undefined-behaviour sanitizer calls, before the deed; its library is not needed. Accesses of 16 bytes at other
 // addresses fault on a GPU; overflows and bad indices are as wrong there as here. The first complaint ends the launch.
@@ -114,6 +118,7 @@ static std::function<void()> body;  // the kernel with its arguments
 
 static void live() {
     body();
+    if (current->arrivals != current->waits) complain("a thread that ends between arriving at the cluster's barrier and waiting");
     current->wait = ENDED;
     hand_over();
 }
@@ -130,28 +135,58 @@ static void resume(Fiber& fiber) {
         complaint = "a stack that is too small for the kernel";
 }
 
-static void run_threads(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places) {
-    for (size_t t = 0; t < fibers.size(); ++t) fibers[t] = Fiber{unsigned(t), RUNNING, 0, MEET, 0, 0, 0, 0, nullptr, nullptr};
+static std::mt19937 dice;
+
+// Runs the threads of a block until all have ended or wait for other blocks; whether any could run. In random order every
+// other warp sleeps at any time, so that some are far ahead of others, and what is sent to the block comes at any time.
+static bool take_turn(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places, bool random) {
+    bool any = release_from_cluster(true);
     while (true) {
+        const uint32_t awake = random ? dice() : ~0u;
+        bool asleep = false;
         for (uint64_t t : threads) {
             if (fibers[t].wait != RUNNING) continue;
+            if (!(awake >> t / WARP & 1)) {
+                asleep = true;
+                continue;
+            }
             threadIdx = places[t];
             resume(fibers[t]);
-            if (complaint) return;
+            any = true;
+            if (complaint) return any;
         }
-        const auto waits = [](const Fiber& fiber) { return fiber.wait != ENDED; };
-        if (std::none_of(fibers.begin(), fibers.end(), waits) || !release()) return;
+        if (all_ended()) return any;
+        if (random && release_from_cluster(false)) continue;
+        if (asleep) answer_warps();
+        else if (!release()) return any;
     }
 }
 
-static void run_block(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places, size_t shared_bytes) {
-    if (shared_bytes) std::fill_n(shared_memory, shared_bytes + CANARY, 0xFF);
-    run_threads(threads, places);
-    for (Fiber& fiber : fibers)  // what a complaint has left behind
-        if (fiber.stack) give_back(std::exchange(fiber.stack, nullptr));
+static void look_at_canary(size_t shared_bytes) {
     const unsigned char* end = shared_memory + shared_bytes;
     if (!complaint && std::any_of(end, end + CANARY, [](unsigned char byte) { return byte != 0xFF; }))
         complaint = "a write to shared memory beyond what the launch asked for";
+}
+
+// Runs the blocks of a cluster in turns.
+static void run_cluster(const std::vector<uint64_t>& blocks, const std::vector<uint64_t>& threads,
+                        const std::vector<Dim3>& places, size_t shared_bytes, bool random) {
+    for (bool any = true; !complaint && !all_blocks_ended();) {
+        if (!any) complaint = "a barrier of a cluster that not all its threads reach, or an mbarrier that waits in vain";
+        any = false;
+        for (uint64_t b : blocks) {
+            if (complaint || cluster[b].ended) continue;
+            enter_block(b, threads.size(), shared_bytes);
+            any = take_turn(threads, places, random) || any;
+            cluster[b].ended = all_ended();
+            if (!complaint && cluster[b].ended && !cluster[b].inbox.empty()) complaint = "a block that ends before all has come";
+            look_at_canary(shared_bytes);
+            leave_block(b, shared_bytes);
+        }
+    }
+    for (RunningBlock& block : cluster)  // what a complaint has left behind
+        for (Fiber& fiber : block.fibers)
+            if (fiber.stack) give_back(std::exchange(fiber.stack, nullptr));
 }
 
 template <typename... P, size_t... I>
@@ -161,21 +196,23 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
 
 // Runs the kernel; what it is guilty of comes back, or a null pointer.
 template <typename... P>
-static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, int order, size_t shared_bytes,
-                       void** arguments) {
+static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster,
+                       int order, size_t shared_bytes, void** arguments) {
     complaint = nullptr;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
-    const auto blocks = in_order(uint64_t(grid[0]) * grid[1] * grid[2], order, 1);
+    const auto clusters = in_order(uint64_t(grid[0]) * grid[1] * grid[2] / blocks_of_cluster, order, 1);
+    const auto blocks = in_order(blocks_of_cluster, order, 3);
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
     std::vector<Dim3> places(threads.size());
     for (size_t t = 0; t < places.size(); ++t) places[t] = place(t, blockDim);
-    fibers.resize(threads.size());
     body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
     std::fill_n(shared_memory, MOST_SHARED + CANARY, 0xFF);
-    for (uint64_t b : blocks) {
-        blockIdx = place(b, gridDim);
-        run_block(threads, places, shared_bytes);
+    dice.seed(4);
+    for (uint64_t c : clusters) {
+        begin_cluster(blocks_of_cluster);
+        for (uint64_t b : blocks) cluster[b].place = place(c * blocks_of_cluster + b, gridDim);
+        run_cluster(blocks, threads, places, shared_bytes, order == SHUFFLED);
         if (complaint) break;
     }
     return complaint;
@@ -188,9 +225,9 @@ static void describe(void (*)(P...), char* text) {
     *text = 0;
 }
 
-#define ENTRY(kernel)                                                                                           \
-    extern "C" const char* run_##kernel(const unsigned* grid, const unsigned* block, int order, size_t shared, \
-                                        void** arguments) {                                                    \
-        return run(&kernel, grid, block, order, shared, arguments);                                            \
-    }                                                                                                           \
+#define ENTRY(kernel)                                                                                            \
+    extern "C" const char* run_##kernel(const unsigned* grid, const unsigned* block, unsigned cluster, int order, \
+                                        size_t shared, void** arguments) {                                       \
+        return run(&kernel, grid, block, cluster, order, shared, arguments);                                     \
+    }                                                                                                            \
     extern "C" void describe_##kernel(char* text) { describe(&kernel, text); }

@@ -22,7 +22,8 @@ ORDERS = ("forward", "reverse", "shuffled")
 COMPILER = shutil.which("g++")
 
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-_KERNEL = re.compile(r'extern\s+"C"\s+void\s+(?!__)(\w+)\s*\(')
+_CLUSTERED = "blocks_of_a_cluster"
+_KERNEL = re.compile(rf'extern\s+"C"\s+void\s+(?:({_CLUSTERED})\s+)?(?!__)(\w+)\s*\(')
 _SANITIZERS = ["-fsanitize=alignment,bounds,signed-integer-overflow,shift"]
 # traffic.h has the functions that this makes the code call.
 _COUNTING = ["-DCOUNT_TRAFFIC", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
@@ -30,6 +31,7 @@ _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
 _MOST_THREADS = 1024
 _MOST_SHARED = 227 * 1024
+_LARGEST_CLUSTER = 8
 _order = ORDERS[0]
 
 
@@ -48,11 +50,12 @@ class Kernel:
     """A kernel compiled for the CPU, called as CuPy's RawKernel is: ``kernel(grid, block, args)``.
 
     Every argument is checked against the kernel's parameters: their number, kind and size. Arrays are anything with
-    ``data.ptr``; numbers must be numpy scalars.
+    ``data.ptr``; numbers must be numpy scalars. `cluster` is the number of blocks of a cluster, along x.
     """
 
-    def __init__(self, library, name):
+    def __init__(self, library, name, cluster=1):
         self.name = name
+        self.cluster = cluster
         self.library = library
         self._run = library[f"run_{name}"]
         self._run.restype = ctypes.c_char_p
@@ -66,12 +69,14 @@ class Kernel:
         assert all(1 <= n <= limit for n, limit in zip(block, _LARGEST_BLOCK, strict=True)), f"{self.name}: {block}"
         assert math.prod(block) <= _MOST_THREADS, f"{self.name}: {math.prod(block)} threads in a block"
         assert 0 <= shared_mem <= _MOST_SHARED, f"{self.name}: {shared_mem} bytes of shared memory"
+        assert 1 <= self.cluster <= _LARGEST_CLUSTER, f"{self.name}: clusters of {self.cluster} blocks"
+        assert grid[0] % self.cluster == 0, f"{self.name}: grid {grid}, clusters of {self.cluster} blocks"
         assert len(args) == len(self.parameters), f"{self.name}: {len(args)} of {len(self.parameters)} arguments"
         values = [self._value(i, x) for i, x in enumerate(args)]
         pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         size3 = ctypes.c_uint * 3
         order, shared = ORDERS.index(_order), ctypes.c_size_t(shared_mem)
-        complaint = self._run(size3(*grid), size3(*block), order, shared, pointers)
+        complaint = self._run(size3(*grid), size3(*block), self.cluster, order, shared, pointers)
         assert complaint is None, f"{self.name}: {complaint.decode()}"
 
     def _value(self, i, x):
@@ -94,15 +99,18 @@ class Kernel:
 class Module:
     """A source compiled for the CPU."""
 
-    def __init__(self, library, names):
+    def __init__(self, library, names, clustered):
         self._library = library
         self.names = names
+        self._clustered = clustered
 
-    def get_function(self, name):
-        """The kernel of this name."""
+    def get_function(self, name, options=()):
+        """The kernel of this name; ``-DCLUSTER=4`` among the options says how many blocks its clusters have."""
         if name not in self.names:
             raise KeyError(f"no kernel {name!r}; there are: {', '.join(self.names)}")
-        return Kernel(self._library, name)
+        sizes = [int(option.removeprefix("-DCLUSTER=")) for option in options if option.startswith("-DCLUSTER=")]
+        assert len(sizes) == (name in self._clustered), f"{name}: sizes of clusters, {sizes}"
+        return Kernel(self._library, name, *sizes)
 
 
 def compile_source(code, options=(), counting=False):
@@ -121,7 +129,8 @@ def _compile(code, defines, counting):
         unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
         text = f'#include "{_HEADER}"\n#line 1\n{code}\n'
         unit.write_text(text)
-        names = _KERNEL.findall(_gxx("-E", "-P", *defines, unit))
+        kernels = _KERNEL.findall(_gxx("-E", "-P", f"-D__cluster_dims__(...)={_CLUSTERED}", *defines, unit))
+        names, clustered = [name for _, name in kernels], {name for mark, name in kernels if mark}
         unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
         # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
         flags = [
@@ -136,7 +145,7 @@ def _compile(code, defines, counting):
         ]
         _gxx(*flags, *(_COUNTING if counting else _SANITIZERS), "-c", unit, "-o", f"{unit}.o")
         _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
-        return Module(ctypes.PyDLL(str(library)), names)
+        return Module(ctypes.PyDLL(str(library)), names, clustered)
 
 
 def _gxx(*arguments):

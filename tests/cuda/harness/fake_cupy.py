@@ -250,7 +250,7 @@ class RawModule:
 
     def get_function(self, name):
         # All kernels of a file at once, whatever -DONE asks for: one by one, a run of the tests compiles twice as long.
-        return RawKernel(compile_source(self._code).get_function(name), self.launches)
+        return RawKernel(compile_source(self._code).get_function(name, self.options), self.launches)
 
 
 def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):

@@ -15,6 +15,9 @@ static int n_watched;
 
 UNOBSERVED static void note(void* p, size_t bytes, unsigned char* Watched::*map) {
     const uintptr_t at = reinterpret_cast<uintptr_t>(p);
+    // Most accesses are to shared memory and to the thread's stack.
+    if (at - reinterpret_cast<uintptr_t>(shared_memory) < MOST_SHARED) return;
+    if (current && at - reinterpret_cast<uintptr_t>(current->stack) < STACK_BYTES) return;
     for (int i = 0; i < n_watched; ++i)
         if (at >= watched[i].begin && at + bytes <= watched[i].end) memset(watched[i].*map + (at - watched[i].begin), 1, bytes);
 }

@@ -104,7 +104,7 @@ def count(monkeypatch, cupy):
 
     class Module(cupy.RawModule):
         def get_function(self, name):
-            kernel = compile_source(self._code, self.options, counting=True).get_function(name)
+            kernel = compile_source(self._code, self.options, counting=True).get_function(name, self.options)
             return Kernel(kernel, self.launches)
 
     monkeypatch.setattr(cupy, "RawModule", Module)

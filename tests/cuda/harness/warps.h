@@ -9,9 +9,10 @@
 
 constexpr unsigned WARP = 32;
 
-enum Wait { RUNNING, AT_BARRIER, IN_WARP, ENDED };
+enum Wait { RUNNING, AT_BARRIER, IN_WARP, ARRIVED, AT_CLUSTER, ENDED };  // ARRIVED and AT_CLUSTER: clusters.h
 enum Question { SHUFFLE, BALLOT, MEET };
 
+struct MbarrierState;
 struct Fiber {
     unsigned number;  // in the block, x fastest
     Wait wait;
@@ -21,6 +22,9 @@ struct Fiber {
     uint64_t value;  // shuffled, or 1 for a predicate that holds
     int source;      // the lane whose value it asks for
     uint64_t answer;
+    unsigned arrivals, waits;   // at the barrier of its cluster
+    const MbarrierState* awaited;  // an mbarrier that it waits at, and for the end of which phase
+    int parity;
     void* context;
     unsigned char* stack;
 };
@@ -38,7 +42,7 @@ static inline void complain(const char* text) {
     hand_over();
 }
 
-static inline void barrier(int site) {
+static inline void block_barrier(int site) {
     current->wait = AT_BARRIER;
     current->site = site;
     hand_over();
@@ -110,7 +114,7 @@ struct Meeting {
     void operator()(unsigned mask = ~0u) const { ask(site, MEET, mask, 0, 0); }
 };
 
-#define __syncthreads() barrier(__LINE__)
+#define __syncthreads() block_barrier(__LINE__)
 #define __syncwarp Meeting{__LINE__}
 #define __shfl_sync(...) shuffle_at(__LINE__, __VA_ARGS__)
 #define __shfl_up_sync(...) shuffle_up(__LINE__, __VA_ARGS__)
@@ -167,11 +171,19 @@ static inline bool answer_warp(size_t first) {
     return answered != 0;
 }
 
-// Lets go on who can; if nobody can, says why.
-static inline bool release() {
+// Whether a thread waits for other blocks, whose turn it is then.
+static inline bool waits_for_others(const Fiber& fiber) { return fiber.wait == ARRIVED || fiber.wait == AT_CLUSTER; }
+
+static inline bool answer_warps() {
     bool any = false;
     for (size_t first = 0; first < fibers.size(); first += WARP) any = answer_warp(first) || any;
-    if (any) return true;
+    return any;
+}
+
+// Lets go on who can; if nobody can, says why.
+static inline bool release() {
+    if (answer_warps()) return true;
+    if (std::any_of(fibers.begin(), fibers.end(), waits_for_others)) return false;
     for (const Fiber& fiber : fibers) {
         if (fiber.wait == AT_BARRIER && fiber.site == fibers[0].site && fibers[0].wait == AT_BARRIER) continue;
         complaint = fiber.wait == IN_WARP || fibers[0].wait == IN_WARP

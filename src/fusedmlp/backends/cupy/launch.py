@@ -122,8 +122,8 @@ class Launcher:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._modules: dict[str, Any] = {}
-        self._kernels: dict[str, Any] = {}
+        self._modules: dict[Any, Any] = {}
+        self._kernels: dict[Any, Any] = {}
         self._ranges: dict[tuple[Architecture, int], Array] = {}
 
     def launch(
@@ -216,7 +216,9 @@ class Launcher:
             (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
         )
 
-    def kernel(self, file: str, name: str, one: str | None = None, shared_bytes: int = 0) -> Any:
+    def kernel(
+        self, file: str, name: str, one: str | None = None, shared_bytes: int = 0, cluster: int | None = None
+    ) -> Any:
         """The compiled function; a source that does not compile is CuPy's CompileException.
 
         Parameters
@@ -226,17 +228,20 @@ class Launcher:
             For a file with many slow kernels: what its macro ``ONE`` has to be for this kernel to be compiled alone.
         shared_bytes : int
             The most that a launch will ask for; more than 48 KiB have to be announced.
+        cluster : int, optional
+            The blocks of a cluster, for a file whose macro ``CLUSTER`` is that.
         """
-        if name not in self._kernels:
-            key = f"{file} {one}"
-            if key not in self._modules:
-                options = _OPTIONS if one is None else (*_OPTIONS, f"-DONE={one}")
-                self._modules[key] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
-            function = self._modules[key].get_function(name)
+        macros = {"ONE": one, "CLUSTER": cluster}
+        options = (*_OPTIONS, *(f"-D{macro}={value}" for macro, value in macros.items() if value is not None))
+        key = file, options, name
+        if key not in self._kernels:
+            if key[:2] not in self._modules:
+                self._modules[key[:2]] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
+            function = self._modules[key[:2]].get_function(name)
             if shared_bytes > _ALWAYS_SHARED:
                 function.max_dynamic_shared_size_bytes = shared_bytes
-            self._kernels[name] = function
-        return self._kernels[name]
+            self._kernels[key] = function
+        return self._kernels[key]
 
     def weight_ranges(self, architecture: Architecture) -> Array:
         """(start, end) of every W in the flat vector, for kernels: on the current GPU."""
@@ -259,8 +264,15 @@ class Launcher:
 
     def has_tf32(self) -> bool:
         """Whether the tensor cores multiply float32 numbers rounded to TF32: compute capability 8.0."""
+        return self._compute_capability() >= 80
+
+    def has_clusters(self) -> bool:
+        """Whether blocks run in clusters: compute capability 9.0."""
+        return self._compute_capability() >= 90
+
+    def _compute_capability(self) -> int:
         device = self._cupy.cuda.Device(self._cupy.cuda.runtime.getDevice())
-        return int(device.compute_capability) >= 80
+        return int(device.compute_capability)
 
     def _attribute(self, name: str) -> int:
         runtime = self._cupy.cuda.runtime

@@ -41,8 +41,7 @@ class NarrowEngine(FusedEngine):
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
         """As `FusedEngine` says."""
-        one_tile = self._narrow.tiles == 1
-        logits = self._room(X.shape[1]) if one_tile else self._logits(parameters, X)
+        logits = self._logits(parameters, X) if self._narrow.needs_logits else self._room(X.shape[1])
         self._narrow.step(parameters, X, Y, sample_weight, logits, gradients, self.output_layer)
         return logits
 
@@ -62,4 +61,4 @@ def variant(backend: CupyBackend, architecture: Architecture) -> Variant | None:
     """The kernel that takes a network on the current GPU, or None."""
     launcher = backend.launcher
     precision = backend.precision if launcher.has_tf32() else "strict"
-    return variant_of(architecture, precision, launcher.shared_bytes())
+    return variant_of(architecture, precision, launcher.shared_bytes(), launcher.has_clusters())

@@ -1,4 +1,4 @@
-"""Launches of ``kernels/narrow_step.cu``: the whole step of a narrow network with one hidden layer."""
+"""Launches of ``kernels/narrow_step.cu`` and ``narrow_cluster.cu``: the whole step of a narrow network."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _MOST_UNITS = 1024
 _WIDTHS = (1, 4)
 _INPUTS_OF_A_THREAD = (2, 4, 8, 16)
 _BLOCKS_PER_MULTIPROCESSOR = 2
+_MOST_TILES = 8
+_MBARRIERS_BYTES = 2 * 8
+# A cluster's blocks run in one of the GPU's groups of multiprocessors, of at least so many; each takes one for itself.
+_MULTIPROCESSORS_OF_A_GROUP = 16
 _ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 assert set(_ACTIVATIONS) == set(HIDDEN_ACTIVATIONS)
 
@@ -31,6 +35,8 @@ class Variant(NamedTuple):
     C: int
     arithmetic: str
     """"float32", "tf32" or "float64"."""
+    clustered: bool = False
+    """Whether the blocks that the units take run as a cluster; else with several of them a forward pass comes first."""
 
     @property
     def units(self) -> int:
@@ -44,28 +50,32 @@ class Variant(NamedTuple):
 
     @property
     def shared_bytes(self) -> int:
-        """Of a block: `Room` in the source."""
+        """Of a block: `Room` in the source, and what `ClusterStep` has besides."""
         tf32, item = self.arithmetic == "tf32", np.dtype(self.dtype).itemsize
         pad, inputs = 16 // item, 8 * self.R
         x_pitch = inputs + pad
         w_pitch = self.units + (2 if tf32 else 0)
         d_pitch = self.units + (2 if tf32 else pad)
         rooms = 2 * _WARPS * _SAMPLES * self.N
-        return item * (_SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + rooms + inputs * w_pitch)
+        n = _SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + rooms + inputs * w_pitch
+        if self.clustered:
+            n += _SAMPLES * (x_pitch + 2 * _MOST_TILES * self.N)
+        return item * n + self.clustered * _MBARRIERS_BYTES
 
     @property
     def exists(self) -> bool:
         """Whether the source has it: the others do not fit the registers."""
         if self.arithmetic == "float64":
             return self.C == 4 and (8 if self.N == 1 else 4) >= self.R
-        return self.C * self.R <= 64
+        # For clusters there are those with the most units a block.
+        return self.C * self.R <= 64 and not (self.clustered and self.C == 4 and self.R < 16)
 
     def tiles(self, n: int) -> int:
         """Blocks that n units take."""
         return -(-n // self.units)
 
 
-def variant_of(architecture: Architecture, precision: str, shared_bytes: int) -> Variant | None:
+def variant_of(architecture: Architecture, precision: str, shared_bytes: int, clusters: bool) -> Variant | None:
     """The kernel for a network, or None.
 
     Parameters
@@ -74,6 +84,8 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int) ->
     precision : {"strict", "tf32"}
     shared_bytes : int
         What a block may have of shared memory.
+    clusters : bool
+        Whether the GPU has clusters of blocks.
     """
     n_in, n, *above = architecture.layer_sizes
     if len(above) != 1 or above[0] > _WIDTHS[-1] or n > _MOST_UNITS or n_in > 8 * _INPUTS_OF_A_THREAD[-1]:
@@ -82,19 +94,20 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int) ->
     N = next(width for width in _WIDTHS if above[0] <= width)
     R = next(inputs for inputs in _INPUTS_OF_A_THREAD if n_in <= 8 * inputs)
     for C in (4,) if n <= 32 * 4 else (8, 4):
-        variant = Variant(N, R, C, arithmetic)
-        if variant.exists and variant.shared_bytes <= shared_bytes and _pays(variant, n):
-            return variant
+        for clustered in (True, False) if clusters and n > 32 * C else (False,):
+            variant = Variant(N, R, C, arithmetic, clustered)
+            if variant.exists and variant.shared_bytes <= shared_bytes and _pays(variant, n):
+                return variant
     return None
 
 
 def _pays(variant: Variant, n: int) -> bool:
-    """Whether it is faster than products by cuBLAS, which compute Z once: with several tiles, Z is computed twice.
+    """Whether it is faster than products by cuBLAS, which compute Z once.
 
-    An estimate from the flops and the bytes of both: with more inputs the additional product costs more than moving
-    the hidden layer four times.
+    Without clusters several tiles compute it twice. An estimate from the flops and the bytes of both: with more inputs
+    the additional product costs more than moving the hidden layer four times.
     """
-    return variant.tiles(n) == 1 or variant.arithmetic == "tf32" or variant.R <= 8
+    return variant.tiles(n) == 1 or variant.clustered or variant.arithmetic == "tf32" or variant.R <= 8
 
 
 class NarrowStep:
@@ -106,6 +119,13 @@ class NarrowStep:
     cupy : module
     architecture : Architecture
     variant : Variant
+
+    Attributes
+    ----------
+    tiles : int
+        Blocks that the units take.
+    needs_logits : bool
+        Whether a step has to be given the logits.
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture, variant: Variant) -> None:
@@ -113,7 +133,11 @@ class NarrowStep:
         self._n_in, self._n, self._n_out = architecture.layer_sizes
         self._activation = np.int32(_ACTIVATIONS.index(architecture.hidden_activation))
         self.tiles = variant.tiles(self._n)
+        self.needs_logits = self.tiles > 1 and not variant.clustered
         self._most_ranges = max(1, launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR // self.tiles)
+        if variant.clustered:
+            groups = max(1, launcher.multiprocessors() // _MULTIPROCESSORS_OF_A_GROUP)
+            self._most_ranges = groups * (_MULTIPROCESSORS_OF_A_GROUP // self.tiles)
         self._partial = cupy.empty((self._most_ranges, architecture.n_parameters), architecture.dtype)
 
     def forward(self, parameters: Parameters, X: Array, logits: Array, parts: Array | None) -> None:
@@ -130,7 +154,7 @@ class NarrowStep:
         """
         m = X.shape[1]
         arguments = (*self._network(parameters, X), logits if parts is None else parts, np.int64(m), *self._sizes())
-        self._launch("forward", m, arguments)
+        self._launch("forward", self._variant._replace(clustered=False), m, arguments)
         if parts is not None:
             sum_rows(self._launcher, parts, logits.reshape(-1))
 
@@ -144,14 +168,14 @@ class NarrowStep:
         gradients: Parameters,
         output_layer: OutputLayer,
     ) -> None:
-        """Σ w ∂j/∂parameters into `gradients`. The logits are written with one tile, and read with several."""
+        """Σ w ∂j/∂parameters into `gradients`. The logits are read if the step needs them, else written."""
         m = X.shape[1]
         sums = gradients.flat if self._ranges(m) == 1 else self._partial
         arguments = (
             *self._network(parameters, X), *strided(Y), *strided(sample_weight)[::2], logits, sums,
             np.int64(self._partial.shape[1]), np.int64(m), *self._sizes(), output_layer.loss, output_layer.most,
         )  # fmt: skip
-        self._launch("step", m, arguments)
+        self._launch("cluster" if self._variant.clustered else "step", self._variant, m, arguments)
         if sums is self._partial:
             sum_rows(self._launcher, self._partial[: self._ranges(m)], gradients.flat)
 
@@ -168,13 +192,14 @@ class NarrowStep:
         """Into how many ranges the samples are cut."""
         return min(self._most_ranges, -(-m // _SAMPLES))
 
-    def _launch(self, kernel: str, m: int, arguments: tuple[Any, ...]) -> None:
-        N, R, C, arithmetic = variant = self._variant
+    def _launch(self, kernel: str, variant: Variant, m: int, arguments: tuple[Any, ...]) -> None:
+        N, R, C, arithmetic, clustered = variant
         dtype, tf32 = C_TYPES[variant.dtype], str(arithmetic == "tf32").lower()
         function = self._launcher.kernel(
-            "narrow_step.cu",
+            "narrow_cluster.cu" if clustered else "narrow_step.cu",
             f"narrow_{kernel}_{N}_{R}_{C}_{arithmetic}",
             f"{N},{R},{C},{dtype},{tf32},{arithmetic}",
             variant.shared_bytes,
+            self.tiles if clustered else None,
         )
         function((self.tiles, self._ranges(m)), (THREADS,), arguments, shared_mem=variant.shared_bytes)

@@ -1,0 +1,290 @@
+// A block of the kernels for narrow networks (narrow_step.cu has the formulas): what it does with a tile of 32 samples.
+//
+// It has U = 32 C units, each of its 8 warps U / 8 of them: all 32 samples' Z of these are in the warp's registers, from
+// there their dZ goes to shared memory, and dW1 of these units, (n_in, U / 8), is in its registers from the first sample to
+// the last. W1 of the block's units stays in shared memory.
+//
+// R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
+
+#include "losses.cuh"
+#include "products.cuh"
+
+constexpr int SAMPLES = 32;  // of a tile: a lane of a warp each in the output layer
+constexpr int WARPS = THREADS / 32;
+constexpr int M = SAMPLES / 8;  // samples of a thread
+
+template <typename T>
+struct Problem {
+    const T* X;
+    Index x_line, x_step;
+    const T *W1, *b1, *W2, *b2;
+    const T* Y;
+    Index y_line, y_step;
+    const T* weights;
+    Index weight_step;
+    T *logits, *partial;
+    Index m;
+    int n_in, n, n_out, activation, loss;
+    T most;
+};
+
+// What lies where in shared memory. narrow_step.py has the twin of it.
+template <typename T, int R, int C, int N, bool TF32>
+struct Room {
+    static constexpr int U = 32 * C, INPUTS = 8 * R;
+    static constexpr int X_PITCH = Pitch<T, TF32>::of_A(INPUTS), W_PITCH = Pitch<T, TF32>::of_left_B(U),
+                         D_PITCH = Pitch<T, TF32>::of_right_B(U);
+    T *X, *W1, *dZ, *b1, *W2, *z, *dz;
+
+    __device__ __forceinline__ Room() {
+        X = reinterpret_cast<T*>(shared_memory);  // (SAMPLES, X_PITCH)
+        dZ = X + SAMPLES * X_PITCH;               // (SAMPLES, D_PITCH)
+        b1 = dZ + SAMPLES * D_PITCH;              // (U,)
+        W2 = b1 + U;                              // (N, U)
+        z = W2 + N * U;                           // (WARPS, SAMPLES, N): the warps' sums
+        dz = z + WARPS * SAMPLES * N;             // (WARPS, SAMPLES, N): each warp its own copy
+        W1 = dz + WARPS * SAMPLES * N;            // (INPUTS, W_PITCH)
+    }
+};
+
+template <bool TF32, typename T>
+__device__ __forceinline__ T rounded(T x) {
+    if constexpr (TF32) return round_to_tf32(x);
+    return x;
+}
+
+// a = f(z), and d = d f'(a), of a thread's tile.
+template <int F, int C, typename T>
+__device__ __forceinline__ void activate_all(T (&a)[M][C]) {
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+#pragma unroll
+        for (int j = 0; j < C; ++j) a[i][j] = activation<F>(a[i][j]);
+}
+template <int F, int C, typename T>
+__device__ __forceinline__ void times_derivative(T (&d)[M][C], const T (&a)[M][C]) {
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+#pragma unroll
+        for (int j = 0; j < C; ++j) d[i][j] *= derivative<F>(a[i][j]);
+}
+
+template <typename T, int R, int C, int N, bool TF32>
+struct Block {
+    using Shared = Room<T, R, C, N, TF32>;
+    static constexpr int U = Shared::U, INPUTS = Shared::INPUTS;
+    const Problem<T>& p;
+    const Shared room;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const int tile = blockIdx.x, first_unit = tile * U, own = warp * 4 * C;  // own: the warp's units, from first_unit on
+    T next[R];                                                              // of the next tile's X
+
+    __device__ __forceinline__ explicit Block(const Problem<T>& problem) : p(problem) {}
+
+    // W1, b1 and W2 of the block's units; 0 for inputs, units and outputs that do not exist.
+    __device__ __forceinline__ void read_weights() const {
+        for (int i = threadIdx.x; i < INPUTS * U; i += THREADS) {
+            const int k = i / U, unit = first_unit + i % U;
+            const bool exists = k < p.n_in && unit < p.n;
+            // own: shared memory
+            room.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<TF32>(p.W1[Index(k) * p.n + unit]) : T(0);
+        }
+        for (int u = threadIdx.x; u < U; u += THREADS) {
+            const int unit = first_unit + u;
+            room.b1[u] = p.b1 && unit < p.n ? p.b1[unit] : T(0);
+            for (int o = 0; o < N; ++o)
+                room.W2[o * U + u] = unit < p.n && o < p.n_out ? p.W2[Index(unit) * p.n_out + o] : T(0);
+        }
+    }
+
+    // (input, sample of the tile) of the thread's i-th number of X: neighbours in memory to neighbouring threads.
+    __device__ __forceinline__ void place(int i, int& k, int& s) const {
+        const int number = threadIdx.x + i * THREADS;
+        const bool inputs_lie_close = p.x_step <= p.x_line;
+        k = inputs_lie_close ? number % INPUTS : number / SAMPLES;
+        s = inputs_lie_close ? number / INPUTS : number % SAMPLES;
+    }
+    __device__ __forceinline__ void fetch_X(Index first) {
+#pragma unroll
+        for (int i = 0; i < R; ++i) {
+            int k, s;
+            place(i, k, s);
+            const bool exists = k < p.n_in && first + s < p.m;
+            next[i] = exists ? p.X[(first + s) * p.x_line + k * p.x_step] : T(0);
+        }
+    }
+    __device__ __forceinline__ void put_X(T* X) const {
+#pragma unroll
+        for (int i = 0; i < R; ++i) {
+            int k, s;
+            place(i, k, s);
+            X[s * Shared::X_PITCH + k] = rounded<TF32>(next[i]);  // own: shared memory
+        }
+    }
+
+    // A of the tile's samples, for the thread's units.
+    __device__ __forceinline__ void hidden(T (&a)[M][C], const T* X) const {
+#pragma unroll
+        for (int j = 0; j < C; ++j) {
+            const T b = room.b1[own + q * C + j];
+#pragma unroll
+            for (int i = 0; i < M; ++i) a[i][j] = b;
+        }
+        const int depth = (p.n_in + 7) / 8 * 8;
+        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, room.W1 + own, Shared::W_PITCH, depth);
+        if (p.activation == SIGMOID) activate_all<SIGMOID>(a);
+        if (p.activation == TANH) activate_all<TANH>(a);
+        if (p.activation == RELU) activate_all<RELU>(a);
+    }
+
+    // W2ᵀ A over the warp's units, to the room.
+    __device__ __forceinline__ void sum_outputs(const T (&a)[M][C]) const {
+#pragma unroll
+        for (int o = 0; o < N; ++o) {
+            T z[M] = {};
+#pragma unroll
+            for (int j = 0; j < C; ++j) {
+                const T w = room.W2[o * U + own + q * C + j];
+#pragma unroll
+                for (int i = 0; i < M; ++i) z[i] += w * a[i][j];
+            }
+#pragma unroll
+            for (int i = 0; i < M; ++i) {
+                z[i] += __shfl_xor_sync(0xffffffff, z[i], 1);
+                z[i] += __shfl_xor_sync(0xffffffff, z[i], 2);
+                if (q == 0) room.z[(warp * SAMPLES + g + 8 * i) * N + o] = z[i];
+            }
+        }
+    }
+
+    // Output o of the lane's sample, from the sums of the warps.
+    __device__ __forceinline__ T summed_output(int o) const {
+        T z = p.b2 && tile == 0 ? p.b2[o] : T(0);
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) z += room.z[(w * SAMPLES + lane) * N + o];
+        return z;
+    }
+};
+
+// What a thread adds up over the samples.
+template <typename T, int R, int C, int N>
+struct Sums {
+    T dW1[R][C], dW2[C][N], db1[C], db2[N];
+
+    __device__ __forceinline__ Sums() : dW1(), dW2(), db1(), db2() {}
+};
+
+template <typename T, int R, int C, int N, bool TF32>
+struct Step : Block<T, R, C, N, TF32> {
+    using Base = Block<T, R, C, N, TF32>;
+    using Shared = typename Base::Shared;
+    using Base::p, Base::room, Base::warp, Base::lane, Base::g, Base::q, Base::tile, Base::own, Base::first_unit, Base::U;
+    Sums<T, R, C, N> sums;
+    T y[N], weight;  // of the lane's sample
+
+    __device__ __forceinline__ explicit Step(const Problem<T>& problem) : Base(problem) {}
+
+    __device__ __forceinline__ void fetch_Y(Index sample) {
+        const bool exists = sample < p.m;
+        weight = !exists ? T(0) : p.weights ? p.weights[sample * p.weight_step] : T(1);
+#pragma unroll
+        for (int o = 0; o < N; ++o)
+            y[o] = exists && o < p.n_out ? p.Y[o * p.y_line + sample * p.y_step] : T(0);
+    }
+
+    // dz of the lane's sample, to the warp's own copy; `logit(o)` are its logits.
+    template <typename Logit>
+    __device__ __forceinline__ void output_layer(Index sample, Logit logit, bool writes_logits) {
+        T* z = room.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_L, then dz
+        const bool exists = sample < p.m;
+#pragma unroll
+        for (int o = 0; o < N; ++o) {
+            if (o >= p.n_out) continue;
+            z[o] = logit(o);
+            // own: the caller says which block
+            if (writes_logits && exists && warp == 0) p.logits[sample * p.n_out + o] = z[o];
+        }
+        output(p.loss, z, p.n_out, p.most);
+#pragma unroll
+        for (int o = 0; o < N; ++o) {
+            const T dz = exists && o < p.n_out ? weight * output_error(p.loss, z[o], y[o]) : T(0);
+            z[o] = dz;
+            sums.db2[o] += dz;
+        }
+        __syncwarp();
+    }
+
+    // Adds the tile to dW2 and db1, and puts dZ where `add_dW1` takes it from: its readers are this warp's.
+    __device__ __forceinline__ void backward(const T (&a)[M][C]) {
+        T dz[M][N], d[M][C];
+#pragma unroll
+        for (int i = 0; i < M; ++i)
+#pragma unroll
+            for (int o = 0; o < N; ++o) dz[i][o] = room.dz[(warp * SAMPLES + g + 8 * i) * N + o];
+#pragma unroll
+        for (int j = 0; j < C; ++j)
+#pragma unroll
+            for (int i = 0; i < M; ++i) {
+#pragma unroll
+                for (int o = 0; o < N; ++o) {
+                    const T part = room.W2[o * U + own + q * C + j] * dz[i][o];
+                    d[i][j] = o == 0 ? part : d[i][j] + part;
+                    sums.dW2[j][o] += a[i][j] * dz[i][o];
+                }
+            }
+        if (p.activation == SIGMOID) times_derivative<SIGMOID>(d, a);
+        if (p.activation == TANH) times_derivative<TANH>(d, a);
+        if (p.activation == RELU) times_derivative<RELU>(d, a);
+        constexpr int V = TF32 ? 2 : 16 / sizeof(T);
+#pragma unroll
+        for (int i = 0; i < M; ++i)
+#pragma unroll
+            for (int j = 0; j < C; j += V) {
+                Pack<T, V> pack;
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    sums.db1[j + v] += d[i][j + v];
+                    pack.x[v] = rounded<TF32>(d[i][j + v]);
+                }
+                store<T, V>(room.dZ + (g + 8 * i) * Shared::D_PITCH + own + q * C + j, pack, V);
+            }
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void add_dW1(const T* X) {
+        Product<T, R, C, TF32>::by_columns(sums.dW1, X, Shared::X_PITCH, room.dZ + own, Shared::D_PITCH, SAMPLES);
+    }
+
+    // Over the lanes that have the same units, and over all.
+    static __device__ __forceinline__ T over_samples(T x, int least) {
+        for (int lanes = 16; lanes >= least; lanes /= 2) x += __shfl_xor_sync(0xffffffff, x, lanes);
+        return x;
+    }
+
+    // The block's sums into its row of `partial`, in the order of the flat vector.
+    __device__ __forceinline__ void write_sums(Index length) {
+        T* dW1 = p.partial + Index(blockIdx.y) * length;
+        T* db1 = dW1 + Index(p.n_in) * p.n;
+        T* dW2 = db1 + (p.b1 ? p.n : 0);
+        T* db2 = dW2 + Index(p.n) * p.n_out;
+#pragma unroll
+        for (int j = 0; j < C; ++j) {
+            const int unit = first_unit + own + q * C + j;
+#pragma unroll
+            for (int i = 0; i < R; ++i)
+                if (unit < p.n && row<R>(g, i) < p.n_in) dW1[Index(row<R>(g, i)) * p.n + unit] = sums.dW1[i][j];
+            const T db = over_samples(sums.db1[j], 4);
+            if (p.b1 && unit < p.n && g == 0) db1[unit] = db;
+#pragma unroll
+            for (int o = 0; o < N; ++o) {
+                const T dw = over_samples(sums.dW2[j][o], 4);
+                if (unit < p.n && g == 0 && o < p.n_out) dW2[Index(unit) * p.n_out + o] = dw;
+            }
+        }
+#pragma unroll
+        for (int o = 0; o < N; ++o) {
+            const T db = over_samples(sums.db2[o], 1);
+            if (p.b2 && tile == 0 && warp == 0 && lane == 0 && o < p.n_out) db2[o] = db;
+        }
+    }
+};
