@@ -12,10 +12,14 @@
 //   Y (n_out, m) and weights (m,) with any strides; weights may be a null pointer; logits (m, n_out)
 //   partial (blocks, n + n n_out + n_out): db, dW2, db2, the order of the flat vector; without biases dW2 alone
 //
-// A team of threads (a power of two from 8 to 256) has S samples at a time, each thread K of their units: n <= 256 K,
-// which is 1024, or 512 in float64, and half of that with more than 4 outputs. The sums of db and dW2 of a thread's units
-// stay in its registers from the first sample of the block to the last, with few outputs W2 does, too. z is summed by
-// shuffles; what the warps of a team have goes through shared memory to one thread a sample, which does the output layer.
+// A team of threads (a power of two from 8 to 256) has S samples at a time, each thread K of their units. The sums of db
+// and dW2 of a thread's units stay in its registers from the first sample of the block to the last, with few outputs W2
+// does, too. z is summed by shuffles; what the warps of a team have goes through shared memory to one thread a sample,
+// which does the output layer.
+//
+// A block has up to 256 K units: 1024, or 512 in float64, and half of that with more than 4 outputs. Where there are more,
+// blockIdx.y is the tile of units, a first launch without targets makes the tiles' parts of the logits, (tiles, m, n_out),
+// which sum_rows.cu adds up, and for a second one the logits are `given`: Z is read twice.
 //
 // Bytes moved, in elements: 2 n m (Z read, dZ written), n_out m of Y and n_out m of logits; forward alone (n + n_out) m.
 // Flops: (6 n_out + 10) n m about. Up to 4 outputs the bytes bound it.
@@ -41,7 +45,7 @@ struct Problem {
     Index weight_step;
     T *logits, *partial;
     Index m;
-    int n, n_out, loss, team;
+    int n, n_out, loss, team, given;
     T most;
 };
 
@@ -66,7 +70,9 @@ struct Thread {
     int lane, team;
     T b[K], w[KEEPS_W2 ? K : 1][KEEPS_W2 ? N : 1], dW2[K][N], db[K], db2[2];
 
-    __device__ __forceinline__ int unit(int k) const { return (k / V * team + lane) * V + k % V; }
+    __device__ __forceinline__ int unit(int k) const {
+        return int(blockIdx.y) * team * K + (k / V * team + lane) * V + k % V;
+    }
 
     // How many units of its i-th pack exist.
     __device__ __forceinline__ int count(const Problem<T>& p, int i) const {
@@ -161,12 +167,15 @@ struct Thread {
 template <typename T, int N, int S>
 __device__ __forceinline__ void output_layer(const Problem<T>& p, const Room<T, N, S>& room, int slot, Index sample) {
     T* z = room.dz + slot * N;  // logits first, then A_L, then dz
+    T* logits = p.logits + (p.Y ? sample : sample + blockIdx.y * p.m) * p.n_out;
 #pragma unroll 1
     for (int o = 0; o < p.n_out; ++o) {
-        T logit = p.b2 ? p.b2[o] : T(0);
-        for (int part = 0; part < room.parts; ++part) logit += room.z[(slot * N + o) * room.parts + part];
+        T logit = p.given ? logits[o] : p.b2 && blockIdx.y == 0 ? p.b2[o] : T(0);
+        if (!p.given)
+            for (int part = 0; part < room.parts; ++part) logit += room.z[(slot * N + o) * room.parts + part];
         z[o] = logit;
-        p.logits[sample * p.n_out + o] = logit;
+        // own: where they are written, a sample of a tile is one block's
+        if (!p.given) logits[o] = logit;
     }
     if (!p.Y) return;
     output(p.loss, z, p.n_out, p.most);
@@ -204,7 +213,7 @@ __device__ __forceinline__ void add_to_row(const Problem<T>& p, const Thread<T, 
     for (int half = 0; half < 2; ++half) {
         const int o = own.lane + half * own.team;
         // own: as above
-        if (p.b2 && o < p.n_out) db2[o] = (first ? T(0) : db2[o]) + own.db2[half];
+        if (p.b2 && blockIdx.y == 0 && o < p.n_out) db2[o] = (first ? T(0) : db2[o]) + own.db2[half];
     }
 }
 
@@ -241,7 +250,7 @@ __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
             own.activations(p, first + s, a[s]);
-            own.forward(p, a[s], room, team * S + s);
+            if (!p.given) own.forward(p, a[s], room, team * S + s);
         }
         __syncthreads();
         const Index mine = round + threadIdx.x;
@@ -259,9 +268,9 @@ __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
     extern "C" __global__ void __launch_bounds__(THREADS, 2) hidden_layer_##N##_##f##_##t##_##layout(               \
         T* Z, Index z_line, const T* b, const T* W2, const T* b2, const T* Y, Index y_line, Index y_step,           \
         const T* weights, Index weight_step, T* logits, T* partial, Index m, int n, int n_out, int loss, int team,  \
-        T most) {                                                                                                   \
+        int given, T most) {                                                                                        \
         hidden_layer<T, F, V, N>({Z, z_line, b, W2, b2, Y, y_line, y_step, weights, weight_step, logits, partial,   \
-                                  m, n, n_out, loss, team, most});                                                  \
+                                  m, n, n_out, loss, team, given, most});                                           \
     }
 #define HIDDEN_LAYER(F, f, T, t, V, layout)  \
     HIDDEN_LAYER_N(1, F, f, T, t, V, layout) \

@@ -11,7 +11,7 @@ from harness.exact import f, slope
 
 from fusedmlp import kernel_sources
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, largest_exponent
-from fusedmlp.backends.cupy.hidden_layer import shape_of, units_of_a_thread
+from fusedmlp.backends.cupy.hidden_layer import shape_of, tiles_of
 from fusedmlp.backends.cupy.launch import THREADS
 from fusedmlp.losses import LOSSES
 
@@ -21,10 +21,6 @@ DTYPES = ("float32", "float64")
 
 def width(n_out):
     return next(n for n in (1, 4, 16) if n_out <= n)
-
-
-def most_units(n_out, dtype):
-    return THREADS * units_of_a_thread(n_out, dtype)
 
 
 def targets(loss, n_out, m, rng):
@@ -73,20 +69,32 @@ class Case:
         before = np.full((m, line), np.nan, dtype)
         before[:, :n] = self.Z
         Z = fake_cupy.copied(before, shift=0 if layout == "packed" else item)
-        shape = shape_of(n, n_out, dtype, self.b is not None, layout == "packed")
+        shape, tiles = (
+            shape_of(n, n_out, dtype, self.b is not None, layout == "packed"),
+            tiles_of(n, n_out, dtype),
+        )
         if team:
             shape = shape._replace(team=team, shared_bytes=64 * 1024)
         logits = fake_cupy.allocate((m, n_out), dtype)
         partial = fake_cupy.allocate((blocks, n * n_out + (0 if self.b is None else n + n_out)), dtype)
         kernel = module.get_function(f"hidden_layer_{N}_{self.activation}_{dtype}_{layout}")
-        Y, weights = self.given("Y") if backward else None, self.given("weights")
-        kernel(
-            (blocks,), (THREADS,),
-            (Z, np.int64(line), pointer(self.given("b")), self.given("W2"), pointer(self.given("b2")), *strided(Y),
-             *strided(weights)[::2], logits, partial, np.int64(m), np.int32(n), np.int32(n_out),
-             *self.loss_numbers(np.int32(shape.team))),
-            shared_mem=shape.shared_bytes,
-        )  # fmt: skip
+        weights = self.given("weights")
+
+        def run(Y, logits, given):
+            kernel(
+                (blocks, tiles), (THREADS,),
+                (Z, np.int64(line), pointer(self.given("b")), self.given("W2"), pointer(self.given("b2")), *strided(Y),
+                 *strided(weights)[::2], logits, partial, np.int64(m), np.int32(n), np.int32(n_out),
+                 *self.loss_numbers(np.int32(shape.team), np.int32(given))),
+                shared_mem=shape.shared_bytes,
+            )  # fmt: skip
+
+        if tiles > 1:
+            parts = fake_cupy.allocate((tiles, m * n_out), dtype)
+            run(None, parts, given=False)
+            logits = fake_cupy.copied(sum_rows(parts).reshape(m, n_out))
+        if tiles == 1 or backward:
+            run(self.given("Y") if backward else None, logits, given=tiles > 1)
         for x in (Z, logits, partial):
             x.memory.check("hidden_layer")
         after = Z.get()
@@ -171,17 +179,29 @@ def check(got, expected, dtype, terms):
         np.testing.assert_allclose(x, right, rtol=0, atol=allowed, err_msg=name)
 
 
-# Tails of packs, teams of all sizes, one team a block and many, fewer samples than a round, several rounds a block.
-SHAPES = [(1, 1), (3, 50), (8, 7), (30, 100), (64, 33), (100, 19), (130, 40), (500, 9), (1024, 5)]
+# Tails of packs, teams of all sizes, one team a block and many, fewer samples than a round, several rounds a block, and
+# units of several blocks.
+SHAPES = [
+    (1, 1),
+    (3, 50),
+    (8, 7),
+    (30, 100),
+    (64, 33),
+    (100, 19),
+    (130, 40),
+    (500, 9),
+    (1024, 5),
+    (1025, 30),
+    (2600, 3),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_out", [1, 2, 4, 5, 16])
 def test_gradients_of_every_shape(module, thread_order, n_out, dtype):
     for (n, m), layout in itertools.product(SHAPES, ("packed", "strided")):
-        if n <= most_units(n_out, dtype):
-            case = Case(n, m, n_out, dtype, bias=n % 2 == 0, weighted=m % 2 == 0)
-            check(case.launch(module, layout=layout), case.expected(), dtype, n + m)
+        case = Case(n, m, n_out, dtype, bias=n % 2 == 0, weighted=m % 2 == 0)
+        check(case.launch(module, layout=layout), case.expected(), dtype, n + m)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -210,6 +230,12 @@ def test_bits_do_not_depend_on_the_order_of_threads(module, dtype):
 def test_a_larger_team_than_needed_is_right_too(module, team):
     case = Case(50, 30, 2, "float32")
     check(case.launch(module, team=team), case.expected(), "float32", 80)
+
+
+def test_logits_of_units_of_several_blocks(module, thread_order):
+    for n_out in (1, 5):
+        case = Case(1100, 20, n_out, "float32")
+        check(case.launch(module, backward=False), case.expected(), "float32", 1100)
 
 
 def test_more_blocks_than_samples(module):

@@ -51,6 +51,7 @@ class Step(NamedTuple):
 # place; A1 read for Z2, for dW2 and for dZ1, which is written, and read for dW1 and for db1. Narrow: neither.
 STEPS = [
     Step("fused", 256, 256, 4096, H=4, X=2, outputs=8),
+    Step("fused", 16, 1030, 1024, H=5, X=2, outputs=28),  # Z1 read twice; the sums of blocks are 16 m
     Step("composed", 256, 256, 4096, H=9, X=2, outputs=80),
     Step("fused", 128, 64, 16384, H=0, X=1, outputs=9),  # narrow: X read
     Step("fused", 128, 130, 20480, H=0, X=1, outputs=9),  # as well, by a cluster of blocks
@@ -74,7 +75,7 @@ def test_a_step_moves(ledger, step):
     engine.loss_and_gradients(parameters, X, Y, gradients)
     moved, planned = ledger.of() / 4, (step.H * step.n2 + step.X * step.n1) * step.m
     assert planned <= moved <= 1.1 * planned, f"{moved:.0f} numbers, planned {planned}\n{ledger.table()}"
-    outputs = moved - planned - 4 * step.n1 * step.n2
+    outputs = moved - planned - 4 * architecture.n_parameters
     assert outputs <= step.outputs * step.m, f"{outputs / step.m:.1f} m\n{ledger.table()}"
 
 

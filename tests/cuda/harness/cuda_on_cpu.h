@@ -137,12 +137,12 @@ static void resume(Fiber& fiber) {
 
 static std::mt19937 dice;
 
-// Runs the threads of a block until all have ended or wait for other blocks; whether any could run. In random order every
-// other warp sleeps at any time, so that some are far ahead of others, and what is sent to the block comes at any time.
+// Runs the threads of a block until all have ended or wait for other blocks; whether any could run. In random order a
+// quarter of the warps sleep at any time, so that some are far ahead of others, and what is sent to the block comes at any time.
 static bool take_turn(const std::vector<uint64_t>& threads, const std::vector<Dim3>& places, bool random) {
     bool any = release_from_cluster(true);
     while (true) {
-        const uint32_t awake = random ? dice() : ~0u;
+        const uint32_t awake = random ? dice() | dice() : ~0u;
         bool asleep = false;
         for (uint64_t t : threads) {
             if (fibers[t].wait != RUNNING) continue;

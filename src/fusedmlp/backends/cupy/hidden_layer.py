@@ -35,10 +35,12 @@ def samples_at_a_time(width: int, packed: bool) -> int:
 
 def covers(architecture: Architecture) -> bool:
     """Whether the kernel takes the last hidden layer and the outputs of a network."""
-    *_, units, n_outputs = architecture.layer_sizes
-    if len(architecture.layer_sizes) < 3 or n_outputs > _WIDTHS[-1]:
-        return False
-    return units <= THREADS * units_of_a_thread(n_outputs, architecture.dtype)
+    return len(architecture.layer_sizes) >= 3 and architecture.n_outputs <= _WIDTHS[-1]
+
+
+def tiles_of(n: int, n_outputs: int, dtype: str) -> int:
+    """Blocks that n units take."""
+    return -(-n // (THREADS * units_of_a_thread(n_outputs, dtype)))
 
 
 class Shape(NamedTuple):
@@ -53,7 +55,7 @@ def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, packed: bool) -> Sh
     """For n units; what the kernel's own constants make of it."""
     width, item = width_of(n_outputs), np.dtype(dtype).itemsize
     wanted = -(-n // units_of_a_thread(n_outputs, dtype))
-    team = max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length())
+    team = min(THREADS, max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length()))
     samples = THREADS // team * samples_at_a_time(width, packed)
     rooms = samples * width * (max(1, team // 32) + 1)
     sums_of_teams = n * n_outputs + bias * (n + n_outputs) if team < THREADS else 0
@@ -68,6 +70,11 @@ class HiddenLayer:
     launcher : Launcher
     cupy : module
     architecture : Architecture
+
+    Attributes
+    ----------
+    tiles : int
+        Blocks that the units take: with several, Z is read twice.
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
@@ -75,11 +82,34 @@ class HiddenLayer:
         self._launcher, self._architecture = launcher, architecture
         self._item, self._dtype = architecture.itemsize, architecture.dtype
         self._width = width_of(self._n_out)
+        self.tiles = tiles_of(self._n, self._n_out, self._dtype)
         self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
-        self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
+        self._most_blocks = max(1, launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR // self.tiles)
         self._partial = cupy.empty((self._most_blocks, self._length), self._dtype)
 
     def forward(
+        self,
+        parameters: Parameters,
+        Z: Array,
+        logits: Array,
+        parts: Array | None,
+        output_layer: OutputLayer,
+        Y: Array | None = None,
+        sample_weight: Array | None = None,
+        gradients: Parameters | None = None,
+    ) -> None:
+        """The logits, (m, n_out), from Z (m, n), a row per sample in C order, with or without gaps between rows.
+
+        With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
+        `parts` is room for (tiles, m n_out) numbers, where the units take several tiles.
+        """
+        if parts is not None:
+            self._launch(parameters, Z, parts, output_layer)
+            sum_rows(self._launcher, parts, logits.reshape(-1))
+        if parts is None or gradients is not None:
+            self._launch(parameters, Z, logits, output_layer, Y, sample_weight, gradients)
+
+    def _launch(
         self,
         parameters: Parameters,
         Z: Array,
@@ -89,10 +119,7 @@ class HiddenLayer:
         sample_weight: Array | None = None,
         gradients: Parameters | None = None,
     ) -> None:
-        """The logits, (m, n_out), from Z (m, n), a row per sample in C order, with or without gaps between rows.
-
-        With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
-        """
+        """One pass over Z. With several tiles it makes parts of the logits, or is given them and makes gradients."""
         m = Z.shape[0]
         line = Z.strides[0] if m > 1 else 0
         packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and line % PACK_BYTES == 0
@@ -106,9 +133,10 @@ class HiddenLayer:
             Z, np.int64(line // self._item), NULL if b is None else b, parameters.weights[-1],
             NULL if b2 is None else b2, *strided(Y if gradients is not None else None),
             *strided(sample_weight)[::2], logits, sums, np.int64(m), np.int32(self._n),
-            np.int32(self._n_out), output_layer.loss, np.int32(shape.team), output_layer.most,
+            np.int32(self._n_out), output_layer.loss, np.int32(shape.team),
+            np.int32(self.tiles > 1 and gradients is not None), output_layer.most,
         )  # fmt: skip
-        kernel((blocks,), (THREADS,), arguments, shared_mem=shape.shared_bytes)
+        kernel((blocks, self.tiles), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if tail is not None and blocks > 1:
             sum_rows(self._launcher, self._partial[:blocks], tail)
 

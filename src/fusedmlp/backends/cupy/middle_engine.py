@@ -1,8 +1,9 @@
 """The fused engine of cupy: between the products of the last hidden layer, one kernel does all the rest.
 
 Composed, a step on a network with one hidden layer moves the hidden activations nine times; here cuBLAS writes
-Z1, ``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times. Lower hidden
-layers, and everything but a chunk's passes, are the composed engine's.
+Z1, ``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times, or five where
+the units are more than a block of the kernel has. Lower hidden layers, and everything but a chunk's passes, are the
+composed engine's.
 """
 
 from __future__ import annotations
@@ -31,22 +32,19 @@ class MiddleEngine(FusedEngine):
         self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
-        _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self.output_layer)
-        self.output_layer.outputs(logits, out)
+        self.output_layer.outputs(self._logits(parameters, X), out)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
-        _, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self.output_layer)
-        return self.output_layer.sum_losses(logits, Y, sample_weight)
+        return self.output_layer.sum_losses(self._logits(parameters, X), Y, sample_weight)
 
     def backpropagate(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
         """As `FusedEngine` says; dZ takes the place of Z."""
         backend, activation = self.backend, self.architecture.hidden_activation
-        A, Z, logits = self._up_to_last(parameters, X)
-        self._hidden.forward(parameters, Z, logits, self.output_layer, Y, sample_weight, gradients)
+        A, Z = self._up_to_last(parameters, X)
+        logits, parts = self._rooms(X.shape[1])
+        self._hidden.forward(parameters, Z, logits, parts, self.output_layer, Y, sample_weight, gradients)
         dZ = Z.T
         for layer in range(len(A) - 1, -1, -1):
             backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])
@@ -56,6 +54,18 @@ class MiddleEngine(FusedEngine):
                 out = self._buffer(f"dZ{layer}", A[layer].shape[::-1]).T
                 dZ = backend.fused_backward(parameters.weights[layer], dZ, A[layer], activation, out=out)
         return logits
+
+    def _logits(self, parameters: Parameters, X: Array) -> Array:
+        _, Z = self._up_to_last(parameters, X)
+        logits, parts = self._rooms(X.shape[1])
+        self._hidden.forward(parameters, Z, logits, parts, self.output_layer)
+        return logits
+
+    def _rooms(self, m: int) -> tuple[Array, Array | None]:
+        """For the logits, and for their parts if there are."""
+        tiles, n_out = self._hidden.tiles, self.architecture.n_outputs
+        parts = None if tiles == 1 else self._buffer("parts", (tiles, m * n_out))
+        return self._buffer("logits", (m, n_out)), parts
 
     def _sum_samples(self, dZ: Array, out: Array) -> None:
         """Σ over the samples of dZ (n, m), which lies sample by sample, into `out` (n, 1)."""
@@ -72,8 +82,8 @@ class MiddleEngine(FusedEngine):
         pack = PACK_BYTES // self.architecture.itemsize
         return self._buffer(name, (m, -(-n // pack) * pack))[:, :n]
 
-    def _up_to_last(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array, Array]:
-        """([A_0 = X, A_1, ...] below the last hidden layer, its Zᵀ (m, n) without the bias, room for the logits)."""
+    def _up_to_last(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array]:
+        """([A_0 = X, A_1, ...] below the last hidden layer, its Zᵀ (m, n) without the bias)."""
         A, m, last = [X], X.shape[1], len(parameters.weights) - 2
         for layer in range(last + 1):
             W = parameters.weights[layer]
@@ -82,4 +92,4 @@ class MiddleEngine(FusedEngine):
             if layer < last:
                 b = parameters.bias(layer)
                 A.append(self.backend.activate(Z.T, self.architecture.hidden_activation, b, out=Z.T))
-        return A, Z, self._buffer("logits", (m, self.architecture.n_outputs))
+        return A, Z
