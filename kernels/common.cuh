@@ -86,6 +86,17 @@ __device__ __forceinline__ T activation(T z) {
     return z;
 }
 
+// The same by the hardware's power of two, for kernels whose products are less exact than that: its argument is rounded
+// once, which makes an error of |z| 2^-24 in exp, and tanh is off by up to 2^-21 of 1, not of itself. Four or five
+// instructions in place of a dozen and more.
+template <int F>
+__device__ __forceinline__ float quick_activation(float z) {
+    constexpr float LOG2_E = 1.44269504f;
+    if (F == SIGMOID) return divide(1.0f, 1.0f + exp2f(-LOG2_E * z));
+    if (F == TANH) return 1.0f - divide(2.0f, 1.0f + exp2f(2 * LOG2_E * z));
+    return activation<F>(z);
+}
+
 template <int F, typename T>
 __device__ __forceinline__ T derivative(T a) {
     if (F == SIGMOID) return fma(-a, a, a);  // a (1 - a), rounded once

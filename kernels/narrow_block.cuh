@@ -54,12 +54,15 @@ __device__ __forceinline__ T rounded(T x) {
 }
 
 // a = f(z), and d = d f'(a), of a thread's tile.
-template <int F, int C, typename T>
+template <int F, bool TF32, int C, typename T>
 __device__ __forceinline__ void activate_all(T (&a)[M][C]) {
 #pragma unroll
     for (int i = 0; i < M; ++i)
 #pragma unroll
-        for (int j = 0; j < C; ++j) a[i][j] = activation<F>(a[i][j]);
+        for (int j = 0; j < C; ++j) {
+            if constexpr (TF32) a[i][j] = quick_activation<F>(a[i][j]);
+            else a[i][j] = activation<F>(a[i][j]);
+        }
 }
 template <int F, int C, typename T>
 __device__ __forceinline__ void times_derivative(T (&d)[M][C], const T (&a)[M][C]) {
@@ -124,17 +127,22 @@ struct Block {
 
     // A of the tile's samples, for the thread's units.
     __device__ __forceinline__ void hidden(T (&a)[M][C], const T* X) const {
+        // From 0, not from b: numbers that begin as one register are moved about in the loop of the product.
+#pragma unroll
+        for (int j = 0; j < C; ++j)
+#pragma unroll
+            for (int i = 0; i < M; ++i) a[i][j] = 0;
+        const int depth = (p.n_in + 7) / 8 * 8;
+        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, room.W1 + own, Shared::W_PITCH, depth);
 #pragma unroll
         for (int j = 0; j < C; ++j) {
             const T b = room.b1[own + q * C + j];
 #pragma unroll
-            for (int i = 0; i < M; ++i) a[i][j] = b;
+            for (int i = 0; i < M; ++i) a[i][j] += b;
         }
-        const int depth = (p.n_in + 7) / 8 * 8;
-        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, room.W1 + own, Shared::W_PITCH, depth);
-        if (p.activation == SIGMOID) activate_all<SIGMOID>(a);
-        if (p.activation == TANH) activate_all<TANH>(a);
-        if (p.activation == RELU) activate_all<RELU>(a);
+        if (p.activation == SIGMOID) activate_all<SIGMOID, TF32>(a);
+        if (p.activation == TANH) activate_all<TANH, TF32>(a);
+        if (p.activation == RELU) activate_all<RELU, TF32>(a);
     }
 
     // W2ᵀ A over the warp's units, to the room.

@@ -60,6 +60,7 @@ template <typename T, int R, int C, int N, bool TF32>
 __device__ __forceinline__ void narrow_cluster(const Problem<T>& p, Index length) {
     ClusterStep<T, R, C, N, TF32> block(p);
     if (threadIdx.x < 2) block.barriers[threadIdx.x].begin();
+    __syncwarp();
     cluster_arrive();
     block.read_weights();
     const Index begin = Index(blockIdx.y) * SAMPLES, stride = Index(gridDim.y) * SAMPLES;

@@ -20,7 +20,7 @@ from fusedmlp import Network, get_backend
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
 
 OUTPUTS = {1: "binary_cross_entropy", 3: "categorical_cross_entropy", 7: "squared_error"}
-HIDDEN, M = ((19,), (64,), (7, 33)), (1, 37, 301)
+HIDDEN, M = ((19,), (64,), (7, 33), (150,), (300,)), (1, 37, 301)  # the last two: units of one block, and of several
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11, "tf32": 2e-2}
 
 
@@ -43,7 +43,9 @@ def shapes() -> Iterator[Shape]:
         precisions.append(("float32", "tf32"))
     kinds = itertools.product(precisions, OUTPUTS, HIDDEN_ACTIVATIONS)
     for number, ((dtype, precision), outputs, activation) in enumerate(kinds):
-        yield Shape(HIDDEN[number % 3], outputs, activation, dtype, precision, number % 4 != 3, M[(number + 1) % 3])
+        yield Shape(
+            HIDDEN[number % len(HIDDEN)], outputs, activation, dtype, precision, number % 4 != 3, M[(number + 1) % 3]
+        )
 
 
 def run(shape: Shape, backend: Any) -> None:

@@ -62,8 +62,8 @@ class Network:
     random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
         Where the initial weights and the shuffling come from.
     precision : {"strict", "tf32"}, optional
-        "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa: several times as
-        fast on a GPU that has them. It is a permission: other backends, and float64 networks, compute as ever. None:
+        "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa, and beside them
+        activations to six digits: several times as fast on a GPU that has them. It is a permission: other backends, and float64 networks, compute as ever. None:
         the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes

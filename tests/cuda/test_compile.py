@@ -33,9 +33,9 @@ REGISTERS = {
     "narrow_step_4_8_": 255,
     "narrow_step_4_16_": 255,
     # A tile's A stays beside the sums of dW1 while the parts of the outputs are on their way.
-    "narrow_cluster_1_2_": 192,
-    "narrow_cluster_1_4_": 216,
-    "narrow_cluster_1_8_": 248,
+    "narrow_cluster_1_2_": 216,
+    "narrow_cluster_1_4_": 240,
+    "narrow_cluster_1_8_": 255,
     "narrow_cluster_1_16_": 248,
     "narrow_cluster_4_2_": 240,
     "narrow_cluster_4_4_": 248,

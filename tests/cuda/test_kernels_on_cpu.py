@@ -205,3 +205,31 @@ def test_nothing_is_read_out_of_bounds(compiler):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == -signal.SIGSEGV, f"the deliberate stray read at the end was not noticed: {done.stderr}"
     assert "all within bounds" in done.stdout, f"a kernel read out of bounds\n{done.stdout}{done.stderr}"
+
+
+QUICK = """
+extern "C" __global__ void quick_activations(const float* z, float* sigmoid, float* tanh, Index n) {
+    for (Index i = first_element<1>(); i < n; i += next_elements<1>()) {
+        sigmoid[i] = quick_activation<SIGMOID>(z[i]);
+        tanh[i] = quick_activation<TANH>(z[i]);
+    }
+}
+"""
+
+
+def test_quick_activations(compiler):
+    """Those of kernels that multiply in TF32: far closer than its 2^-11, at the ends of the range too."""
+    common = (kernel_sources.folder() / "common.cuh").read_text(encoding="utf-8")
+    kernel = fake_cupy.RawKernel(compile_source(common + QUICK).get_function("quick_activations"), [])
+    z = np.concatenate(
+        [np.linspace(-20, 20, 4001), [-1e30, -200, -88, -1e-30, 0, 88, 200, 1e30, -np.inf, np.inf, np.nan]]
+    )
+    z = z.astype(np.float32)
+    results = {name: fake_cupy.allocate(z.shape, np.float32) for name in ("sigmoid", "tanh")}
+    kernel((2,), (256,), (fake_cupy.copied(z), *results.values(), np.int64(z.size)))
+    for name, got in results.items():
+        with np.errstate(over="ignore"):
+            expected = f[name](z.astype(float))
+        np.testing.assert_allclose(got.get(), expected, rtol=0, atol=2.0**-21)
+    positive = results["sigmoid"].get()[:4001]
+    np.testing.assert_allclose(positive, f["sigmoid"](z[:4001].astype(float)), rtol=22 * 2.0**-24)

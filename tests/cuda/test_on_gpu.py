@@ -286,6 +286,8 @@ def test_narrow_steps(gpu, variant):
     """Each as the tests on the CPU have it, and with more samples than all blocks take at once."""
     if variant.arithmetic == "tf32" and not gpu.launcher.has_tf32():
         pytest.skip("the GPU has no TF32")
+    if variant.clustered and not gpu.launcher.has_clusters():
+        pytest.skip("the GPU has no clusters of blocks")
     if variant.shared_bytes > gpu.launcher.shared_bytes():
         pytest.skip(f"{variant.shared_bytes} bytes of shared memory are more than the GPU has for a block")
     U, inputs, N = variant.units, 8 * variant.R, variant.N
