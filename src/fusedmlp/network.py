@@ -63,8 +63,8 @@ class Network:
         Where the initial weights and the shuffling come from.
     precision : {"strict", "tf32"}, optional
         "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa, and beside them
-        activations to six digits: several times as fast on a GPU that has them. It is a permission: other backends, and float64 networks, compute as ever. None:
-        the environment variable FUSEDMLP_PRECISION, else "strict".
+        activations to six digits: several times as fast on a GPU that has them. It is a permission: other backends, and
+        float64 networks, compute as ever. None: the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes
     ----------
