@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 from fusedmlp.activations import HIDDEN_ACTIVATIONS
@@ -85,6 +86,15 @@ class Architecture:
     def weight_shapes(self) -> tuple[tuple[int, int], ...]:
         """(n_in, n_out) of W1, W2, ..., in order."""
         return tuple(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+
+    @property
+    def weight_ranges(self) -> tuple[tuple[int, int], ...]:
+        """(start, end) of W1, W2, ... in the flat parameter vector; where there are biases, b1 begins at W1's end."""
+        ends = list(accumulate((n_in + self.bias) * n_out for n_in, n_out in self.weight_shapes))
+        starts = [0, *ends[:-1]]
+        return tuple(
+            (start, start + n_in * n_out) for start, (n_in, n_out) in zip(starts, self.weight_shapes, strict=True)
+        )
 
     @property
     def n_parameters(self) -> int:

@@ -56,13 +56,10 @@ class Parameters:
         self.flat = flat
         self.weights: list[Array] = Views()
         self.biases: list[Array] = Views()
-        offset = 0
-        for n_in, n_out in architecture.weight_shapes:
-            self.weights.append(flat[offset : offset + n_in * n_out].reshape(n_in, n_out))
-            offset += n_in * n_out
+        for shape, (start, end) in zip(architecture.weight_shapes, architecture.weight_ranges, strict=True):
+            self.weights.append(flat[start:end].reshape(shape))
             if architecture.bias:
-                self.biases.append(flat[offset : offset + n_out].reshape(n_out, 1))
-                offset += n_out
+                self.biases.append(flat[end : end + shape[1]].reshape(shape[1], 1))
 
     def bias(self, layer: int) -> Array | None:
         """b of weight layer `layer` (0 is b1), or None where the architecture has no bias."""

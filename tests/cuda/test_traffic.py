@@ -120,7 +120,7 @@ def engine_pass(name, n_out, n_in=256, n=N, m=M):
 
 def narrow_pass(name, n=32):
     """One of a network whose weights and sums of blocks are little beside X."""
-    return engine_pass(name, 1, n_in=128, n=n, m=4 * M)
+    return engine_pass(name, 1, n_in=128, n=n, m=3 * M)
 
 
 def add_rows(backend):
@@ -185,14 +185,14 @@ CLAIMS = [
         for n_out in (1, 4, 16)
     ),
     Claim("hidden_layer.cu", "hidden_layer_4", "forward alone (n + n_out) m", engine_pass("loss", 4), (N + 4) * M),
-    Claim("narrow_step.cu", "narrow_step", NARROW, narrow_pass("loss_and_gradients"), (128 + 2) * 4 * M),
-    Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, narrow_pass("loss"), (128 + 1) * 4 * M),
+    Claim("narrow_step.cu", "narrow_step", NARROW, narrow_pass("loss_and_gradients"), (128 + 2) * 3 * M),
+    Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, narrow_pass("loss"), (128 + 1) * 3 * M),
     Claim(
         "narrow_cluster.cu",
         "narrow_cluster",
         "n_in m + 2 n_out m (X and Y read, by all blocks of a cluster together; logits written)",
         narrow_pass("loss_and_gradients", n=130),
-        (128 + 2) * 4 * M,
+        (128 + 2) * 3 * M,
     ),
     Claim("mini_batch.cu", "gather", "gather 2 (n_in + n_out) size", gather, 2 * (N + 1) * M),
     Claim("mini_batch.cu", "squares", "squares n", squares, 200 * 200),

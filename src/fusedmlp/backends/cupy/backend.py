@@ -16,7 +16,7 @@ from fusedmlp.backends import PRECISIONS
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.cupy import memory, narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
-from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix
+from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, fitting
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
@@ -200,7 +200,7 @@ class CupyBackend(Backend):
         n_in, n_out, m = W.shape[0], W.shape[-1], A.shape[-1]
         out = self.empty((n_in, m), W.dtype) if out is None else out
         walked = [("A", A), ("out", out)]
-        width = next((width for width in _WIDTHS if n_out <= width), None)
+        width = fitting(_WIDTHS, n_out)
         if activation == "identity":  # f' = 1
             self.matmul(W, dZ, out=out)
         elif width is None:

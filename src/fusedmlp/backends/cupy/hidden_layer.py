@@ -8,7 +8,7 @@ import numpy as np
 
 from fusedmlp.activations import Array
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher
+from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher, fitting
 from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.parameters import Parameters
@@ -20,7 +20,9 @@ _BLOCKS_PER_MULTIPROCESSOR = 4
 
 def width_of(n_outputs: int) -> int:
     """The number of outputs of the kernel to take: the smallest that holds them."""
-    return next(width for width in _WIDTHS if n_outputs <= width)
+    width = fitting(_WIDTHS, n_outputs)
+    assert width is not None, f"{n_outputs} outputs"
+    return width
 
 
 def units_of_a_thread(n_outputs: int, dtype: str) -> int:
@@ -35,7 +37,7 @@ def samples_at_a_time(width: int, packed: bool) -> int:
 
 def covers(architecture: Architecture) -> bool:
     """Whether the kernel takes the last hidden layer and the outputs of a network."""
-    return len(architecture.layer_sizes) >= 3 and architecture.n_outputs <= _WIDTHS[-1]
+    return len(architecture.layer_sizes) >= 3 and fitting(_WIDTHS, architecture.n_outputs) is not None
 
 
 def tiles_of(n: int, n_outputs: int, dtype: str) -> int:

@@ -90,6 +90,11 @@ def check_matrix(
         raise ValueError(f"{name}: expected an array that can be written to; got a broadcast view, strides {x.strides}")
 
 
+def fitting(sizes: Sequence[int], n: int) -> int | None:
+    """The smallest of the sizes that kernels are compiled for, in ascending order, which holds n; None if none does."""
+    return next((size for size in sizes if n <= size), None)
+
+
 def lies_in_columns(x: Array) -> bool:
     """Whether the elements of a column lie closer together than those of a row."""
     if 1 in x.shape:
@@ -247,11 +252,8 @@ class Launcher:
         """(start, end) of every W in the flat vector, for kernels: on the current GPU."""
         key = architecture, self._cupy.cuda.runtime.getDevice()
         if key not in self._ranges:
-            ranges, at = [], 0
-            for n_in, n_out in architecture.weight_shapes:
-                ranges.append((at, at + n_in * n_out))
-                at += (n_in + architecture.bias) * n_out
-            self._ranges[key] = self._cupy.asarray(np.array(ranges, np.int64), blocking=True)
+            ranges = np.array(architecture.weight_ranges, np.int64)
+            self._ranges[key] = self._cupy.asarray(ranges, blocking=True)
         return self._ranges[key]
 
     def multiprocessors(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy.launch import C_TYPES, NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.launch import C_TYPES, NULL, THREADS, Launcher, fitting
 from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.parameters import Parameters
@@ -88,11 +88,10 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int, cl
         Whether the GPU has clusters of blocks.
     """
     n_in, n, *above = architecture.layer_sizes
-    if len(above) != 1 or above[0] > _WIDTHS[-1] or n > _MOST_UNITS or n_in > 8 * _INPUTS_OF_A_THREAD[-1]:
+    N, R = fitting(_WIDTHS, architecture.n_outputs), fitting(_INPUTS_OF_A_THREAD, -(-n_in // 8))
+    if len(above) != 1 or n > _MOST_UNITS or N is None or R is None:
         return None
     arithmetic = "tf32" if precision == "tf32" and architecture.dtype == "float32" else architecture.dtype
-    N = next(width for width in _WIDTHS if above[0] <= width)
-    R = next(inputs for inputs in _INPUTS_OF_A_THREAD if n_in <= 8 * inputs)
     for C in (4,) if n <= 32 * 4 else (8, 4):
         for clustered in (True, False) if clusters and n > 32 * C else (False,):
             variant = Variant(N, R, C, arithmetic, clustered)

@@ -78,12 +78,12 @@ def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, 
         Address of a Fortran gemm of the architecture's dtype.
     """
     a = architecture
-    layers, at = [], 0
-    for shape, Z, blocked in zip(a.weight_shapes, layout.layers, blocked_layers(a), strict=True):
-        n_in, n_out = shape
-        biases = at + n_in * n_out * a.itemsize
-        layers.append(Layer(n_in, n_out, at, biases if a.bias else -1, Z, int(blocked)))
-        at = biases + n_out * a.itemsize * a.bias
+    layers = [
+        Layer(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
+        for shape, (start, end), Z, blocked in zip(
+            a.weight_shapes, a.weight_ranges, layout.layers, blocked_layers(a), strict=True
+        )
+    ]
     table = written(*layers)
     forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
     routines = (products.products(a.dtype), outputs.outputs(a.dtype), updates.updates(a.dtype), passes.passes(a.dtype))
