@@ -294,8 +294,9 @@ def test_narrow_steps(gpu, variant):
     for n_in, n, m, n_out, order in (
         (inputs, U, 40, N, "C"),
         (inputs - 3, U - 5, 33, 1, "F"),
-        (inputs // 2 + 1, 2 * U + 1, 100_003, max(1, N - 1), "C"),
-        (inputs, U, 100_003, N, "F"),
+        (inputs // 2 + 1, 2 * U + 1, 20_011, max(1, N - 1), "C"),
+        (inputs, U, 20_011, N, "F"),
+        (inputs, 1024, 20_011, N, "F"),
         (1, 1, 1, 1, "C"),
     ):
         case = test_narrow_step.Case(gpu, variant, n_in, n, m, n_out, weighted=m % 2 == 1, order=order)

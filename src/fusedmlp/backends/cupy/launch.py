@@ -127,8 +127,8 @@ class Launcher:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._modules: dict[Any, Any] = {}
-        self._kernels: dict[Any, Any] = {}
+        self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._kernels: dict[tuple[str, str | None, int | None, str], Any] = {}
         self._ranges: dict[tuple[Architecture, int], Array] = {}
 
     def launch(
@@ -236,17 +236,20 @@ class Launcher:
         cluster : int, optional
             The blocks of a cluster, for a file whose macro ``CLUSTER`` is that.
         """
-        macros = {"ONE": one, "CLUSTER": cluster}
-        options = (*_OPTIONS, *(f"-D{macro}={value}" for macro, value in macros.items() if value is not None))
-        key = file, options, name
+        key = file, one, cluster, name
         if key not in self._kernels:
-            if key[:2] not in self._modules:
-                self._modules[key[:2]] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
-            function = self._modules[key[:2]].get_function(name)
+            function = self._module(file, ONE=one, CLUSTER=cluster).get_function(name)
             if shared_bytes > _ALWAYS_SHARED:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             self._kernels[key] = function
         return self._kernels[key]
+
+    def _module(self, file: str, **macros: Any) -> Any:
+        """A compiled source; macros that are None are not defined."""
+        options = (*_OPTIONS, *(f"-D{macro}={value}" for macro, value in macros.items() if value is not None))
+        if (file, options) not in self._modules:
+            self._modules[file, options] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
+        return self._modules[file, options]
 
     def weight_ranges(self, architecture: Architecture) -> Array:
         """(start, end) of every W in the flat vector, for kernels: on the current GPU."""
