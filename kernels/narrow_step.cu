@@ -7,16 +7,14 @@
 //   W1 (n_in, n), b1 (n,), W2 (n, n_out), b2 (n_out,): as they lie in the flat vector; b1 and b2 may be null pointers
 //   logits (m, n_out); partial (ranges, P), P the length of the flat vector: the sums of a block's samples, in its order
 //
-// A block has U = 32 C units, and goes through its range of the samples 32 at a time. Each of its 8 warps has U / 8 units:
-// all 32 samples' Z of these in its registers, from there their dZ in shared memory, and dW1 of these units, (n_in, U / 8),
-// in its registers from the first sample to the last. W1 of the block's units stays in shared memory. The blocks of a range
-// are blockIdx.x, the ranges blockIdx.y; sum_rows.cu adds up the ranges. No atomics: the same bits every time.
+// A block has U = 32 C units, and goes through its range of the samples 32 at a time (narrow_block.cuh, which says what N,
+// R and C are). The blocks of a range are blockIdx.x, the ranges blockIdx.y; sum_rows.cu adds up the ranges. No atomics:
+// the same bits every time.
 //
-// z needs all units of a sample. Where one block has them (n <= U), `narrow_step` is all there is. Else `narrow_forward`
-// comes first: part t of `parts` (tiles, m, n_out) is W2ᵀ A over the units of tile t (tile 0 adds b2), sum_rows.cu makes
-// logits of them, and narrow_step takes these and computes Z once more, which is cheaper than storing it.
-//
-// R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
+// z needs all units of a sample. Where one block has them (n <= U), `narrow_step` is all there is. Else, and where the GPU
+// has no clusters (narrow_cluster.cu), `narrow_forward` comes first: part t of `parts` (tiles, m, n_out) is W2ᵀ A over the
+// units of tile t (tile 0 adds b2), sum_rows.cu makes logits of them, and narrow_step takes these and computes Z once
+// more, which is cheaper than storing it.
 //
 // Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, logits written), and P a range; narrow_forward n_in m +
 // tiles n_out m (X read, parts written), so that with several tiles X is read twice: the tiles' blocks of a range run side
