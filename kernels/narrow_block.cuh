@@ -53,7 +53,7 @@ __device__ __forceinline__ T rounded(T x) {
     return x;
 }
 
-// a = f(z), and d = d f'(a), of a thread's tile.
+// z becomes a = f(z), and a becomes f'(a): a thread's tile, in place.
 template <int F, bool TF32, int C, typename T>
 __device__ __forceinline__ void activate_all(T (&a)[M][C]) {
 #pragma unroll
@@ -65,11 +65,11 @@ __device__ __forceinline__ void activate_all(T (&a)[M][C]) {
         }
 }
 template <int F, int C, typename T>
-__device__ __forceinline__ void times_derivative(T (&d)[M][C], const T (&a)[M][C]) {
+__device__ __forceinline__ void derive_all(T (&a)[M][C]) {
 #pragma unroll
     for (int i = 0; i < M; ++i)
 #pragma unroll
-        for (int j = 0; j < C; ++j) d[i][j] *= derivative<F>(a[i][j]);
+        for (int j = 0; j < C; ++j) a[i][j] = derivative<F>(a[i][j]);
 }
 
 template <typename T, int R, int C, int N, bool TF32>
@@ -100,29 +100,32 @@ struct Block {
         }
     }
 
-    // (input, sample of the tile) of the thread's i-th number of X: neighbours in memory to neighbouring threads.
-    __device__ __forceinline__ void place(int i, int& k, int& s) const {
-        const int number = threadIdx.x + i * THREADS;
-        const bool inputs_lie_close = p.x_step <= p.x_line;
-        k = inputs_lie_close ? number % INPUTS : number / SAMPLES;
-        s = inputs_lie_close ? number / INPUTS : number % SAMPLES;
+    // The thread's i-th number of a tile of X is input + i input_step of sample + i sample_step: neighbours in memory to
+    // neighbouring threads.
+    __device__ __forceinline__ bool inputs_lie_close() const { return p.x_step <= p.x_line; }
+    __device__ __forceinline__ int input() const {
+        return inputs_lie_close() ? int(threadIdx.x) % INPUTS : int(threadIdx.x) / SAMPLES;
     }
+    __device__ __forceinline__ int sample() const {
+        return inputs_lie_close() ? int(threadIdx.x) / INPUTS : int(threadIdx.x) % SAMPLES;
+    }
+    __device__ __forceinline__ int input_step() const { return inputs_lie_close() ? 0 : THREADS / SAMPLES; }
+    __device__ __forceinline__ int sample_step() const { return inputs_lie_close() ? THREADS / INPUTS : 0; }
+
     __device__ __forceinline__ void fetch_X(Index first) {
+        const Index at = first + sample();
+        const int inputs = p.n_in - input(), samples = int(min(p.m - at, Index(SAMPLES)));  // that there are from here on
+        const T* x = p.X + at * p.x_line + input() * p.x_step;
+        const Index step = sample_step() * p.x_line + input_step() * p.x_step;
 #pragma unroll
-        for (int i = 0; i < R; ++i) {
-            int k, s;
-            place(i, k, s);
-            const bool exists = k < p.n_in && first + s < p.m;
-            next[i] = exists ? p.X[(first + s) * p.x_line + k * p.x_step] : T(0);
-        }
+        for (int i = 0; i < R; ++i)
+            next[i] = i * input_step() < inputs && i * sample_step() < samples ? x[i * step] : T(0);
     }
     __device__ __forceinline__ void put_X(T* X) const {
+        T* x = X + sample() * Shared::X_PITCH + input();
+        const int step = sample_step() * Shared::X_PITCH + input_step();
 #pragma unroll
-        for (int i = 0; i < R; ++i) {
-            int k, s;
-            place(i, k, s);
-            X[s * Shared::X_PITCH + k] = rounded<TF32>(next[i]);  // own: shared memory
-        }
+        for (int i = 0; i < R; ++i) x[i * step] = rounded<TF32>(next[i]);  // own: shared memory
     }
 
     // A of the tile's samples, for the thread's units.
@@ -222,9 +225,10 @@ struct Step : Block<T, R, C, N, TF32> {
         __syncwarp();
     }
 
-    // Adds the tile to dW2 and db1, and puts dZ where `add_dW1` takes it from: its readers are this warp's.
-    __device__ __forceinline__ void backward(const T (&a)[M][C]) {
-        T dz[M][N], d[M][C];
+    // Adds the tile to dW2 and db1, and puts dZ where `add_dW1` takes it from: its readers are this warp's. A is lost:
+    // where it was, f'(A) is, as registers are short.
+    __device__ __forceinline__ void backward(T (&a)[M][C]) {
+        T dz[M][N];
 #pragma unroll
         for (int i = 0; i < M; ++i)
 #pragma unroll
@@ -232,27 +236,27 @@ struct Step : Block<T, R, C, N, TF32> {
 #pragma unroll
         for (int j = 0; j < C; ++j)
 #pragma unroll
-            for (int i = 0; i < M; ++i) {
+            for (int i = 0; i < M; ++i)
 #pragma unroll
-                for (int o = 0; o < N; ++o) {
-                    const T part = room.W2[o * U + own + q * C + j] * dz[i][o];
-                    d[i][j] = o == 0 ? part : d[i][j] + part;
-                    sums.dW2[j][o] += a[i][j] * dz[i][o];
-                }
-            }
-        if (p.activation == SIGMOID) times_derivative<SIGMOID>(d, a);
-        if (p.activation == TANH) times_derivative<TANH>(d, a);
-        if (p.activation == RELU) times_derivative<RELU>(d, a);
+                for (int o = 0; o < N; ++o) sums.dW2[j][o] += a[i][j] * dz[i][o];
+        if (p.activation == SIGMOID) derive_all<SIGMOID>(a);
+        if (p.activation == TANH) derive_all<TANH>(a);
+        if (p.activation == RELU) derive_all<RELU>(a);
+        if (p.activation == IDENTITY) derive_all<IDENTITY>(a);
         constexpr int V = TF32 ? 2 : 16 / sizeof(T);
 #pragma unroll
-        for (int i = 0; i < M; ++i)
+        for (int j = 0; j < C; j += V)
 #pragma unroll
-            for (int j = 0; j < C; j += V) {
+            for (int i = 0; i < M; ++i) {
                 Pack<T, V> pack;
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
-                    sums.db1[j + v] += d[i][j + v];
-                    pack.x[v] = rounded<TF32>(d[i][j + v]);
+                    T d = room.W2[own + q * C + j + v] * dz[i][0];
+#pragma unroll
+                    for (int o = 1; o < N; ++o) d += room.W2[o * U + own + q * C + j + v] * dz[i][o];
+                    d *= a[i][j + v];
+                    sums.db1[j + v] += d;
+                    pack.x[v] = rounded<TF32>(d);
                 }
                 store<T, V>(room.dZ + (g + 8 * i) * Shared::D_PITCH + own + q * C + j, pack, V);
             }

@@ -88,13 +88,15 @@ __device__ __forceinline__ void narrow_cluster(const Problem<T>& p, Index length
     block.write_sums(length);
 }
 
-// One block of a multiprocessor at a time: the registers are not enough for two, with a tile's A beside the sums.
+// As steps_at_a_time of narrow_step.cu, with a tile's A beside the sums during the product. narrow_step.py has the twin.
+constexpr int blocks_at_a_time(int R, int N, bool TF32) { return TF32 && N == 1 && R <= 4 ? 2 : 1; }
+
 #ifndef CLUSTER  // -DCLUSTER=4: the blocks of a cluster
 #define CLUSTER 2
 #endif
 #define NARROW_CLUSTER(N, R, C, T, TF32, t)                                                                          \
     extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1)                                                       \
-        __launch_bounds__(THREADS, 1) narrow_cluster_##N##_##R##_##C##_##t(                                          \
+        __launch_bounds__(THREADS, blocks_at_a_time(R, N, TF32)) narrow_cluster_##N##_##R##_##C##_##t(               \
             const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,  \
             Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,    \
             Index m, int n_in, int n, int n_out, int activation, int loss, T most) {                                 \

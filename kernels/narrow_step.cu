@@ -81,9 +81,10 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
     block.write_sums(length);
 }
 
-// Two blocks of a multiprocessor at a time where their registers are enough for it.
-constexpr int steps_at_a_time(int item, int R, int C, int N) {
-    return R <= 4 && item / 4 * (R + 4 + N) * C <= 60 ? 2 : 1;
+// Two blocks of a multiprocessor at a time where their registers are enough for it: those of the sums, of A and of the
+// next X, beside those that products take, fewer on the tensor cores.
+constexpr int steps_at_a_time(int item, int R, int C, int N, bool TF32) {
+    return item / 4 * (R * C + C * N + C + N + M * C + R) <= (TF32 ? 88 : 70) ? 2 : 1;
 }
 constexpr int forwards_at_a_time(int R) { return R <= 8 ? 2 : 1; }
 
@@ -94,7 +95,7 @@ constexpr int forwards_at_a_time(int R) { return R <= 8 ? 2 : 1; }
         narrow_forward<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, nullptr, 0, 0, nullptr, 0, parts,         \
                                           nullptr, m, n_in, n, n_out, activation, 0, 0});                              \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, steps_at_a_time(sizeof(T), R, C, N))                         \
+    extern "C" __global__ void __launch_bounds__(THREADS, steps_at_a_time(sizeof(T), R, C, N, TF32))                   \
         narrow_step_##N##_##R##_##C##_##t(                                                                             \
             const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,    \
             Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,      \

@@ -218,3 +218,19 @@ def test_chunks_of_samples_add_up(emulated):
     assert_close(chunked.flat, gradients.flat)
     assert networks[1].loss(X, Y) == pytest.approx(J, rel=1e-13)
     assert_close(networks[1].forward(X), networks[0].forward(X))
+
+
+@pytest.mark.parametrize(
+    ("variant", "n", "multiprocessors", "ranges"),
+    [
+        (Variant(1, 2, 8, "tf32"), 256, 132, 264),
+        (Variant(1, 8, 8, "tf32"), 1024, 132, 66),
+        (Variant(1, 8, 8, "tf32", clustered=True), 1024, 132, 32),  # eight groups of sixteen multiprocessors
+        (Variant(1, 2, 8, "tf32", clustered=True), 1024, 132, 64),  # two blocks of each
+        (Variant(1, 2, 8, "float32", clustered=True), 600, 132, 40),
+        (Variant(4, 16, 4, "float32", clustered=True), 1024, 20, 2),
+        (Variant(4, 16, 4, "float32", clustered=True), 1024, 8, 2),
+    ],
+)
+def test_as_many_ranges_as_run_at_a_time(variant, n, multiprocessors, ranges):
+    assert variant.ranges(n, multiprocessors) == ranges

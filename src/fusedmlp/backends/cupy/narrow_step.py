@@ -21,7 +21,7 @@ _INPUTS_OF_A_THREAD = (2, 4, 8, 16)
 _BLOCKS_PER_MULTIPROCESSOR = 2
 _MOST_TILES = 8
 _MBARRIERS_BYTES = 2 * 8
-# A cluster's blocks run in one of the GPU's groups of multiprocessors, of at least so many; each takes one for itself.
+# A cluster's blocks run in one of the GPU's groups of multiprocessors, of at least so many.
 _MULTIPROCESSORS_OF_A_GROUP = 16
 _ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 assert set(_ACTIVATIONS) == set(HIDDEN_ACTIVATIONS)
@@ -73,6 +73,15 @@ class Variant(NamedTuple):
     def tiles(self, n: int) -> int:
         """Blocks that n units take."""
         return -(-n // self.units)
+
+    def ranges(self, n: int, multiprocessors: int) -> int:
+        """Into how many ranges samples are cut, at most: as many as their blocks can run at a time."""
+        tiles = self.tiles(n)
+        if not self.clustered:
+            return max(1, multiprocessors * _BLOCKS_PER_MULTIPROCESSOR // tiles)
+        blocks = 2 if self.arithmetic == "tf32" and self.N == 1 and self.R <= 4 else 1  # of a multiprocessor
+        groups = max(1, multiprocessors // _MULTIPROCESSORS_OF_A_GROUP)
+        return groups * (blocks * _MULTIPROCESSORS_OF_A_GROUP // tiles)
 
 
 def variant_of(architecture: Architecture, precision: str, shared_bytes: int, clusters: bool) -> Variant | None:
@@ -133,10 +142,7 @@ class NarrowStep:
         self._activation = np.int32(_ACTIVATIONS.index(architecture.hidden_activation))
         self.tiles = variant.tiles(self._n)
         self.needs_logits = self.tiles > 1 and not variant.clustered
-        self._most_ranges = max(1, launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR // self.tiles)
-        if variant.clustered:
-            groups = max(1, launcher.multiprocessors() // _MULTIPROCESSORS_OF_A_GROUP)
-            self._most_ranges = groups * (_MULTIPROCESSORS_OF_A_GROUP // self.tiles)
+        self._most_ranges = variant.ranges(self._n, launcher.multiprocessors())
         self._partial = cupy.empty((self._most_ranges, architecture.n_parameters), architecture.dtype)
 
     def forward(self, parameters: Parameters, X: Array, logits: Array, parts: Array | None) -> None:
