@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -49,6 +49,15 @@ class Chunking:
             self._buffers.pop(name, None)  # before the new one is made: there may not be room for both
             self._buffers[name] = self.backend.empty((size,), self.architecture.dtype)
         return self._buffers[name][:size].reshape(shape)
+
+    @contextmanager
+    def passes_in(self, buffers: dict[str, Array]) -> Iterator[None]:
+        """Have passes keep their arrays in `buffers` meanwhile, which no pass outside enlarges, and so moves."""
+        own, self._buffers = self._buffers, buffers
+        try:
+            yield
+        finally:
+            self._buffers = own
 
     def _take_all(self, matrices: Sequence[Array | None], samples: slice | Array) -> list[Any]:
         """Columns of matrices on the device: views of neighbours; of others copies, which hold until the next call."""

@@ -164,19 +164,14 @@ class CapturedSteps:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Launches go to the stream of the graphs, after all that the current one was given, and it waits for them.
-
-        The engine's passes use memory meanwhile that no other pass enlarges, and so moves.
-        """
-        cuda, engine = self._engine.backend.xp.cuda, self._engine
-        current, buffers = cuda.get_current_stream(), engine._buffers
+        """Launches go to the stream of the graphs, after all that the current one was given, and it waits for them."""
+        cuda = self._engine.backend.xp.cuda
+        current = cuda.get_current_stream()
         _follow(cuda, self._stream, current)
-        engine._buffers = self._buffers
         try:
-            with self._stream:
+            with self._engine.passes_in(self._buffers), self._stream:
                 yield
         finally:
-            engine._buffers = buffers
             _follow(cuda, current, self._stream)
 
 
