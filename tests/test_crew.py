@@ -13,9 +13,8 @@ from processes import run_python
 pytest.importorskip("numba")
 
 from fusedmlp.backends.numba_cpu import crew as crews
-from fusedmlp.backends.numba_cpu.compilation import address_of
-from fusedmlp.backends.numba_cpu.memory import Addresses, Block
-from fusedmlp.backends.numba_cpu.memory import address_of as place_of
+from fusedmlp.backends.numba_cpu.compilation import routine_address
+from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
 from fusedmlp.backends.numba_cpu.primitives import INTEGER, atomic_add, atomic_load, load, relax
 from fusedmlp.backends.numba_cpu.records import Layer, Plan, Run, Worker, layer_at, plan_at, run_at, worker_at, written
 from fusedmlp.backends.numba_cpu.simd import store
@@ -36,7 +35,7 @@ def meet(run, worker):
 
 @pytest.fixture(scope="module")
 def meeting():
-    return address_of(meet, 2)
+    return routine_address(meet, 2)
 
 
 class Task:
@@ -190,7 +189,7 @@ def read_worker(out, record):
 def test_compiled_code_reads_what_python_wrote(kind, read, names):
     record = kind(*range(100, 100 + len(kind._fields)))
     block, out = written(record, record), Block(8, "int64")
-    routine = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address_of(read, 2))
+    routine = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(routine_address(read, 2))
     half = len(block.numbers) // 2
     routine(out.address, block.address + 8 * half)
     assert out.numbers[: len(names)].tolist() == [getattr(record, name) for name in names]
@@ -220,7 +219,7 @@ def test_addresses_are_those_of_the_arrays_that_are_asked_for():
     for _ in range(3):
         for x in kept:
             assert addresses.of(x) == x.ctypes.data
-            assert addresses.of(x[1:]) == place_of(x) + 8  # a new view each time, often with the id of the last
+            assert addresses.of(x[1:]) == address_of(x) + 8  # a new view each time, often with the id of the last
     x = np.zeros(5)
     addresses.of(x)
     with pytest.raises(ValueError, match="cannot resize"):

@@ -435,7 +435,7 @@ SWEEPS = {"forward": (sweeps.forward_sweep, 7), "backward": (sweeps.backward_swe
 
 
 def compile_anew(function, arguments):
-    """As `address_of` does, but for its cache: code from there has no assembly to look at."""
+    """As `routine_address` does, but for its cache: code from there has no assembly to look at."""
     callback = CFunc(function, ((types.int64,) * arguments, types.void), locals={}, options=OPTIONS)
     callback.compile()
     return callback

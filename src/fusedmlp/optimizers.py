@@ -61,16 +61,21 @@ class SGD(Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs momentum > 0; got momentum=0")
 
+    @property
+    def rule(self) -> str:
+        """Which of the three it is: "sgd", "momentum" or "nesterov"."""
+        return "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
+
     def update(self, xp: Any, state: OptimizerState, theta: Array, gradient: Array) -> None:
         number = theta.dtype.type
         rate_g, v = state.scratch[0], state.moments["velocity"]
         xp.multiply(gradient, number(state.learning_rate), out=rate_g)
-        if self.momentum == 0:
+        if self.rule == "sgd":
             theta -= rate_g
             return
         v *= number(self.momentum)
         v -= rate_g
-        if not self.nesterov:
+        if self.rule == "momentum":
             theta += v
             return
         theta -= rate_g

@@ -68,11 +68,5 @@ def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]]
         moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
         return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
     assert isinstance(optimizer, SGD)
-    numbers = [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]
-    if not optimizer.momentum:
-        return "sgd", [("velocity", None), ("v", None)], numbers
-    return (
-        "nesterov" if optimizer.nesterov else "momentum",
-        [("velocity", state.moments["velocity"]), ("v", None)],
-        numbers,
-    )
+    velocity = state.moments["velocity"] if optimizer.momentum else None
+    return optimizer.rule, [("velocity", velocity), ("v", None)], [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]

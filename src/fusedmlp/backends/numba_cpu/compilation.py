@@ -52,7 +52,7 @@ def internal(function):
     return _compile(function, INTERNAL)
 
 
-def address_of(function, arguments):
+def routine_address(function, arguments):
     """Where machine code of `function` starts, which takes so many int64 and returns nothing; kept like `compiled`.
 
     What is called by address is compiled once, and not again in every kernel that calls it.

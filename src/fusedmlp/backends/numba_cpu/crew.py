@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any
 
-from fusedmlp.backends.numba_cpu.compilation import address_of
+from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.memory import Block
 from fusedmlp.backends.numba_cpu.primitives import (
     INTEGER,
@@ -100,7 +100,9 @@ def called(address: int, arguments: int) -> Any:
 @cache
 def _compiled() -> tuple[Any, Any, Any]:
     """`attend`, `post` and `withdraw`."""
-    return tuple(called(address_of(*function), function[1]) for function in ((attend, 1), (post, 5), (withdraw, 1)))
+    return tuple(
+        called(routine_address(*function), function[1]) for function in ((attend, 1), (post, 5), (withdraw, 1))
+    )
 
 
 class Crew:

@@ -287,8 +287,7 @@ def _step_of(state: OptimizerState | None, batches: int) -> tuple[dict[str, Any]
         betas = {"beta_1": optimizer.beta_1, "beta_2": optimizer.beta_2, "epsilon": optimizer.epsilon}
         return {"kind": updates.ADAM_STEP, **betas, **moments}, rates
     assert isinstance(optimizer, SGD)
-    kind = updates.SGD_STEP
-    if optimizer.momentum:
-        kind = updates.NESTEROV_STEP if optimizer.nesterov else updates.MOMENTUM_STEP
+    kinds = {"sgd": updates.SGD_STEP, "momentum": updates.MOMENTUM_STEP, "nesterov": updates.NESTEROV_STEP}
     velocity = address_of(state.moments["velocity"])
-    return {"kind": kind, "beta_1": optimizer.momentum, "first_moment": velocity, "second_moment": velocity}, rates
+    moments = {"first_moment": velocity, "second_moment": velocity}
+    return {"kind": kinds[optimizer.rule], "beta_1": optimizer.momentum, **moments}, rates

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import address_of, internal
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.mathematics import exp, held, log1p_unit, one, zero
 from fusedmlp.backends.numba_cpu.primitives import array_at, where
 from fusedmlp.backends.numba_cpu.simd import at_least, lane_bytes, load_lanes, splat, store, where_above
@@ -176,4 +176,4 @@ def outputs(dtype: str) -> Outputs:
         a, y = array_at(like, A, rows, step), array_at(like, Y, rows, step)
         output_error(code, a, y, array_at(like, w, 1, weights)[0], t, n)
 
-    return Outputs(address_of(losses, 8), address_of(activate, 5), address_of(error, 9))
+    return Outputs(routine_address(losses, 8), routine_address(activate, 5), routine_address(error, 9))

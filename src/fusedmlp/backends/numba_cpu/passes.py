@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import address_of, internal
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.inputs import copy_targets, samples_of
 from fusedmlp.backends.numba_cpu.primitives import (
     atomic_add,
@@ -54,7 +54,7 @@ def passes(dtype: str) -> Passes:
     """Compiled at the first call."""
     like = np.dtype(dtype).type(0)
     functions = (forward_tile(like), 4), (backward_tile(like), 5), (sum_samples(like), 5), (predict(like), 4), (work, 2)
-    return Passes(*(address_of(function, arguments) for function, arguments in functions))
+    return Passes(*(routine_address(function, arguments) for function, arguments in functions))
 
 
 # The samples of a slot, or of a part to predict -----------------------------------------------------------------------

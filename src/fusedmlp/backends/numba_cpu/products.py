@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.compilation import address_of, internal
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.simd import (
     BYTES,
     ELEMENTS,
@@ -224,7 +224,7 @@ def products(dtype: str) -> Products:
     """The products of a dtype, compiled at the first call."""
     like = np.dtype(dtype).type(0)
     functions = (multiply(like), 11), (multiply_deep(like), 11), (multiply_samples(like), 13)
-    return Products(*(address_of(function, arguments) for function, arguments in functions))
+    return Products(*(routine_address(function, arguments) for function, arguments in functions))
 
 
 def multiply(like):

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import address_of
+from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.mathematics import TAGS, derivative, f, zero
 from fusedmlp.backends.numba_cpu.primitives import load
 from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
@@ -83,4 +83,4 @@ def backward_sweep(tag, like):
 def sweeps(activation: str, dtype: str) -> tuple[int, int]:
     """The addresses of the sweeps forward and backward."""
     tag, like = TAGS[activation], np.dtype(dtype).type(0)
-    return address_of(forward_sweep(tag, like), 7), address_of(backward_sweep(tag, like), 9)
+    return routine_address(forward_sweep(tag, like), 7), routine_address(backward_sweep(tag, like), 9)

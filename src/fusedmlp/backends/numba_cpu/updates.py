@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import address_of
+from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.primitives import array_at, load
 from fusedmlp.backends.numba_cpu.records import run_at
 from fusedmlp.backends.numba_cpu.simd import fma
@@ -34,7 +34,7 @@ class Updates(NamedTuple):
 def updates(dtype: str) -> Updates:
     """Compiled at the first call."""
     functions = (add_slots, 6), (add_decay, 5), (sum_squares, 3), (step, 7)
-    return Updates(*(address_of(function(dtype), arguments) for function, arguments in functions))
+    return Updates(*(routine_address(function(dtype), arguments) for function, arguments in functions))
 
 
 def add_slots(dtype):
