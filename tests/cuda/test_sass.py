@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -81,6 +82,29 @@ def test_the_sigmoid_is_short():
         elements = len(found(re.compile("MUFU.EX2"), sigmoid))
         assert elements == len(found(re.compile("MUFU.RCP"), sigmoid)) > 0
         assert len(sigmoid) - len(kernels[f"activate_identity_float32_{layout}"]) <= 16 * elements
+
+
+MOVE = re.compile(r"MOV\b|IMAD\.MOV")
+FAR = 40  # instructions: products that are further apart are of different loops
+
+
+def loops_of_products(body):
+    """The instructions from the first product of a loop on tensor cores to the jump that ends it."""
+    places = [i for i, line in enumerate(body) if TENSOR_CORE_TF32.match(line)]
+    firsts = [at for before, at in zip([-FAR, *places], places, strict=False) if at - before >= FAR]
+    return [list(itertools.takewhile(lambda line: not line.startswith("BRA"), body[first:])) for first in firsts]
+
+
+@pytest.mark.parametrize("file", ["narrow_step.cu", "narrow_cluster.cu"])
+def test_products_do_not_move_their_sums_about(file):
+    """What ptxas makes of sums that begin as one register: two moves a product, in every round."""
+    kernels = instructions(compiled(file, "sm_90").cubin)
+    loops = {name: loops_of_products(body) for name, body in kernels.items() if "tf32" in name}
+    assert all(len(found_loops) >= (1 if "forward" in name else 2) for name, found_loops in loops.items())
+    for name, found_loops in loops.items():
+        for loop in found_loops:
+            moves, products = len(found(MOVE, loop)), len(found(TENSOR_CORE_TF32, loop))
+            assert moves <= products / 4, f"{name}: {moves} moves beside {products} products"
 
 
 PRODUCT = """
