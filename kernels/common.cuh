@@ -87,8 +87,8 @@ __device__ __forceinline__ T activation(T z) {
 }
 
 // The same by the hardware's power of two, for kernels whose products are less exact than that: its argument is rounded
-// once, which makes an error of |z| 2^-24 in exp, and tanh is off by up to 2^-21 of 1, not of itself. Five
-// instructions in place of eleven and fifteen.
+// once, which makes an error of |z| 2^-24 in exp, and tanh is off by up to 2^-21 of 1, not of itself. Five instructions in
+// place of eleven and fifteen.
 template <int F>
 __device__ __forceinline__ float quick_activation(float z) {
     constexpr float LOG2_E = 1.44269504f;
