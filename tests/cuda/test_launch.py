@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusedmlp import Network, kernel_sources
+from fusedmlp.backends.cupy import CupyBackend
 from fusedmlp.backends.cupy.launch import (
     _LARGEST_GRID_Y,
     THREADS,
@@ -289,3 +290,17 @@ def test_a_network_asks_for_its_kernels_alone(emulated, cupy, sizes):
     file = "narrow_step.cu" if network.engine.path == "narrow" else "hidden_layer.cu"
     names = compile_source(kernel_sources.source(file), (option,)).names
     assert names[-1] in cupy.launches
+
+
+def test_every_gpu_is_told_how_much_shared_memory(compiler, monkeypatch):
+    """By a network on the first of two GPUs, and then on the second."""
+    cupy = fake_cupy.make(devices=2)
+    fake_cupy.install(monkeypatch, cupy)
+    backend, X = CupyBackend(), np.ones((60, 40), np.float32)
+    results = []
+    for device in (0, 1):
+        with cupy.cuda.Device(device):
+            net = Network([60, 300, 1], backend=backend, random_state=0)
+            assert net.engine.path == "narrow"
+            results.append(net.loss_and_gradients(X, np.ones((1, 40)))[0])
+    assert results[0] == results[1]

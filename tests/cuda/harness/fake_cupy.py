@@ -219,10 +219,19 @@ def _index(key):
 class RawKernel:
     """A kernel that runs on the CPU and then looks at the canaries of its arrays."""
 
-    def __init__(self, kernel, launches):
+    def __init__(self, kernel, launches, device=lambda: 0):
         self._kernel = kernel
         self._launches = launches
-        self.max_dynamic_shared_size_bytes = 0
+        self._device = device
+        self._shared_bytes = {}  # by device: each loads the kernel for itself
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._shared_bytes.get(self._device(), 0)
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, n_bytes):
+        self._shared_bytes[self._device()] = n_bytes
 
     def __call__(self, grid, block, args, shared_mem=0):
         assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes), f"{shared_mem} bytes of shared memory"
@@ -243,6 +252,7 @@ class RawModule:
     """cupy.RawModule."""
 
     launches: list  # of this module object's kernels, by name; shared with the fake CuPy it belongs to
+    device = staticmethod(lambda: 0)
 
     def __init__(self, code=None, *, options=()):
         self._code = code
@@ -250,7 +260,7 @@ class RawModule:
 
     def get_function(self, name):
         # All kernels of a file at once, whatever -DONE asks for: one by one, a run of the tests compiles twice as long.
-        return RawKernel(compile_source(self._code).get_function(name, self.options), self.launches)
+        return RawKernel(compile_source(self._code).get_function(name, self.options), self.launches, self.device)
 
 
 def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
@@ -314,7 +324,8 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         return allocate(shape, dtype, order, device_id=current.current.number)
 
     cupy.cublas = FakeCublas(fake_streams.current, lambda: current.current.number, Allocation.holding)
-    cupy.RawModule = type("RawModule", (RawModule,), {"launches": cupy.launches})
+    shared = {"launches": cupy.launches, "device": staticmethod(lambda: current.current.number)}
+    cupy.RawModule = type("RawModule", (RawModule,), shared)
     cupy.float32, cupy.float64 = np.float32, np.float64
     cupy.asarray, cupy.asnumpy = _asarray, _asnumpy
     cupy.empty = empty

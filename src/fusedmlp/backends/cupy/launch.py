@@ -128,7 +128,7 @@ class Launcher:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._kernels: dict[tuple[str, str | None, int | None, str], Any] = {}
+        self._kernels: dict[tuple[str, str | None, int | None, int | None, str], Any] = {}
         self._ranges: dict[tuple[Architecture, int], Array] = {}
 
     def launch(
@@ -236,7 +236,9 @@ class Launcher:
         cluster : int, optional
             The blocks of a cluster, for a file whose macro ``CLUSTER`` is that.
         """
-        key = file, one, cluster, name
+        # To each GPU by itself: CuPy loads a kernel per device.
+        device = self._cupy.cuda.runtime.getDevice() if shared_bytes > _ALWAYS_SHARED else None
+        key = file, one, cluster, device, name
         if key not in self._kernels:
             function = self._module(file, ONE=one, CLUSTER=cluster).get_function(name)
             if shared_bytes > _ALWAYS_SHARED:
