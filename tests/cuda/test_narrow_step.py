@@ -98,7 +98,7 @@ def test_every_variant_in_every_order(emulated, thread_order, variant):
         Case(emulated, variant, inputs, U, 40, N),
         Case(emulated, variant, inputs - 3, U - 5, 32, 1, order="F", weighted=True, **described),
         Case(emulated, variant, inputs // 2 + 1, 2 * U + 1, 33, max(1, N - 1), weighted=True),
-        *([Case(emulated, variant, 3, 1024, 70 * 32 // (1024 // U), N)] if variant.clustered else []),
+        *([Case(emulated, variant, 3, 1024, 40 * 32 // (1024 // U), N)] if variant.clustered else []),
         Case(emulated, variant, 1, 1, 1, 1, order="F"),
     ):
         case.check(tolerance(variant, inputs))

@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from harness.compiled import compile_text, compiled, instructions
+from harness.compiled import compile_text, compiled, instructions, machine_code
 
 from fusedmlp import kernel_sources
 
@@ -68,7 +68,7 @@ def complaints(name, body):
 
 @pytest.mark.parametrize(("file", "architecture"), FILES)
 def test_machine_code(file, architecture):
-    kernels = instructions(compiled(file, architecture).cubin)
+    kernels = machine_code(file, architecture)
     assert kernels.keys() == compiled(file, architecture).resources.keys()
     wrong = {name: complaints(name, body) for name, body in kernels.items()}
     assert not any(wrong.values()), {name: lines[:3] for name, lines in wrong.items() if lines}
@@ -76,7 +76,7 @@ def test_machine_code(file, architecture):
 
 def test_the_sigmoid_is_short():
     """A dozen instructions more than the identity a float32 element, of the 76 for which there is time on an H100."""
-    kernels = instructions(compiled("sigmoid.cu", "sm_90").cubin)
+    kernels = machine_code("sigmoid.cu", "sm_90")
     for layout in ("packed", "strided"):
         sigmoid = kernels[f"activate_sigmoid_float32_{layout}"]
         elements = len(found(re.compile("MUFU.EX2"), sigmoid))
@@ -97,7 +97,7 @@ def loops_of_products(body):
 @pytest.mark.parametrize("file", ["narrow_step.cu", "narrow_cluster.cu"])
 def test_products_do_not_move_their_sums_about(file):
     """What ptxas makes of sums that begin as one register: two moves a product, in every round of the loop."""
-    kernels = instructions(compiled(file, "sm_90").cubin)
+    kernels = machine_code(file, "sm_90")
     loops = {name: loops_of_products(body) for name, body in kernels.items() if "tf32" in name}
     assert all(len(found_loops) >= (1 if "forward" in name else 2) for name, found_loops in loops.items())
     for name, found_loops in loops.items():

@@ -91,6 +91,12 @@ def compile_text(text, architecture):
     return Compiled(cubin.code, {name: Resources(*map(int, numbers)) for name, *numbers in found})
 
 
+@functools.cache
+def machine_code(file, architecture):
+    """`instructions` of a file of the kernels."""
+    return instructions(compiled(file, architecture).cubin)
+
+
 def instructions(cubin):
     """Kernel -> its instructions in order, without addresses and predicates, such as "LDG.E.128 R4, [R2.64]"."""
     with tempfile.TemporaryDirectory() as folder:
