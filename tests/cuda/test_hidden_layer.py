@@ -69,10 +69,8 @@ class Case:
         before = np.full((m, line), np.nan, dtype)
         before[:, :n] = self.Z
         Z = fake_cupy.copied(before, shift=0 if layout == "packed" else item)
-        shape, tiles = (
-            shape_of(n, n_out, dtype, self.b is not None, layout == "packed"),
-            tiles_of(n, n_out, dtype),
-        )
+        shape = shape_of(n, n_out, dtype, self.b is not None, layout == "packed")
+        tiles = tiles_of(n, n_out, dtype)
         if team:
             shape = shape._replace(team=team, shared_bytes=64 * 1024)
         logits = fake_cupy.allocate((m, n_out), dtype)
