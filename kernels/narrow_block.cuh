@@ -300,3 +300,11 @@ struct Step : Block<T, R, C, N, TF32> {
         }
     }
 };
+
+// NAME(N, R, C, dtype, TF32, its name): the instances of a kernel in float64. The others do not fit the registers.
+#define FOR_EACH_FLOAT64(NAME)            \
+    NAME(1, 2, 4, double, false, float64) \
+    NAME(1, 4, 4, double, false, float64) \
+    NAME(1, 8, 4, double, false, float64) \
+    NAME(4, 2, 4, double, false, float64) \
+    NAME(4, 4, 4, double, false, float64)

@@ -1,7 +1,8 @@
 // Enough of CUDA C++ for g++ to run our kernels on the CPU: a fiber per CUDA thread, in an order of the caller's choice.
 //
-// Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN when a block begins; a
-// static __shared__ variable would be each thread's own here. What a kernel uses beyond this does not compile.
+// Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN
+// when a block begins; a static __shared__ variable would be each thread's own here. What a kernel uses beyond this does
+// not compile.
 #include <math.h>
 #include <stddef.h>
 
