@@ -13,7 +13,7 @@ from bench.grid import Shape, backends_to_measure, full_grid, quick_grid
 from bench.measure import measure, too_large
 from bench.operations import Operation
 from fusedmlp import get_backend
-from fusedmlp.backends import unavailable_reason
+from fusedmlp.backends.selection import unavailable_reason
 
 SECONDS = {"quick": 0.4, "full": 1.0}
 """How long a benchmark is timed, about; checks and warm-up come on top."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusedmlp import available_backends
-from fusedmlp import backends as selection
+from fusedmlp.backends import selection
 
 M = tuple(2**k for k in range(10, 21))
 N2 = tuple(2**k for k in range(4, 13))

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.grid import Shape
 from fusedmlp import Architecture, Parameters
-from fusedmlp.parameters import glorot_uniform
+from fusedmlp.model.parameters import glorot_uniform
 
 
 class Samples(NamedTuple):

@@ -17,8 +17,8 @@ from bench import exact, operands
 from bench.grid import Shape
 from fusedmlp import Adam, Network, Parameters
 from fusedmlp.backends.base import Backend
-from fusedmlp.optimizers import OptimizerState
-from fusedmlp.parameters import Gradients
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Gradients
 
 
 @dataclass(frozen=True)

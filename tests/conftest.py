@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fusedmlp import backends
+from fusedmlp.backends import selection
 from machine import require
 
 settings.register_profile(
@@ -14,7 +14,7 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
-@pytest.fixture(params=list(backends.REGISTRY), scope="session")
+@pytest.fixture(params=list(selection.REGISTRY), scope="session")
 def backend(request):
     """Every backend in turn."""
     return require(request.param)
@@ -23,6 +23,6 @@ def backend(request):
 @pytest.fixture(autouse=True)
 def _no_outside_choice(monkeypatch):
     """Tests choose their backend themselves."""
-    for variable in (backends.ENVIRONMENT_VARIABLE, backends.PRECISION_VARIABLE):
+    for variable in (selection.ENVIRONMENT_VARIABLE, selection.PRECISION_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(backends, "_process_choices", [])
+    monkeypatch.setattr(selection, "_process_choices", [])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
 from fusedmlp.network import Network
 
 COMBINATIONS = [

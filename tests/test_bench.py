@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from fusedmlp.backends.numpy_backend import NumpyBackend
-from fusedmlp.engine import ComposedEngine
-from fusedmlp.optimizers import OptimizerState
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.optimizers import OptimizerState
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is a package of the checkout, not of the wheel

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fusedmlp.cli import gpu_results
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is a package of the checkout, not of the wheel
 
@@ -133,18 +131,3 @@ def test_page_shows_the_newest_results(tmp_path):
     assert text in report.with_section(page, text)
     with pytest.raises(ResultsError, match="got 0"):
         report.with_section("no marks", text)
-
-
-def test_info_shows_the_newest_results(tmp_path):
-    assert gpu_results.lines(tmp_path) == ["none in this installation"]
-    for name, date in (("a", "2031-02-03"), ("b", "2030-01-01")):
-        results.save(replace(some_results(), date=date), tmp_path / name / "gpu.json")
-    assert gpu_results.lines(tmp_path) == [
-        "NVIDIA X, 2031-02-03",
-        "  784-1024-1, m = 65,536: 1.27 ms a step, 1.58 times as fast as jax",
-        "  30-64-1, m = 569, batches of 32: 0.001 ms a step, 10 times as fast as torch",
-    ]
-    (tmp_path / "a" / "gpu.json").write_text("{}")
-    assert gpu_results.lines(tmp_path)[0] == "NVIDIA X, 2030-01-01"
-    assert gpu_results.lines(tmp_path)[-1] == "a/gpu.json cannot be read"
-    assert gpu_results.FOLDER == ROOT / "bench" / "results"

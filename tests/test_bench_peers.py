@@ -236,7 +236,7 @@ def test_wrong_and_failing_peers_are_shown_and_not_timed(monkeypatch, no_process
             raise ArithmeticError("out of numbers")
         return real_bind(self, problem)
 
-    from fusedmlp.engine import ComposedEngine
+    from fusedmlp.engines.composed import ComposedEngine
 
     real, real_bind = ComposedEngine.loss_and_gradients, fusedmlp_peer.Composed.bind
     monkeypatch.setattr(ComposedEngine, "loss_and_gradients", without_a_sample)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fusedmlp import ModelFileError, Network
-from fusedmlp.checkpoint import ModelFile, load_model, save_model, write_atomically
+from fusedmlp.files.model_files import ModelFile, load_model, save_model, write_atomically
 
 
 @pytest.fixture

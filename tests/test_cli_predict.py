@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 import fusedmlp
-from fusedmlp import Network, backends, kernel_sources
+from fusedmlp import Network
+from fusedmlp.backends import selection
+from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.cli.commands import COMMANDS, cli
 from fusedmlp.data import read_table
-from fusedmlp.predictor import Predictor
+from fusedmlp.data.predictor import Predictor
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_evaluate_finds_the_target_where_training_did(run, tmp_path):
 def test_info(run):
     output = run("info")
     assert output.startswith(f"fusedmlp {fusedmlp.__version__}, Python ")
-    for name in backends.REGISTRY:
+    for name in selection.REGISTRY:
         assert re.search(rf"^  {name}: (available|not available: .+)$", output, re.MULTILINE)
     for file, digest in kernel_sources.hashes().items():
         assert re.search(rf"{re.escape(file)}\s+{digest}", output)

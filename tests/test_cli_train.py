@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from fusedmlp import available_backends, backends
+from fusedmlp import available_backends
+from fusedmlp.backends import selection
 from fusedmlp.cli.commands import cli
 from fusedmlp.cli.experiment import split_rows
-from fusedmlp.predictor import Predictor
+from fusedmlp.data.predictor import Predictor
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_the_same_seed_gives_the_same_bits(run, tmp_path):
 
 
 def test_all_backends(run, tmp_path, monkeypatch):
-    def no_gpu(name, real=backends.unavailable_reason):
+    def no_gpu(name, real=selection.unavailable_reason):
         return "no GPU here: pip install one" if name == "cupy" else real(name)
 
     monkeypatch.setattr("fusedmlp.cli.experiment.unavailable_reason", no_gpu)

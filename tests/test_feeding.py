@@ -7,7 +7,7 @@ import pytest
 
 from fusedmlp import Network
 from fusedmlp.backends.numpy_backend import NumpyBackend
-from fusedmlp.feeding import HostMatrix
+from fusedmlp.engines.feeding import HostMatrix
 
 rng = np.random.default_rng(0)
 TABLE = rng.normal(size=(6, 11))
@@ -66,7 +66,7 @@ def test_nothing_is_copied_until_columns_are_asked_for():
 
 
 def test_blocks_are_all_columns_in_order(monkeypatch):
-    monkeypatch.setattr("fusedmlp.feeding._BLOCK_BYTES", 6 * 8 * 4)
+    monkeypatch.setattr("fusedmlp.engines.feeding._BLOCK_BYTES", 6 * 8 * 4)
     blocks = list(HostMatrix(TABLE, "float64").blocks())
     assert [first for first, _ in blocks] == [0, 4, 8]
     assert np.array_equal(np.concatenate([block for _, block in blocks], axis=1), TABLE)

@@ -13,11 +13,11 @@ import pytest
 import oracle
 from compare import assert_close
 from fusedmlp import SGD, Adam, Network, get_backend
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.backends.numba_cpu import threads
-from fusedmlp.losses import LOSSES
-from fusedmlp.optimizers import Optimizer, OptimizerState
-from fusedmlp.parameters import Gradients
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import Optimizer, OptimizerState
+from fusedmlp.model.parameters import Gradients
 from problems import make_problem, targets
 
 kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from problems import COMBINATIONS, make_problem
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 ROOT = Path(__file__).parents[1]
 REPORT = """
 import json, sys
 import fusedmlp
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 imported = sorted({m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names) - before)
 report = {
     'file': fusedmlp.__file__,

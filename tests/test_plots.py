@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from fusedmlp.cli.plots import FORMATS, check_plotting, picture_format, plot_loss, save_figure
 from fusedmlp.extras import MissingExtraError
-from fusedmlp.history import History
-from fusedmlp.plots import FORMATS, check_plotting, picture_format, plot_loss, save_figure
+from fusedmlp.training.history import History
 
 HISTORIES = {
     "numpy": History(loss=[1.0, 0.1, 0.01], validation_loss=[1.1, 0.3, 0.2]),

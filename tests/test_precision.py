@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fusedmlp import Network
-from fusedmlp.backends import PRECISION_VARIABLE, resolve_precision
 from fusedmlp.backends.numpy_backend import NumpyBackend
+from fusedmlp.backends.selection import PRECISION_VARIABLE, resolve_precision
 
 X = np.random.default_rng(0).normal(size=(3, 20))
 Y = (np.arange(20) % 2)[None]

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from sklearn.metrics import accuracy_score, mean_poisson_deviance, r2_score, root_mean_squared_error
 
 from fusedmlp import ModelFileError, Network
-from fusedmlp.checkpoint import ModelFile, save_model
 from fusedmlp.data import FeatureEncoder, Schema, Table, fit_target, read_table
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.table import no_text
-from fusedmlp.parameters import Parameters
-from fusedmlp.predictor import Predictor
+from fusedmlp.files.model_files import ModelFile, save_model
+from fusedmlp.model.parameters import Parameters
 
 
 def train(table, loss=None, dtype="float32", epochs=3, backend="numpy"):
@@ -140,7 +140,7 @@ def test_rows_pass_in_blocks(monkeypatch):
     table = read_table("wine")
     predictor = train(table)
     whole = predictor.predict_proba(table)
-    monkeypatch.setattr("fusedmlp.predictor._BLOCK_BYTES", 4 * 13 * 10)
+    monkeypatch.setattr("fusedmlp.data.predictor._BLOCK_BYTES", 4 * 13 * 10)
     assert np.allclose(predictor.predict_proba(table), whole, atol=1e-6)
 
 

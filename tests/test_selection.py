@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from fusedmlp import BackendUnavailableError, Network, available_backends, backends, get_backend, use_backend
+from fusedmlp import BackendUnavailableError, Network, available_backends, get_backend, use_backend
+from fusedmlp.backends import selection
 from fusedmlp.backends.numpy_backend import NumpyBackend
 
 VARIABLE = "FUSEDMLP_BACKEND"
@@ -16,9 +17,9 @@ VARIABLE = "FUSEDMLP_BACKEND"
 @pytest.fixture
 def no_gpu(monkeypatch):
     """cupy is unavailable, whatever this machine has."""
-    cupy = backends.backend_class("cupy")
+    cupy = selection.backend_class("cupy")
     monkeypatch.setattr(cupy, "unavailable_reason", classmethod(lambda cls: "no GPU here; pip install a GPU"))
-    monkeypatch.delitem(backends._instances, "cupy", raising=False)
+    monkeypatch.delitem(selection._instances, "cupy", raising=False)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def gpu(monkeypatch):
     class Gpu(NumpyBackend):
         name = "cupy"
 
-    monkeypatch.setitem(backends._instances, "cupy", Gpu())
+    monkeypatch.setitem(selection._instances, "cupy", Gpu())
 
 
 def test_default_is_numba_cpu_even_with_a_gpu(gpu):
@@ -103,8 +104,8 @@ def test_empty_is_unset(monkeypatch, value):
 
 def test_auto(no_gpu, monkeypatch):
     assert get_backend("auto").name == "numba-cpu"
-    monkeypatch.setattr(backends.backend_class("numba-cpu"), "unavailable_reason", classmethod(lambda cls: "broken"))
-    monkeypatch.setattr(backends, "_instances", {})
+    monkeypatch.setattr(selection.backend_class("numba-cpu"), "unavailable_reason", classmethod(lambda cls: "broken"))
+    monkeypatch.setattr(selection, "_instances", {})
     assert get_backend("auto").name == "numpy"
 
 
@@ -143,8 +144,8 @@ def test_unavailable_is_an_error_with_the_reason(no_gpu, monkeypatch):
 
 
 def test_a_list_of_unavailable_backends_names_every_reason(no_gpu, monkeypatch):
-    monkeypatch.setattr(backends.backend_class("numba-cpu"), "unavailable_reason", classmethod(lambda cls: "broken"))
-    monkeypatch.setattr(backends, "_instances", {})
+    monkeypatch.setattr(selection.backend_class("numba-cpu"), "unavailable_reason", classmethod(lambda cls: "broken"))
+    monkeypatch.setattr(selection, "_instances", {})
     with pytest.raises(BackendUnavailableError, match="no GPU here.*broken"):
         get_backend("cupy,numba-cpu")
 

@@ -20,8 +20,8 @@ from fusedmlp import (
     StepDecay,
     TrainingDivergedError,
 )
-from fusedmlp.optimizers import OPTIMIZERS, OptimizerState
-from fusedmlp.schedules import SCHEDULES
+from fusedmlp.model.optimizers import OPTIMIZERS, OptimizerState
+from fusedmlp.training.schedules import SCHEDULES
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(4, 60))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.peers.cases import Case, Problem
-from fusedmlp.parameters import glorot_uniform
+from fusedmlp.model.parameters import glorot_uniform
 
 PRECISIONS = ("strict", "tf32")
 """Of products of float32 numbers: in float32, or with TF32 allowed."""

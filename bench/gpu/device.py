@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fusedmlp.backends import unavailable_reason
+from fusedmlp.backends.selection import unavailable_reason
 
 
 class Device(ABC):

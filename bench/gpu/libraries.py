@@ -17,7 +17,7 @@ from bench.peers import jax_peer, torch_peer
 from bench.peers.cases import ADAM, Case, Problem
 from bench.peers.peer import TASKS, Bound, Latest, Peer, named_step
 from fusedmlp import Gradients, Network, get_backend
-from fusedmlp.optimizers import OptimizerState
+from fusedmlp.model.optimizers import OptimizerState
 
 
 class NotHereError(RuntimeError):

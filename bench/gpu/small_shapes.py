@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from fusedmlp import Network, get_backend
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 OUTPUTS = {1: "binary_cross_entropy", 3: "categorical_cross_entropy", 7: "squared_error"}
 HIDDEN, M = ((19,), (64,), (7, 33), (150,), (300,)), (1, 37, 301)  # the last two: units of one block, and of several

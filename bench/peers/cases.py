@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import shuffle
 
 from fusedmlp import Adam, Architecture
-from fusedmlp.parameters import glorot_uniform
+from fusedmlp.model.parameters import glorot_uniform
 
 ADAM = Adam()
 """Of every epoch: learning rate 0.001, beta 0.9 and 0.999, epsilon 1e-8."""

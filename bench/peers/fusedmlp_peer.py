@@ -10,7 +10,7 @@ import fusedmlp
 from bench.peers.cases import ADAM, Problem
 from bench.peers.peer import Bound, Latest, Peer, named_step
 from fusedmlp import Gradients, Parameters, get_backend
-from fusedmlp.optimizers import OptimizerState
+from fusedmlp.model.optimizers import OptimizerState
 
 
 class _Engine(Peer):

@@ -12,23 +12,23 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Network": "fusedmlp.network",
-    "Architecture": "fusedmlp.architecture",
-    "Gradients": "fusedmlp.parameters",
-    "Parameters": "fusedmlp.parameters",
-    "SGD": "fusedmlp.optimizers",
-    "Adam": "fusedmlp.optimizers",
-    "Constant": "fusedmlp.schedules",
-    "StepDecay": "fusedmlp.schedules",
-    "ExponentialDecay": "fusedmlp.schedules",
-    "InverseScaling": "fusedmlp.schedules",
-    "CosineDecay": "fusedmlp.schedules",
-    "Callback": "fusedmlp.callbacks",
-    "ReduceOnPlateau": "fusedmlp.callbacks",
-    "History": "fusedmlp.history",
-    "Predictor": "fusedmlp.predictor",
-    "get_backend": "fusedmlp.backends",
-    "available_backends": "fusedmlp.backends",
-    "use_backend": "fusedmlp.backends",
+    "Architecture": "fusedmlp.model.architecture",
+    "Gradients": "fusedmlp.model.parameters",
+    "Parameters": "fusedmlp.model.parameters",
+    "SGD": "fusedmlp.model.optimizers",
+    "Adam": "fusedmlp.model.optimizers",
+    "Constant": "fusedmlp.training.schedules",
+    "StepDecay": "fusedmlp.training.schedules",
+    "ExponentialDecay": "fusedmlp.training.schedules",
+    "InverseScaling": "fusedmlp.training.schedules",
+    "CosineDecay": "fusedmlp.training.schedules",
+    "Callback": "fusedmlp.training.callbacks",
+    "ReduceOnPlateau": "fusedmlp.training.callbacks",
+    "History": "fusedmlp.training.history",
+    "Predictor": "fusedmlp.data.predictor",
+    "get_backend": "fusedmlp.backends.selection",
+    "available_backends": "fusedmlp.backends.selection",
+    "use_backend": "fusedmlp.backends.selection",
     "BackendUnavailableError": "fusedmlp.errors",
     "ModelFileError": "fusedmlp.errors",
     "TrainingDivergedError": "fusedmlp.errors",
@@ -37,27 +37,27 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from fusedmlp.architecture import Architecture as Architecture
-    from fusedmlp.backends import available_backends as available_backends
-    from fusedmlp.backends import get_backend as get_backend
-    from fusedmlp.backends import use_backend as use_backend
-    from fusedmlp.callbacks import Callback as Callback
-    from fusedmlp.callbacks import ReduceOnPlateau as ReduceOnPlateau
+    from fusedmlp.backends.selection import available_backends as available_backends
+    from fusedmlp.backends.selection import get_backend as get_backend
+    from fusedmlp.backends.selection import use_backend as use_backend
+    from fusedmlp.data.predictor import Predictor as Predictor
     from fusedmlp.errors import BackendUnavailableError as BackendUnavailableError
     from fusedmlp.errors import ModelFileError as ModelFileError
     from fusedmlp.errors import TrainingDivergedError as TrainingDivergedError
-    from fusedmlp.history import History as History
+    from fusedmlp.model.architecture import Architecture as Architecture
+    from fusedmlp.model.optimizers import SGD as SGD
+    from fusedmlp.model.optimizers import Adam as Adam
+    from fusedmlp.model.parameters import Gradients as Gradients
+    from fusedmlp.model.parameters import Parameters as Parameters
     from fusedmlp.network import Network as Network
-    from fusedmlp.optimizers import SGD as SGD
-    from fusedmlp.optimizers import Adam as Adam
-    from fusedmlp.parameters import Gradients as Gradients
-    from fusedmlp.parameters import Parameters as Parameters
-    from fusedmlp.predictor import Predictor as Predictor
-    from fusedmlp.schedules import Constant as Constant
-    from fusedmlp.schedules import CosineDecay as CosineDecay
-    from fusedmlp.schedules import ExponentialDecay as ExponentialDecay
-    from fusedmlp.schedules import InverseScaling as InverseScaling
-    from fusedmlp.schedules import StepDecay as StepDecay
+    from fusedmlp.training.callbacks import Callback as Callback
+    from fusedmlp.training.callbacks import ReduceOnPlateau as ReduceOnPlateau
+    from fusedmlp.training.history import History as History
+    from fusedmlp.training.schedules import Constant as Constant
+    from fusedmlp.training.schedules import CosineDecay as CosineDecay
+    from fusedmlp.training.schedules import ExponentialDecay as ExponentialDecay
+    from fusedmlp.training.schedules import InverseScaling as InverseScaling
+    from fusedmlp.training.schedules import StepDecay as StepDecay
 
 
 def __getattr__(name: str) -> Any:

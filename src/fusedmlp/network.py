@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp import reference
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends import get_backend, resolve_precision
 from fusedmlp.backends.base import Backend
-from fusedmlp.callbacks import Callback
-from fusedmlp.checkpoint import ModelFile, load_model, save_model
+from fusedmlp.backends.selection import get_backend, resolve_precision
 from fusedmlp.checks import check_number
-from fusedmlp.engine import Engine
-from fusedmlp.feeding import HostMatrix
-from fusedmlp.history import History
-from fusedmlp.optimizers import Optimizer, as_optimizer
-from fusedmlp.parameters import Gradients, Parameters, glorot_uniform
-from fusedmlp.schedules import Schedule, as_schedule
-from fusedmlp.training import Plan, Samples, Training, split_validation
-from fusedmlp.validation import check_sample_weight, check_X, check_Y
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.engines.samples import Samples, check_sample_weight, check_X, check_Y, split_validation
+from fusedmlp.files.model_files import ModelFile, load_model, save_model
+from fusedmlp.model import reference
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import Optimizer, as_optimizer
+from fusedmlp.model.parameters import Gradients, Parameters, glorot_uniform
+from fusedmlp.training.callbacks import Callback
+from fusedmlp.training.history import History
+from fusedmlp.training.loop import Training, TrainingSettings
+from fusedmlp.training.schedules import Schedule, as_schedule
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
@@ -309,7 +309,7 @@ class Network:
         if not isinstance(callbacks, Iterable):
             raise ValueError(f"callbacks: expected an iterable of them; got {callbacks!r}")
         described = as_optimizer(optimizer, learning_rate)
-        plan = Plan(
+        settings = TrainingSettings(
             epochs, batch_size, as_schedule(schedule, epochs), alpha, shuffle, early_stopping, patience, tolerance
         )
         train = self._check_samples(X, Y, sample_weight)
@@ -321,7 +321,7 @@ class Network:
             validation = self._check_validation(validation_data)
         elif validation_fraction:
             train, validation = split_validation(train, validation_fraction, generator)
-        return Training(self.engine, self.parameters, described, plan, generator, callbacks).run(train, validation)
+        return Training(self.engine, self.parameters, described, settings, generator, callbacks).run(train, validation)
 
     # Files -----------------------------------------------------------------------------------------------------------
 

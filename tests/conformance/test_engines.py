@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import oracle
 from compare import assert_close
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.engine import ComposedEngine
-from fusedmlp.losses import LOSSES
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS
 from fusedmlp.network import Network
-from fusedmlp.optimizers import OPTIMIZERS
 from problems import COMBINATIONS, make_problem
 
 ALPHA = 0.3

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from compare import assert_close
-from fusedmlp import backends
+from fusedmlp.backends import selection
 from fusedmlp.backends.base import Backend
-from fusedmlp.engine import Engine
+from fusedmlp.engines.base import Engine
 
 
-@pytest.mark.parametrize("name", backends.REGISTRY)
+@pytest.mark.parametrize("name", selection.REGISTRY)
 def test_overrides_have_the_signature_of_the_base_class(name):
-    cls = backends.backend_class(name)
+    cls = selection.backend_class(name)
     assert issubclass(cls, Backend)
     assert cls.name == name
     assert not inspect.isabstract(cls)
@@ -43,7 +43,7 @@ def test_description_names_device_and_versions(backend):
 
 
 def test_engines_say_what_they_are(backend):
-    from fusedmlp.architecture import Architecture
+    from fusedmlp.model.architecture import Architecture
 
     for fused in (True, False):
         engine = backend.engine(Architecture((2, 3, 1)), fused=fused)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compare import assert_close
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from oracle import ACTIVATIONS
 
 DTYPES = ("float32", "float64")

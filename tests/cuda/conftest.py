@@ -6,7 +6,7 @@ import pytest
 from harness import emulator, fake_cupy, fake_streams
 from harness.compiled import compile_ahead
 
-from fusedmlp import backends
+from fusedmlp.backends import selection
 from fusedmlp.backends.cupy import CupyBackend
 from machine import require
 
@@ -34,7 +34,7 @@ def cupy(compiler, monkeypatch):
     fake = fake_cupy.make()
     del fake_streams.violations[:]
     fake_cupy.install(monkeypatch, fake)
-    monkeypatch.setattr(backends, "_instances", {})
+    monkeypatch.setattr(selection, "_instances", {})
     yield fake
     fake_cupy.POOL.set_limit(0)
     fake_cupy.POOL.refuse = None

@@ -11,8 +11,8 @@ from harness import fake_cupy
 
 from fusedmlp import Network
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps
-from fusedmlp.engine import ComposedEngine
-from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
 
 M = 330
 SIZES = [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)]  # narrow with one tile and with two, middle, deep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness import fake_cupy
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 HEAD = kernel_sources.folder().joinpath("clusters.cuh").read_text(encoding="utf-8") + (
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from harness.compiled import compile_text, compiled
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 FILES = kernel_sources.names()

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from harness import emulator, fake_cupy
 
-from fusedmlp import BackendUnavailableError, Gradients, Network, Parameters, backends, kernel_sources
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy import CupyBackend, probe
-from fusedmlp.losses import LOSSES
+from fusedmlp import BackendUnavailableError, Gradients, Network, Parameters
+from fusedmlp.backends import selection
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources, probe
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
 
 
 def reason_with(monkeypatch, module):
@@ -33,7 +34,7 @@ class TestUnavailable:
         assert "not installed" in reason
         assert 'pip install "fusedmlp[cuda13]"' in reason
         assert "cuda12" in reason
-        monkeypatch.setattr(backends, "_instances", {})
+        monkeypatch.setattr(selection, "_instances", {})
         with pytest.raises(BackendUnavailableError, match=r"backend 'cupy' is unavailable: .*pip install"):
             Network([2, 1], backend="cupy")
 
@@ -106,7 +107,7 @@ class TestUnavailable:
     def test_this_machine(self):
         """The real CuPy, in a process of its own: without a driver it says so; with a GPU there is nothing to say."""
         pytest.importorskip("cupy", reason="CuPy is not installed")
-        code = "from fusedmlp.backends import unavailable_reason; print(unavailable_reason('cupy'))"
+        code = "from fusedmlp.backends.selection import unavailable_reason; print(unavailable_reason('cupy'))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         reason = done.stdout.strip()
         assert reason == "None" or "driver" in reason or "GPU" in reason or "pip install" in reason
@@ -128,10 +129,10 @@ def test_import_touches_nothing():
 
 
 def test_selection_by_name(cupy):
-    assert backends.get_backend("cupy,numpy").name == "cupy"
-    assert backends.get_backend("auto").name == "cupy"
-    assert "cupy" in backends.available_backends()
-    assert backends.get_backend("cupy") is backends.get_backend("cupy")
+    assert selection.get_backend("cupy,numpy").name == "cupy"
+    assert selection.get_backend("auto").name == "cupy"
+    assert "cupy" in selection.available_backends()
+    assert selection.get_backend("cupy") is selection.get_backend("cupy")
 
 
 def test_description(emulated):

@@ -7,7 +7,7 @@ import pytest
 from harness.emulator import compile_source
 from harness.fake_cupy import RawKernel, allocate, copied
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 SMALLEST = np.finfo(np.float32).tiny  # the smallest normal number, 2^-126
 DIVIDE = """

@@ -9,11 +9,11 @@ import pytest
 from harness import emulator, fake_cupy
 from harness.exact import f, slope
 
-from fusedmlp import kernel_sources
-from fusedmlp.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, largest_exponent
+from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.hidden_layer import shape_of, tiles_of
 from fusedmlp.backends.cupy.launch import THREADS
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, largest_exponent
+from fusedmlp.model.losses import LOSSES
 
 NULL = np.uint64(0)
 DTYPES = ("float32", "float64")

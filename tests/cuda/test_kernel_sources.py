@@ -8,7 +8,7 @@ import re
 import pytest
 from harness.global_writes import complaints
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 
 @pytest.fixture

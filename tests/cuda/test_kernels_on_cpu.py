@@ -19,8 +19,8 @@ from harness.emulator import compile_source
 from harness.exact import f, slope
 
 import fusedmlp
-from fusedmlp import kernel_sources
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 DTYPES = ("float32", "float64")
 LAYOUTS = ("C", "F", "unaligned", "strided", "reversed")

@@ -9,8 +9,8 @@ from harness.emulator import compile_source
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusedmlp import Network, kernel_sources
-from fusedmlp.backends.cupy import CupyBackend
+from fusedmlp import Network
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources
 from fusedmlp.backends.cupy.launch import (
     _LARGEST_GRID_Y,
     THREADS,

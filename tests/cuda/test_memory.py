@@ -13,7 +13,7 @@ from harness.fake_memory import ALIGNMENT, POOL, OutOfMemoryError
 
 from fusedmlp import Gradients, Network
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
-from fusedmlp.optimizers import Adam, OptimizerState
+from fusedmlp.model.optimizers import Adam, OptimizerState
 
 M = 1100
 

@@ -11,12 +11,12 @@ from harness import emulator
 import oracle
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
-from fusedmlp.losses import LOSSES
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.parameters import Gradients, Parameters
 
 H100_SHARED = 227 * 1024
 T4_SHARED = 64 * 1024

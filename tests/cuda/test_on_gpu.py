@@ -14,9 +14,10 @@ import test_captured_steps
 import test_narrow_step
 from harness.exact import f, slope
 
-from fusedmlp import Network, kernel_sources
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
+from fusedmlp import Network
+from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.streaming import StreamedFeeder
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 pytestmark = pytest.mark.gpu
 

@@ -10,9 +10,10 @@ import pytest
 from harness import fake_cupy
 from harness.emulator import compile_source
 
-from fusedmlp import Gradients, Parameters, kernel_sources
-from fusedmlp.architecture import Architecture
-from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp import Gradients, Parameters
+from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
 
 OPTIMIZERS = {
     "sgd": SGD(0.3),

@@ -8,7 +8,7 @@ import re
 import pytest
 from harness.compiled import compile_text, compiled, instructions, machine_code
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("sigmoid.cu", "sm_75")]
 

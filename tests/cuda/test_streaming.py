@@ -14,7 +14,7 @@ from harness import fake_cupy, fake_streams
 
 from fusedmlp import Network
 from fusedmlp.backends.cupy.streaming import StreamedFeeder, pieces
-from fusedmlp.feeding import HostMatrix
+from fusedmlp.engines.feeding import HostMatrix
 from problems import targets
 
 M, CHUNK = 700, 300
@@ -183,7 +183,7 @@ class TestBadSamples:
 
     @pytest.fixture(autouse=True)
     def small_blocks(self, monkeypatch):
-        monkeypatch.setattr("fusedmlp.feeding._BLOCK_BYTES", 100)
+        monkeypatch.setattr("fusedmlp.engines.feeding._BLOCK_BYTES", 100)
 
     def test_not_finite(self, emulated):
         net = network(emulated, resident=False, dtype="float32")

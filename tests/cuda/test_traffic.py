@@ -11,13 +11,13 @@ import pytest
 from harness import fake_cupy, traffic
 from harness.emulator import compile_source
 
-from fusedmlp import Gradients, Parameters, kernel_sources
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends.cupy import CupyBackend, narrow_step
+from fusedmlp import Gradients, Parameters
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources, narrow_step
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
-from fusedmlp.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
 
 
 @pytest.fixture

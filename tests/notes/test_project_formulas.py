@@ -10,8 +10,8 @@ import pytest
 from notes_math import Formulas, derivative, relative_error
 
 from fusedmlp import Network, get_backend
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
 
 formula = Formulas()
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.libraries import library_versions, numpy_blas
-from fusedmlp.engine import ComposedEngine, Engine
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.architecture import Architecture
 
 
 class NumpyBackend(Backend):

@@ -6,8 +6,8 @@ import click
 
 from fusedmlp.cli.options import DATA_HELP, backend_option
 from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
-from fusedmlp.predictor import Predictor
 
 HELP = f"""Compare the predictions of a MODEL that fusedmlp train wrote with the true targets of DATA.
 

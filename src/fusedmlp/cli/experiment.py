@@ -10,21 +10,21 @@ from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends import REGISTRY, get_backend, unavailable_reason
-from fusedmlp.callbacks import Callback
+from fusedmlp.backends.selection import REGISTRY, get_backend, unavailable_reason
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
 from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.data.wording import counted
-from fusedmlp.history import History
+from fusedmlp.model.optimizers import OPTIMIZERS, Optimizer, as_optimizer
 from fusedmlp.network import Network
-from fusedmlp.optimizers import OPTIMIZERS, Optimizer, as_optimizer
-from fusedmlp.plots import check_plotting, picture_format, plot_loss, save_figure
-from fusedmlp.predictor import Predictor
+from fusedmlp.training.callbacks import Callback
+from fusedmlp.training.history import History
 
 ADAM_LEARNING_RATE = 0.005
 """Small tables are learned in 100 epochs at this rate; Adam's own 0.001 is for longer trainings."""

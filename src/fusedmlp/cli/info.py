@@ -6,14 +6,14 @@ import platform
 
 import click
 
-from fusedmlp import __version__, kernel_sources
-from fusedmlp.backends import REGISTRY, get_backend, resolve_precision, specification, unavailable_reason
+from fusedmlp import __version__
+from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.libraries import library_versions
-from fusedmlp.checkpoint import load_model
-from fusedmlp.cli import gpu_results
+from fusedmlp.backends.selection import REGISTRY, get_backend, resolve_precision, specification, unavailable_reason
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.targets import ClassEncoder
 from fusedmlp.data.wording import counted
-from fusedmlp.predictor import Predictor
+from fusedmlp.files.model_files import load_model
 
 HELP = """Show what this machine can run, or what a MODEL file holds.
 
@@ -23,7 +23,7 @@ FUSEDMLP_BACKEND=cupy fusedmlp info
 fusedmlp info model.safetensors
 
 Of every backend: its device, threads, libraries and versions; or why it cannot run here, and the pip command that
-mends it. Then the hashes of the CUDA kernels, what was last measured on a GPU, and the backend that would be chosen
+mends it. Then the hashes of the CUDA kernels, and the backend that would be chosen
 now and what decides it. The exit status is 2 where the backend that is asked for cannot run, or a setting of one is
 wrong.
 """
@@ -50,9 +50,6 @@ def info(model: str | None) -> None:
     click.echo("\nKernels (SHA-256)")
     for file, digest in kernel_sources.hashes().items():
         click.echo(f"  {file:<24} {digest}")
-    click.echo("\nGPU results")
-    for line in gpu_results.lines():
-        click.echo(f"  {line}")
     asked_for, source = specification()
     click.echo(f"\nAsked for: {asked_for} ({source})")
     click.echo(f"Chosen:    {get_backend().name}")

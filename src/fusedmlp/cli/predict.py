@@ -9,14 +9,14 @@ import sys
 import click
 import numpy as np
 
-from fusedmlp.checkpoint import write_atomically
 from fusedmlp.cli.options import DATA_HELP, backend_option
 from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder
 from fusedmlp.data.wording import counted
-from fusedmlp.predictor import Predictor
+from fusedmlp.files.atomic import write_atomically
 
 HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp train wrote.
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.architecture import DTYPES
 from fusedmlp.cli.experiment import (
     ADAM_LEARNING_RATE,
     EARLY_STOPPING_FRACTION,
@@ -22,9 +20,11 @@ from fusedmlp.cli.experiment import (
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.wording import counted
-from fusedmlp.losses import LOSSES
-from fusedmlp.optimizers import OPTIMIZERS
-from fusedmlp.schedules import SCHEDULES
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.architecture import DTYPES
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS
+from fusedmlp.training.schedules import SCHEDULES
 
 SEED_LIMIT = 2**32 - 1
 POSITIVE = click.FloatRange(min=0, min_open=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from fusedmlp.callbacks import Callback
+from fusedmlp.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from fusedmlp.training import Training
+    from fusedmlp.training.loop import Training
 
 
 class ProgressBar(Callback):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fusedmlp import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources
 
 _INSTALL = 'pip install "fusedmlp[test]"'
 _RESOURCES = re.compile(

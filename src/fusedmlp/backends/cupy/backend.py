@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp import kernel_sources
-from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends import PRECISIONS
-from fusedmlp.backends.base import Backend
-from fusedmlp.backends.cupy import memory, narrow_engine
+from fusedmlp.backends.base import PRECISIONS, Backend
+from fusedmlp.backends.cupy import kernel_sources, memory, narrow_engine
 from fusedmlp.backends.cupy.hidden_layer import covers
 from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, fitting
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
@@ -23,10 +19,13 @@ from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.backends.cupy.products import LARGEST, Products
 from fusedmlp.checks import check_choice
-from fusedmlp.engine import ComposedEngine, Engine
-from fusedmlp.feeding import Feeder
-from fusedmlp.optimizers import OptimizerState
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.engines.feeding import Feeder
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
 
 _WIDTHS = (1, 4, 16)
 """The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""

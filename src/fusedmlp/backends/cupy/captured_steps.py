@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.activations import Array
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
-from fusedmlp.optimizers import OptimizerState
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.model.activations import Array
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.fused_engine import FusedEngine

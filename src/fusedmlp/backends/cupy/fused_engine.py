@@ -6,15 +6,15 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps, Epochs
 from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.output_layer import OutputLayer
-from fusedmlp.engine import ComposedEngine
-from fusedmlp.feeding import HostMatrix
-from fusedmlp.optimizers import OptimizerState
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher, fitting
 from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
 from fusedmlp.backends.cupy.sums import sum_rows
-from fusedmlp.parameters import Parameters
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
 _SMALLEST_TEAM = 8

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp import kernel_sources
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
+from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
 
 DTYPES = ("float32", "float64")
 THREADS = 256

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
 from fusedmlp.backends.cupy.launch import PACK_BYTES
 from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend

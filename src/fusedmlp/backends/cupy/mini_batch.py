@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block
 from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
-from fusedmlp.optimizers import Adam, Optimizer
-from fusedmlp.parameters import Parameters
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import Adam, Optimizer
+from fusedmlp.model.parameters import Parameters
 
 _MOST_BLOCKS = THREADS  # of `squares`: one block adds up what they have
 _SMALL_BATCH = 2048  # whose losses one block sums up in less time than a launch takes

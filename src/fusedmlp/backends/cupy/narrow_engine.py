@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.fused_engine import FusedEngine
 from fusedmlp.backends.cupy.narrow_step import NarrowStep, Variant, variant_of
-from fusedmlp.chunking import SMALLEST_CHUNK
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.engines.chunking import SMALLEST_CHUNK
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.parameters import Gradients, Parameters
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cupy.backend import CupyBackend

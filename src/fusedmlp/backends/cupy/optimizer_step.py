@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp.activations import Array
 from fusedmlp.backends.cupy.launch import NULL, Launcher
-from fusedmlp.optimizers import SGD, Adam, Optimizer, OptimizerState
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.model.activations import Array
+from fusedmlp.model.optimizers import SGD, Adam, Optimizer, OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
 
 
 class OptimizerStep:

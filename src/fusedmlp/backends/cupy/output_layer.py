@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.activations import Array, largest_exponent
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher
 from fusedmlp.backends.cupy.sums import sum_rows
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.activations import Array, largest_exponent
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
 
 _BLOCKS_PER_MULTIPROCESSOR = 4
 

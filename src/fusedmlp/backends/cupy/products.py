@@ -14,9 +14,9 @@ import weakref
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from fusedmlp.activations import Array
 from fusedmlp.backends.cupy import cublas
 from fusedmlp.backends.cupy.cublas import Cublas, CublasError
+from fusedmlp.model.activations import Array
 
 LARGEST = 2**31 - 1
 """Of an axis, and of a leading dimension: cuBLAS takes 32-bit numbers."""

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fusedmlp.activations import Array
-from fusedmlp.feeding import Feeder, HostMatrix, Part
+from fusedmlp.engines.feeding import Feeder, HostMatrix, Part
+from fusedmlp.model.activations import Array
 
 _MOST_WORKERS = 8
 

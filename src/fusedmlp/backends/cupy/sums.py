@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp.activations import Array
 from fusedmlp.backends.cupy.launch import Launcher
+from fusedmlp.model.activations import Array
 
 _THREADS = (32, 8)
 _ROWS_OF_A_BLOCK = 256

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.backends.numba_cpu import blas, gemm, threads
-from fusedmlp.engine import ComposedEngine, Engine
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.architecture import Architecture
 
 # A task is worth a thread from about here: waking one takes 60 to 100 µs, an element of an activation 0.2 to 0.8 ns.
 _SMALLEST_TASK = 1 << 18

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.numba_cpu import blas, crew, gemm, inputs, layout, passes, threads, updates
 from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
 from fusedmlp.backends.numba_cpu.records import Run, Worker, size_of, write, written
-from fusedmlp.engine import Engine
-from fusedmlp.losses import LOSSES
-from fusedmlp.optimizers import SGD, Adam, OptimizerState
-from fusedmlp.parameters import Gradients, Parameters
+from fusedmlp.engines.base import Engine
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
 
 # A shorter run stays on one worker, even where another is awake.
 _WORTH_A_HELPER_NS = 30_000

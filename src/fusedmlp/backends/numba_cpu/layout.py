@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.numba_cpu import outputs, passes, primitives, products, sweeps, updates
 from fusedmlp.backends.numba_cpu.memory import LINE_BYTES, Block
 from fusedmlp.backends.numba_cpu.records import Layer, Plan, written
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
 
 # Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
 _BLOCKED_BYTES = 16 * 1024

@@ -18,9 +18,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fusedmlp.activations import largest_exponent
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
 from fusedmlp.backends.numba_cpu.simd import above, at_least, at_most, element_of, fma, power_of_two
+from fusedmlp.model.activations import largest_exponent
 
 _F32, _F64 = np.float32, np.float64
 

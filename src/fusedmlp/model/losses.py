@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fusedmlp.activations import Array, largest_exponent
+from fusedmlp.model.activations import Array, largest_exponent
 
 
 @dataclass(frozen=True)

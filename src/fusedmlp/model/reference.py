@@ -5,24 +5,40 @@ The engines compute the same numbers with less memory and time, and are tested a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fusedmlp.activations import OUTPUT_ACTIVATIONS, Array
-from fusedmlp.backends.base import Backend
-from fusedmlp.losses import LOSSES
-from fusedmlp.parameters import Parameters
+from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, Array
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.parameters import Parameters
+
+
+class Operations(Protocol):
+    """The operations that the formulas are written in; every backend has them (`engines.primitives.Primitives`)."""
+
+    @property
+    def xp(self) -> Any:
+        """The array module."""
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """The product of a (n, k) and b (k, m)."""
+
+    def activate(self, Z: Array, activation: str) -> Array:
+        """A = f(Z)."""
+
+    def fused_backward(self, W: Array, dZ: Array, A: Array, activation: str) -> Array:
+        """W dZ ⊙ f'(A)."""
 
 
 def trace(
-    backend: Backend, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None = None
+    backend: Operations, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None = None
 ) -> dict[str, Any]:
     """Forward and backward propagation with every quantity by its name in the first note, for any depth.
 
     Parameters
     ----------
-    backend : Backend
+    backend : Operations
     parameters : Parameters
     X : array of shape (n1, m)
     Y : array of shape (nL, m)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fusedmlp.activations import HIDDEN_ACTIVATIONS, Array
-from fusedmlp.architecture import Architecture
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.model.architecture import Architecture
 
 
 class UniformGenerator(Protocol):

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from fusedmlp.activations import Array
 from fusedmlp.checks import check_choice, check_number
+from fusedmlp.model.activations import Array
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ A file holds one tensor per W and b ("W1", "b1", ...), and under other names wha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.errors import ModelFileError
-from fusedmlp.parameters import Parameters
+from fusedmlp.files.atomic import write_atomically
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.parameters import Parameters
 
 FORMAT = "fusedmlp-1"
 
@@ -39,34 +38,6 @@ class ModelFile:
     parameters: Parameters
     extra_tensors: dict[str, np.ndarray] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to `path` such that at every instant the file is the old one or the new one, whole.
-
-    A temporary file beside it is written, flushed to the disk and renamed over it; then the folder is flushed. If
-    anything goes wrong, an interrupt included, the old file stays and the temporary one goes.
-    """
-    target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save_model(path: str | os.PathLike[str], model: ModelFile) -> None:

@@ -24,7 +24,8 @@ def folder() -> Path:
         There is none: the installation is damaged.
     """
     here = Path(__file__).resolve()
-    candidates = (here.parent / "kernels", here.parents[2] / "kernels")
+    package = here.parents[2]
+    candidates = (package / "kernels", package.parents[1] / "kernels")
     for candidate in candidates:
         if any(candidate.glob("*.cu")):
             return candidate

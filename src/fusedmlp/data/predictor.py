@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.architecture import Architecture
 from fusedmlp.backends.base import Backend
-from fusedmlp.checkpoint import ModelFile, load_model, save_model
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, target_from_state
 from fusedmlp.data.wording import counted
 from fusedmlp.errors import ModelFileError
+from fusedmlp.files.model_files import ModelFile, load_model, save_model
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
-from fusedmlp.parameters import Parameters
 
 _BLOCK_BYTES = 64 * 2**20
 

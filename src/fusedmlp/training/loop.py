@@ -10,59 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.activations import Array
-from fusedmlp.backends.base import Backend
-from fusedmlp.callbacks import Callback, as_callback
 from fusedmlp.checks import check_count, check_flag, check_number
-from fusedmlp.engine import Engine
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
-from fusedmlp.feeding import HostMatrix
-from fusedmlp.history import History
-from fusedmlp.optimizers import Optimizer, OptimizerState
-from fusedmlp.parameters import Parameters
-from fusedmlp.schedules import Schedule
+from fusedmlp.model.optimizers import Optimizer, OptimizerState
+from fusedmlp.model.parameters import Parameters
+from fusedmlp.training.callbacks import Callback, as_callback
+from fusedmlp.training.history import History
+from fusedmlp.training.schedules import Schedule
 
 _log = logging.getLogger("fusedmlp")
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Validated samples on a backend, or, each as a `HostMatrix`, in main memory for it.
-
-    Attributes
-    ----------
-    X : array of shape (n1, m)
-    Y : array of shape (nL, m)
-    sample_weight : array of shape (1, m), or None
-    """
-
-    X: Array
-    Y: Array
-    sample_weight: Array | None = None
-
-    @property
-    def m(self) -> int:
-        """The number of samples."""
-        return self.X.shape[1]
-
-    def take(self, columns: np.ndarray) -> Samples:
-        """Some of the samples: a copy, each contiguous, or, in main memory, the same numbers in another order."""
-        if isinstance(self.X, HostMatrix):
-            weight = None if self.sample_weight is None else self.sample_weight.take(columns)
-            return Samples(self.X.take(columns), self.Y.take(columns), weight)
-        weight = None if self.sample_weight is None else self.sample_weight[:, columns]
-        return Samples(self.X.T[columns].T, self.Y.T[columns].T, weight)
-
-    def on_device(self, backend: Backend) -> Samples:
-        """These samples on the backend, all of them, whether it says that they fit or not."""
-        if not isinstance(self.X, HostMatrix):
-            return self
-        weight = None if self.sample_weight is None else backend.asarray(self.sample_weight.columns())
-        return Samples(backend.asarray(self.X.columns()), backend.asarray(self.Y.columns()), weight)
-
-
-@dataclass(frozen=True)
-class Plan:
+class TrainingSettings:
     """How to train: the arguments of ``Network.fit`` that are not data.
 
     Attributes
@@ -119,17 +81,17 @@ class Training:
         engine: Engine,
         parameters: Parameters,
         optimizer: Optimizer,
-        plan: Plan,
+        settings: TrainingSettings,
         generator: np.random.Generator | np.random.RandomState,
         callbacks: Iterable[Callback | Callable[[Training], object]] = (),
     ) -> None:
         self.engine = engine
         self.parameters = parameters
-        self.plan = plan
+        self.settings = settings
         self.optimizer_state = OptimizerState(optimizer, engine.backend.xp, parameters.flat)
         self.history = History()
         self.epoch = 0
-        self.epochs = plan.epochs
+        self.epochs = settings.epochs
         self.rate_factor = 1.0
         self._generator = generator
         self._callbacks = [as_callback(callback) for callback in callbacks]
@@ -157,7 +119,7 @@ class Training:
         self.history.samples = train.m
         for callback in self._callbacks:
             callback.on_fit_begin(self)
-        for epoch in range(self.plan.epochs):
+        for epoch in range(self.settings.epochs):
             self.epoch = epoch
             with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
                 self._train_epoch(train, validation)
@@ -167,8 +129,8 @@ class Training:
             if self.history.stopped:
                 break
         else:
-            self.history.stopped = f"all {self.plan.epochs} epochs done"
-        if self.plan.early_stopping:
+            self.history.stopped = f"all {self.settings.epochs} epochs done"
+        if self.settings.early_stopping:
             self.parameters.flat[...] = self._best_flat
         for callback in self._callbacks:
             callback.on_fit_end(self)
@@ -176,11 +138,11 @@ class Training:
 
     def _train_epoch(self, train: Samples, validation: Samples | None) -> None:
         start = time.perf_counter()
-        planned = self.plan.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
+        planned = self.settings.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
         rate = check_number("schedule", planned, 0, include_low=True) * self.rate_factor
         self.optimizer_state.learning_rate = rate
         order = None
-        if self.plan.shuffle and self.plan.batch_size < train.m:
+        if self.settings.shuffle and self.settings.batch_size < train.m:
             order = self._generator.permutation(train.m)
         loss = self.engine.train_epoch(
             self.parameters,
@@ -189,8 +151,8 @@ class Training:
             train.Y,
             train.sample_weight,
             order,
-            self.plan.batch_size,
-            alpha=self.plan.alpha,
+            self.settings.batch_size,
+            alpha=self.settings.alpha,
         )
         self.engine.backend.synchronize()
         history = self.history
@@ -217,30 +179,12 @@ class Training:
                 f"{what} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
                 f"the best weights so far ({best}) were put back"
             )
-        improved = loss < self._best_loss - (self.plan.tolerance if self.plan.early_stopping else 0)
+        improved = loss < self._best_loss - (self.settings.tolerance if self.settings.early_stopping else 0)
         self._epochs_since_best = 0 if improved else self._epochs_since_best + 1
         if loss < self._best_loss:
             self._best_loss = loss
             self._best_flat[...] = self.parameters.flat
             self.history.best_epoch = self.epoch
-        if self.plan.early_stopping and self._epochs_since_best >= self.plan.patience:
-            self.stop(f"no improvement of more than {self.plan.tolerance:g} for {self.plan.patience} epochs")
+        if self.settings.early_stopping and self._epochs_since_best >= self.settings.patience:
+            self.stop(f"no improvement of more than {self.settings.tolerance:g} for {self.settings.patience} epochs")
             _log.info("epoch %d: %s", self.epoch, self.history.stopped)
-
-
-def split_validation(
-    samples: Samples, fraction: float, generator: np.random.Generator | np.random.RandomState
-) -> tuple[Samples, Samples]:
-    """(training samples, validation samples): a random split, the validation part rounded to at least one sample."""
-    check_number("validation_fraction", fraction, 0, 1)
-    n_validation = max(1, round(samples.m * fraction))
-    if n_validation >= samples.m:
-        raise ValueError(
-            f"validation_fraction: {fraction} of {samples.m} samples leaves none to train on; expected more samples"
-        )
-    order = generator.permutation(samples.m)
-    train, validation = samples.take(order[n_validation:]), samples.take(order[:n_validation])
-    for name, part in (("training", train), ("validation", validation)):
-        if part.sample_weight is not None and float(part.sample_weight.sum()) == 0:
-            raise ValueError(f"sample_weight: all weights of the {part.m} samples in the {name} part are 0")
-    return train, validation

@@ -7,18 +7,56 @@ it, they stay in main memory, each as a `HostMatrix`, and are checked there, som
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends.base import Backend
-from fusedmlp.feeding import HostMatrix, all_finite
-from fusedmlp.losses import LOSSES
+from fusedmlp.checks import check_number
+from fusedmlp.engines.feeding import HostMatrix, all_finite
+from fusedmlp.engines.primitives import Primitives
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
 
 
-def check_X(X: Any, architecture: Architecture, backend: Backend, name: str = "X") -> Array:
+@dataclass(frozen=True)
+class Samples:
+    """Validated samples on a backend, or, each as a `HostMatrix`, in main memory for it.
+
+    Attributes
+    ----------
+    X : array of shape (n1, m)
+    Y : array of shape (nL, m)
+    sample_weight : array of shape (1, m), or None
+    """
+
+    X: Array
+    Y: Array
+    sample_weight: Array | None = None
+
+    @property
+    def m(self) -> int:
+        """The number of samples."""
+        return self.X.shape[1]
+
+    def take(self, columns: np.ndarray) -> Samples:
+        """Some of the samples: a copy, each contiguous, or, in main memory, the same numbers in another order."""
+        if isinstance(self.X, HostMatrix):
+            weight = None if self.sample_weight is None else self.sample_weight.take(columns)
+            return Samples(self.X.take(columns), self.Y.take(columns), weight)
+        weight = None if self.sample_weight is None else self.sample_weight[:, columns]
+        return Samples(self.X.T[columns].T, self.Y.T[columns].T, weight)
+
+    def on_device(self, backend: Primitives) -> Samples:
+        """These samples on the backend, all of them, whether it says that they fit or not."""
+        if not isinstance(self.X, HostMatrix):
+            return self
+        weight = None if self.sample_weight is None else backend.asarray(self.sample_weight.columns())
+        return Samples(backend.asarray(self.X.columns()), backend.asarray(self.Y.columns()), weight)
+
+
+def check_X(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
     """X as an array of the backend, shape (n1, m), finite, of the architecture's dtype; copied only if it must be.
 
     A numpy array that does not fit onto the backend's device, with Y and weights, becomes a `HostMatrix`, not copied.
@@ -40,7 +78,7 @@ def check_X(X: Any, architecture: Architecture, backend: Backend, name: str = "X
 
 
 def check_Y(
-    Y: Any, m: int, architecture: Architecture, backend: Backend, name: str = "Y", on_host: bool = False
+    Y: Any, m: int, architecture: Architecture, backend: Primitives, name: str = "Y", on_host: bool = False
 ) -> Array:
     """Y as an array of the backend, shape (nL, m), with targets that the loss allows. (m,) will do for one output.
 
@@ -75,7 +113,7 @@ def check_sample_weight(
     sample_weight: Any,
     m: int,
     architecture: Architecture,
-    backend: Backend,
+    backend: Primitives,
     name: str = "sample_weight",
     on_host: bool = False,
 ) -> Array | None:
@@ -98,7 +136,7 @@ def check_sample_weight(
     return weight
 
 
-def _as_array(x: Any, backend: Backend, name: str) -> Array:
+def _as_array(x: Any, backend: Primitives, name: str) -> Array:
     """x as an array, still of its own dtype, once it is known to hold real numbers."""
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: masked arrays are not supported; pass {name}.filled(value)")
@@ -121,7 +159,7 @@ def _as_array(x: Any, backend: Backend, name: str) -> Array:
     return x
 
 
-def _finite(x: Array, architecture: Architecture, backend: Backend, name: str, on_host: bool) -> Array:
+def _finite(x: Array, architecture: Architecture, backend: Primitives, name: str, on_host: bool) -> Array:
     """x in the architecture's dtype, on the backend or as a `HostMatrix`, once it is known to be finite there."""
     if on_host:
         matrix = HostMatrix(backend.to_numpy(x), architecture.dtype)
@@ -141,7 +179,7 @@ def _finite(x: Array, architecture: Architecture, backend: Backend, name: str, o
 
 
 def _not_finite(
-    converted: Array, x: Array, architecture: Architecture, backend: Backend, name: str, first: int = 0
+    converted: Array, x: Array, architecture: Architecture, backend: Primitives, name: str, first: int = 0
 ) -> ValueError:
     """What to raise for columns, those from `first` on, that are not finite; `x` is what they were converted from."""
     row, sample = (int(i) for i in np.argwhere(~np.isfinite(backend.to_numpy(converted)))[0])
@@ -155,3 +193,21 @@ def _not_finite(
 def _blocks(x: Array) -> Iterator[tuple[int, Array]]:
     """All columns, some at a time where they are in main memory for a device: (the first one's number, they)."""
     return x.blocks() if isinstance(x, HostMatrix) else iter([(0, x)])
+
+
+def split_validation(
+    samples: Samples, fraction: float, generator: np.random.Generator | np.random.RandomState
+) -> tuple[Samples, Samples]:
+    """(training samples, validation samples): a random split, the validation part rounded to at least one sample."""
+    check_number("validation_fraction", fraction, 0, 1)
+    n_validation = max(1, round(samples.m * fraction))
+    if n_validation >= samples.m:
+        raise ValueError(
+            f"validation_fraction: {fraction} of {samples.m} samples leaves none to train on; expected more samples"
+        )
+    order = generator.permutation(samples.m)
+    train, validation = samples.take(order[n_validation:]), samples.take(order[:n_validation])
+    for name, part in (("training", train), ("validation", validation)):
+        if part.sample_weight is not None and float(part.sample_weight.sum()) == 0:
+            raise ValueError(f"sample_weight: all weights of the {part.m} samples in the {name} part are 0")
+    return train, validation

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from fusedmlp.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.checks import check_choice, check_flag
-from fusedmlp.losses import LOSSES
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
 
 DTYPES = ("float32", "float64")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fusedmlp.checks import check_count, check_number
 
 if TYPE_CHECKING:
-    from fusedmlp.training import Training
+    from fusedmlp.training.loop import Training
 
 _log = logging.getLogger("fusedmlp")
 

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import partial
 from typing import Any, TypeVar
 
-from fusedmlp.activations import Array
-from fusedmlp.architecture import Architecture
-from fusedmlp.backends.base import Backend
-from fusedmlp.feeding import Feeder, HostMatrix, Part
+from fusedmlp.engines.feeding import Feeder, HostMatrix, Part
+from fusedmlp.engines.primitives import Primitives
+from fusedmlp.model.activations import Array
+from fusedmlp.model.architecture import Architecture
 
 SMALLEST_CHUNK = 256
 """Samples: below that a GPU has too little to do, and memory is short for other reasons than the chunk."""
@@ -26,11 +26,11 @@ class Chunking:
 
     Parameters
     ----------
-    backend : Backend
+    backend : Primitives
     architecture : Architecture
     """
 
-    def __init__(self, backend: Backend, architecture: Architecture) -> None:
+    def __init__(self, backend: Primitives, architecture: Architecture) -> None:
         self.backend, self.architecture = backend, architecture
         # Per sample: A_l and dZ_l of every layer behind the input, and a gathered x.
         numbers = 2 * sum(architecture.layer_sizes[1:]) + architecture.n_inputs

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusedmlp.checkpoint import write_atomically
 from fusedmlp.extras import require
-from fusedmlp.history import History
+from fusedmlp.files.atomic import write_atomically
+from fusedmlp.training.history import History
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -1,0 +1,175 @@
+"""Primitives: arithmetic on the arrays of one kind of hardware. Every backend implements it; engines use nothing else.
+
+- It knows no network, no training and no file.
+- Every array argument is 2-D (n, m), a column a sample, in either memory order, contiguous or strided.
+- `out`, where given, has the result's shape and dtype, may have any strides, and is returned. It must not overlap an
+  input, except where a method says that it may.
+- The dtype of the arrays decides the arithmetic: float32 stays float32, float64 stays float64; nothing is promoted.
+- Every method here works for any array module; a backend overrides what it does faster, with the same signature.
+- Importing a backend's module does no work: no thread, no compilation, no GPU context.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fusedmlp.engines.feeding import Feeder, all_finite
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
+
+
+class Primitives(ABC):
+    """Arrays and primitives of one kind of hardware: all that engines use of a backend.
+
+    Attributes
+    ----------
+    name : str
+        The name it is selected by.
+    xp : module
+        The array module: numpy, or one with the same functions.
+    workspace_bytes : int
+        What a composed engine may hold of activations at a time.
+    precision : {"strict", "tf32"}
+        Of float32 products; "tf32" allows those of tensor cores, with 10 bits of mantissa, where there are any.
+    memory_errors : tuple of exception classes
+        What an allocation raises that may succeed once other memory was given back: engines then take smaller chunks.
+    """
+
+    name: ClassVar[str]
+    precision: str = "strict"
+    workspace_bytes: ClassVar[int] = 64 * 2**20
+
+    @property
+    def memory_errors(self) -> tuple[type[BaseException], ...]:
+        """Of main memory: none. A system that overcommits raises nothing that could be mended."""
+        return ()
+
+    @property
+    @abstractmethod
+    def xp(self) -> Any:
+        """The array module."""
+
+    # Arrays ----------------------------------------------------------------------------------------------------------
+
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array of this backend's own kind, used where it is."""
+        return isinstance(x, self.xp.ndarray)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """`x` as this backend's array: without a copy where it already is one of that dtype."""
+        return self.xp.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """`x` in main memory: without a copy where it already is."""
+        return np.asarray(x)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised array in C order."""
+        return self.xp.empty(shape, dtype=dtype)
+
+    def synchronize(self) -> None:  # noqa: B027 - nothing to wait for, where calls return when they are done
+        """Wait until every operation that was started has finished."""
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether no element is NaN or infinite."""
+        return all_finite(self.xp, x)
+
+    def take_samples(self, X: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Array:
+        """A copy of the columns `samples` (k,) of X (n, m), each contiguous.
+
+        In memory that the backend makes, or in an array that `room` gives for the shape (k, n), C order.
+        """
+        return X.T[samples].T
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Entered by engines around a run of primitives: a place to set up what all of them need."""
+        return nullcontext()
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def fits(self, n_bytes: int) -> bool:
+        """Whether samples of so many bytes go onto the device whole; else they stay in main memory (`HostMatrix`)."""
+        return True
+
+    def feeder(self) -> Feeder:
+        """What brings chunks of such samples to the device; an engine has one of its own."""
+        return Feeder(self.asarray)
+
+    def free_bytes(self) -> int | None:
+        """What could still be allocated on a device with memory of its own; None where there is no such device."""
+        return None
+
+    def release_memory(self) -> None:  # noqa: B027 - nothing is kept
+        """Give back what the backend keeps of freed memory."""
+
+    # Primitives ------------------------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product of a (n, k) and b (k, m), shape (n, m)."""
+        if a.shape[1] == 1:  # an outer product: array modules have no fast path for it in matmul
+            return self.xp.multiply(a, b, out=out)
+        return self.xp.matmul(a, b, out=out)
+
+    def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:
+        """A = f(Z + b).
+
+        Parameters
+        ----------
+        Z : array of shape (n, m)
+        activation : {"sigmoid", "tanh", "relu", "identity"}
+        bias : array of shape (n, 1), optional
+        out : array of shape (n, m), optional
+            May be `Z` itself.
+        """
+        out = self.empty(Z.shape, Z.dtype) if out is None else out
+        if bias is not None:
+            Z = self.xp.add(Z, bias, out=out)
+        return HIDDEN_ACTIVATIONS[activation].value(self.xp, Z, out)
+
+    def sigmoid(self, Z: Array, out: Array | None = None) -> Array:
+        """A = 1 / (1 + exp(-Z)), shape (n, m); `out` may be `Z` itself."""
+        return self.activate(Z, "sigmoid", out=out)
+
+    def fused_backward(
+        self, W: Array, dZ: Array, A: Array, activation: str = "sigmoid", out: Array | None = None
+    ) -> Array:
+        """The error one layer down: dZ_l = W_{l+1} dZ_{l+1} ⊙ f'(A_l), with f' in terms of A.
+
+        Parameters
+        ----------
+        W : array of shape (n_in, n_out)
+            The weights of the layer above.
+        dZ : array of shape (n_out, m)
+        A : array of shape (n_in, m)
+            The activations of this layer.
+        activation : {"sigmoid", "tanh", "relu", "identity"}
+        out : array of shape (n_in, m), optional
+        """
+        out = self.matmul(W, dZ, out=out)
+        if activation != "identity":
+            out *= HIDDEN_ACTIVATIONS[activation].derivative(self.xp, A)
+        return out
+
+    def take_step(
+        self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
+    ) -> None:
+        """Change the parameters by one step of an optimizer, along factor · gradients + decay · W.
+
+        Parameters
+        ----------
+        state : OptimizerState
+            Its step count goes up, its moments change.
+        parameters : Parameters
+        gradients : Gradients
+            Sums over samples; what they hold afterwards is undefined.
+        factor, decay : float
+            As in `Gradients.scale`.
+        """
+        gradients.scale(parameters, factor, decay)
+        state.step(self.xp, parameters.flat, gradients.flat)

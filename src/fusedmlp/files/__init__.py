@@ -1,0 +1,1 @@
+"""Model files, and writing files such that nothing is ever half-written."""

@@ -1,0 +1,1 @@
+"""The mathematics as data: sizes, tables of activations, losses and optimizers, parameters. Knows no backend."""
