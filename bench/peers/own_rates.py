@@ -1,4 +1,4 @@
-"""The rates of the package's own kernels on a tile in cache: where they beat a library's, they set the floor."""
+"""The rates of the package's own kernels on a tile in cache, which set the floor where they are the fastest."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -15,7 +15,7 @@ from fusedmlp.backends.numba_cpu.simd import call
 from fusedmlp.backends.numba_cpu.sweeps import sweeps
 
 ROWS, DEPTH, SAMPLES = 32, 64, 64
-"""Of the product: 28 KiB in all."""
+"""Sizes of the product: 28 KiB in all."""
 
 
 @njit(nogil=True)
@@ -32,7 +32,7 @@ def _repeat_both(first, first_arguments, second, second_arguments, repeats):
 
 
 def product_task() -> Callable[[int], Any]:
-    """So many products of `ROWS` x `DEPTH` by `DEPTH` x `SAMPLES`, in float32."""
+    """A function that runs so many products of `ROWS` x `DEPTH` by `DEPTH` x `SAMPLES`, in float32."""
     rng = np.random.default_rng(0)
     W, B = rng.standard_normal((ROWS, DEPTH), np.float32), rng.standard_normal((DEPTH, SAMPLES), np.float32)
     C = np.empty((ROWS, SAMPLES), np.float32)
@@ -42,7 +42,7 @@ def product_task() -> Callable[[int], Any]:
 
 
 def sweep_task(activation: str, units: int, samples: int, backward: bool) -> Callable[[int], Any]:
-    """So many sweeps over a tile (units, samples), forward alone or both ways, in float32; a single output after it."""
+    """A function that runs so many sweeps over a tile (units, samples) in float32, forward alone or both ways."""
     rng = np.random.default_rng(0)
     A, dz = rng.standard_normal((units, samples), np.float32), rng.standard_normal(samples, np.float32)
     vectors, z = np.zeros((4, units), np.float32), np.empty(samples, np.float32)
