@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends.selection import REGISTRY, get_backend, unavailable_reason
+from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.outputs import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
@@ -172,7 +172,7 @@ def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]
     chosen = get_backend(settings.backend).name
     if not settings.all_backends:
         return chosen, [chosen], {}
-    reasons = {name: unavailable_reason(name) for name in REGISTRY}
+    reasons = {name: unavailable_reason(name) for name in registry()}
     return (
         chosen,
         [name for name, reason in reasons.items() if reason is None],

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from fusedmlp.training.callbacks import Callback
-
-if TYPE_CHECKING:
-    from fusedmlp.training.loop import Training
+from fusedmlp.training.callbacks import Callback, RunningTraining
 
 
 class ProgressBar(Callback):
@@ -29,11 +26,11 @@ class ProgressBar(Callback):
         self._backend = backend
         self._second = second
 
-    def on_fit_begin(self, training: Training) -> None:
+    def on_fit_begin(self, training: RunningTraining) -> None:
         """Show the bar."""
         self._task = self._progress.add_task(self._backend, total=training.epochs, losses="")
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """Move it on."""
         history = training.history
         losses = f"loss {history.loss[-1]:.4g}"
@@ -41,7 +38,7 @@ class ProgressBar(Callback):
             losses += f"  {self._second} {history.validation_loss[-1]:.4g}"
         self._progress.update(self._task, advance=1, losses=losses)
 
-    def on_fit_end(self, training: Training) -> None:
+    def on_fit_end(self, training: RunningTraining) -> None:
         """Fill it, where the training stopped early."""
         self._progress.update(self._task, total=training.history.epochs)
 
@@ -81,7 +78,7 @@ class MetricsWriter(Callback):
         self._file = file
         self._backend = backend
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """Write the epoch, whole, and hand it to the system."""
         history = training.history
         line = {
