@@ -164,7 +164,7 @@ class Predictor:
             features = FeatureEncoder.from_state(model.extra_tensors, model.extra["features"])
             target = target_from_state(model.extra_tensors, model.extra["target"])
             _check_fit(model.parameters.architecture, features, target)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
         return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
 
