@@ -109,8 +109,11 @@ CASES = [
     ("train iris --random-state -1", "-1 is not in the range"),
     ("train iris --backend tpu", "unknown backend 'tpu'"),
     ("train iris --out nowhere/m.safetensors", "--out: the folder nowhere does not exist"),
-    ("train iris --out folder", "--out: expected a file; got the folder folder"),
-    ("train iris --out /dev/null", "--out: expected a file; got the device /dev/null"),
+    ("train iris --out folder", "--out: folder: expected the name of a new file or of a regular one; got a folder"),
+    (
+        "train iris --out /dev/null",
+        "--out: /dev/null: expected the name of a new file or of a regular one; got a character device",
+    ),
     ("train iris --plot nowhere/l.png", "--plot: the folder nowhere does not exist"),
     ("train iris --plot l.bmp", "l.bmp: expected a picture whose name ends in .png"),
     ("train iris --metrics text.dat/m.jsonl", "--metrics: the folder text.dat does not exist"),
@@ -166,7 +169,7 @@ def test_a_backend_that_cannot_be_had(folder, monkeypatch, command, value, messa
     def no_gpu(name):
         return "no GPU" if name == "cupy" else None
 
-    monkeypatch.setattr("fusedmlp.backends.unavailable_reason", no_gpu)
+    monkeypatch.setattr("fusedmlp.backends.selection.unavailable_reason", no_gpu)
     monkeypatch.setattr("fusedmlp.cli.info.unavailable_reason", no_gpu)
     monkeypatch.setenv("FUSEDMLP_BACKEND", value)
     result = CliRunner().invoke(cli, command.split())
