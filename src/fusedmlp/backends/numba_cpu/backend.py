@@ -63,7 +63,9 @@ class NumbaCpuBackend(Backend):
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """The fused engine, which covers every architecture; the composed one with ``fused=False``."""
-        if not fused:
+        from fusedmlp.backends.numba_cpu import mathematics
+
+        if not fused or architecture.hidden_activation not in mathematics.TAGS:
             return ComposedEngine(self, architecture)
         from fusedmlp.backends.numba_cpu.fused_engine import FusedEngine
 
@@ -93,11 +95,18 @@ class NumbaCpuBackend(Backend):
         return out
 
     def activate(
-        self, Z: np.ndarray, activation: str, bias: np.ndarray | None = None, out: np.ndarray | None = None
+        self,
+        Z: np.ndarray,
+        activation: str,
+        bias: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        slope: np.ndarray | None = None,
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
         from fusedmlp.backends.numba_cpu import kernels, mathematics
 
+        if activation not in mathematics.TAGS:
+            return super().activate(Z, activation, bias, out, slope)
         tag = mathematics.TAGS[activation]
         out = np.empty_like(Z) if out is None else out
         if bias is None:
@@ -127,6 +136,8 @@ class NumbaCpuBackend(Backend):
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
         from fusedmlp.backends.numba_cpu import kernels, mathematics
 
+        if activation not in mathematics.TAGS:
+            return super().fused_backward(W, dZ, A, activation, out)
         tag = mathematics.TAGS[activation]
         out = np.empty_like(A) if out is None else out
         few = W.shape[1] <= _FEW_OUTPUTS

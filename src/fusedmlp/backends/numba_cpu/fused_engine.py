@@ -20,6 +20,7 @@ from fusedmlp.backends.numba_cpu import blas, crew, gemm, inputs, layout, passes
 from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
 from fusedmlp.backends.numba_cpu.records import Run, Worker, size_of, write, written
 from fusedmlp.engines.base import Engine
+from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
@@ -104,8 +105,10 @@ class FusedEngine(Engine):
         Y: np.ndarray,
         sample_weight: np.ndarray | None = None,
         alpha: float = 0.0,
+        order: np.ndarray | None = None,
     ) -> float:
-        return float(self._batches(parameters, X, Y, sample_weight, None, alpha, X.shape[1])[0])
+        m = X.shape[1] if order is None else len(order)
+        return float(self._batches(parameters, X, Y, sample_weight, order, alpha, m)[0])
 
     def loss_and_gradients(
         self,
@@ -127,8 +130,9 @@ class FusedEngine(Engine):
         sample_weight: np.ndarray | None,
         order: np.ndarray | None,
         batch_size: int,
-        alpha: float = 0.0,
+        options: EpochOptions = PLAIN,
     ) -> float:
+        alpha = options.alpha
         m = X.shape[1] if order is None else len(order)
         batch_size = min(batch_size, m)
         starts = np.arange(0, m, batch_size)
@@ -290,4 +294,4 @@ def _step_of(state: OptimizerState | None, batches: int) -> tuple[dict[str, Any]
     kinds = {"sgd": updates.SGD_STEP, "momentum": updates.MOMENTUM_STEP, "nesterov": updates.NESTEROV_STEP}
     velocity = address_of(state.moments["velocity"])
     moments = {"first_moment": velocity, "second_moment": velocity}
-    return {"kind": kinds[optimizer.rule], "beta_1": optimizer.momentum, **moments}, rates
+    return {"kind": kinds[optimizer.rule or ""], "beta_1": optimizer.momentum, **moments}, rates
