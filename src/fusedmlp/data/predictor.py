@@ -154,7 +154,13 @@ class Predictor:
         ValueError, BackendUnavailableError
             As `fusedmlp.get_backend`.
         """
-        model = load_model(path)
+        return cls.from_model_file(load_model(path), path, backend)
+
+    @classmethod
+    def from_model_file(
+        cls, model: ModelFile, path: str | os.PathLike[str], backend: str | Backend | None = None
+    ) -> Predictor:
+        """Make a predictor of what `load_model` read from `path`; errors as `load`."""
         if "features" not in model.extra or "target" not in model.extra:
             raise ModelFileError(
                 f"{path}: a network without its preprocessing, as Network.save writes it; expected a file that "
