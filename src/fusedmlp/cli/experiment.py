@@ -12,7 +12,7 @@ import numpy as np
 
 from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
-from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
 from fusedmlp.data.features import FeatureEncoder

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from fusedmlp.cli.options import DATA_HELP, backend_option
-from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table

@@ -154,7 +154,13 @@ class Predictor:
         ValueError, BackendUnavailableError
             As `fusedmlp.get_backend`.
         """
-        model = load_model(path)
+        return cls.from_model_file(load_model(path), path, backend)
+
+    @classmethod
+    def from_model_file(
+        cls, model: ModelFile, path: str | os.PathLike[str], backend: str | Backend | None = None
+    ) -> Predictor:
+        """Make a predictor of what `load_model` read from `path`; errors as `load`."""
         if "features" not in model.extra or "target" not in model.extra:
             raise ModelFileError(
                 f"{path}: a network without its preprocessing, as Network.save writes it; expected a file that "
@@ -164,7 +170,7 @@ class Predictor:
             features = FeatureEncoder.from_state(model.extra_tensors, model.extra["features"])
             target = target_from_state(model.extra_tensors, model.extra["target"])
             _check_fit(model.parameters.architecture, features, target)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
         return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.checks import check_count
 from fusedmlp.data.wording import counted
 
 Label = int | float | str | bool
@@ -136,7 +137,7 @@ TargetEncoder = ClassEncoder | NumberEncoder
 def target_from_state(arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> TargetEncoder:
     """The encoder that `state` described; ValueError, KeyError or TypeError where it is none."""
     if "classes" in data:
-        return ClassEncoder(tuple(data["classes"]), int(data["n_outputs"]))
+        return ClassEncoder(tuple(data["classes"]), check_count("n_outputs", data["n_outputs"]))
     return NumberEncoder(arrays["target.offset"], arrays["target.scale"])
 
 
