@@ -32,7 +32,7 @@ _EXPONENT_MASKS: dict[np.dtype, Any] = {
 
 
 class NumbaCpuBackend(Backend):
-    """Backend ``numba-cpu``: numpy's arrays and BLAS, element-wise work in compiled kernels."""
+    """Backend ``numba-cpu``: numpy's arrays and BLAS, element-wise work in compiled elementwise."""
 
     name = "numba-cpu"
 
@@ -65,20 +65,20 @@ class NumbaCpuBackend(Backend):
         """The fused engine, which covers every architecture; the composed one with ``fused=False``."""
         if not fused:
             return ComposedEngine(self, architecture)
-        from fusedmlp.backends.numba_cpu.fused_engine import FusedEngine
+        from fusedmlp.backends.numba_cpu.tiled_engine import TiledEngine
 
-        return FusedEngine(self, architecture)
+        return TiledEngine(self, architecture)
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
-        from fusedmlp.backends.numba_cpu import kernels
+        from fusedmlp.backends.numba_cpu import elementwise
 
         vectors = _flat(x)
         if vectors is None or x.dtype not in _EXPONENT_MASKS:
             return super().all_finite(x)
         flat, mask = vectors[0], _EXPONENT_MASKS[x.dtype]
         bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_CHECK)
-        return not sum(threads.run([partial(kernels.count_not_finite, bits, mask, *part) for part in parts]))
+        return not sum(threads.run([partial(elementwise.count_not_finite, bits, mask, *part) for part in parts]))
 
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""
@@ -96,7 +96,7 @@ class NumbaCpuBackend(Backend):
         self, Z: np.ndarray, activation: str, bias: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
-        from fusedmlp.backends.numba_cpu import kernels, mathematics
+        from fusedmlp.backends.numba_cpu import elementwise, mathematics
 
         tag = mathematics.TAGS[activation]
         out = np.empty_like(Z) if out is None else out
@@ -105,13 +105,13 @@ class NumbaCpuBackend(Backend):
             if flat is not None:
                 vector_Z, vector_out = flat
                 given = None if out is Z else vector_Z
-                _over(vector_out.size, _SMALLEST_TASK, kernels.activate_flat, tag, given, vector_out)
+                _over(vector_out.size, _SMALLEST_TASK, elementwise.activate_flat, tag, given, vector_out)
                 return out
             bias = np.zeros((Z.shape[0], 1), Z.dtype)
         b = np.ascontiguousarray(bias).reshape(-1)
-        kernel, Z_rows, out_rows = kernels.activate_rows, Z, out
+        kernel, Z_rows, out_rows = elementwise.activate_rows, Z, out
         if Z.flags.f_contiguous and out.flags.f_contiguous and not Z.flags.c_contiguous:
-            kernel, Z_rows, out_rows = kernels.activate_columns, Z.T, out.T
+            kernel, Z_rows, out_rows = elementwise.activate_columns, Z.T, out.T
         given = None if out is Z else Z_rows
         _over(out_rows.shape[0], _rows_for(out_rows), kernel, tag, given, b, out_rows)
         return out
@@ -125,7 +125,7 @@ class NumbaCpuBackend(Backend):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
-        from fusedmlp.backends.numba_cpu import kernels, mathematics
+        from fusedmlp.backends.numba_cpu import elementwise, mathematics
 
         tag = mathematics.TAGS[activation]
         out = np.empty_like(A) if out is None else out
@@ -141,9 +141,9 @@ class NumbaCpuBackend(Backend):
             return out
         flat = _flat(A, out)
         if flat is not None:
-            _over(flat[0].size, _SMALLEST_TASK, kernels.times_derivative_flat, tag, *flat)
+            _over(flat[0].size, _SMALLEST_TASK, elementwise.times_derivative_flat, tag, *flat)
         else:
-            _over(A.shape[0], _rows_for(A), kernels.times_derivative_rows, tag, A, out)
+            _over(A.shape[0], _rows_for(A), elementwise.times_derivative_rows, tag, A, out)
         return out
 
 
@@ -162,7 +162,7 @@ def _rows_for(matrix: np.ndarray) -> int:
 
 
 def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
-    """Run kernel(*arguments, start, stop) over the parts of n."""
+    """RunRecord kernel(*arguments, start, stop) over the parts of n."""
     if n < 2 * smallest:  # one part: a mini-batch should not pay for the sharing
         kernel(*arguments, 0, n)
         return
@@ -171,14 +171,14 @@ def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
 
 def _products(tag: Any, U: np.ndarray, V: np.ndarray, A: np.ndarray, out: np.ndarray) -> None:
     """out = U V ⊙ f'(A) by the compiled kernels, for A and out in C order, shared out along their longer side."""
-    from fusedmlp.backends.numba_cpu import kernels
+    from fusedmlp.backends.numba_cpu import elementwise
 
     U, V = np.ascontiguousarray(U), np.ascontiguousarray(V)
     n, m = A.shape
     if U.shape[1] == 1:
-        kernel, U, V = kernels.outer_times_derivative, U.reshape(-1), V.reshape(-1)
+        kernel, U, V = elementwise.outer_times_derivative, U.reshape(-1), V.reshape(-1)
     else:
-        kernel = kernels.products_times_derivative
+        kernel = elementwise.products_times_derivative
     if n * m < 2 * _SMALLEST_TASK:
         kernel(tag, U, V, A, out, 0, n, 0, m)
         return

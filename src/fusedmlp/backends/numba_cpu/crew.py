@@ -20,8 +20,8 @@ from time import perf_counter_ns
 from typing import Any
 
 from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.memory import Block
-from fusedmlp.backends.numba_cpu.primitives import (
+from fusedmlp.backends.numba_cpu.buffers import AlignedArray
+from fusedmlp.backends.numba_cpu.intrinsics import (
     INTEGER,
     atomic_add,
     atomic_load,
@@ -109,7 +109,7 @@ class Crew:
     """The helpers of a process."""
 
     def __init__(self) -> None:
-        self._board = Block(_BOARD_SIZE, "int64")
+        self._board = AlignedArray(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
         self._attend, self._post, self._withdraw = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
@@ -118,15 +118,15 @@ class Crew:
         self._last = 0
         atexit.register(self._dismiss)
 
-    def share(self, work: int, run: int, workers: Block, wanted: int, nanoseconds: float) -> None:
+    def share(self, work: int, run: int, workers: AlignedArray, wanted: int, nanoseconds: float) -> None:
         """Do a run: work(run, worker), here and in helpers; without them while another run has them.
 
         Parameters
         ----------
         work, run : int
-            Addresses: of a compiled function of two int64, and its first argument. It returns when the run is done,
+            AddressCache: of a compiled function of two int64, and its first argument. It returns when the run is done,
             whoever did it.
-        workers : Block
+        workers : AlignedArray
             Its second argument, for each.
         wanted : int
             Workers, one for each of them.

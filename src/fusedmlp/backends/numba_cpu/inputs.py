@@ -9,7 +9,7 @@ of.
 from __future__ import annotations
 
 from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.primitives import INTEGER, copy_bytes, load
+from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, copy_bytes, load
 from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, store, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
@@ -67,26 +67,26 @@ def pack_samples(like, out, sources, n_in, x_row, t):
 
 
 @internal
-def reach_X(like, plan, run, worker, n_in, start, t):
+def reach_X(like, network, run, worker, n_in, start, t):
     """A tile of X, packed first where it must be: the worker's x, x_step and x_by_sample."""
-    if run.how == SAMPLES_IN_PLACE or run.how == ROWS_IN_PLACE:
+    if run.x_access == SAMPLES_IN_PLACE or run.x_access == ROWS_IN_PLACE:
         worker.x = run.X + start * run.x_sample
-        worker.x_step = run.x_sample if run.how == SAMPLES_IN_PLACE else run.x_row
-        worker.x_by_sample = run.how == SAMPLES_IN_PLACE
+        worker.x_step = run.x_sample if run.x_access == SAMPLES_IN_PLACE else run.x_row
+        worker.x_by_sample = run.x_access == SAMPLES_IN_PLACE
         return
-    n, packed = samples_of(like, t), worker.workspace + plan.X
+    n, packed = samples_of(like, t), worker.workspace + network.X
     # A store might be to a record, for all that LLVM knows: loops do not read them.
     x, x_sample, order, sources = run.X, run.x_sample, run.order, worker.sources
     for i in range(n):
         store(x + x_sample * sample_of(order, start + min(i, t - 1)), sources + 8 * i)
     worker.x = packed
-    worker.x_by_sample = run.how == SAMPLES_PACKED
-    if run.how == SAMPLES_PACKED:
+    worker.x_by_sample = run.x_access == SAMPLES_PACKED
+    if run.x_access == SAMPLES_PACKED:
         worker.x_step = n_in * item_bytes(like)
         pack_samples(like, packed, worker.sources, n_in, run.x_row, t)
     else:
-        worker.x_step = plan.row
-        pack_rows(like, packed, plan.row, worker.sources, n_in, run.x_row, n)
+        worker.x_step = network.row
+        pack_rows(like, packed, network.row, worker.sources, n_in, run.x_row, n)
 
 
 @internal
@@ -104,11 +104,11 @@ def copy_row(like, out, x, x_sample, order, start, t, n):
 
 
 @internal
-def copy_targets(like, plan, run, worker, n_outputs, start, t, n):
+def copy_targets(like, network, run, worker, n_outputs, start, t, n):
     """Y[k, i] = y[k, sample i], and the samples' weights if there are any."""
     for k in range(n_outputs):
-        y, row = run.Y + k * run.y_row, worker.workspace + plan.Y + k * plan.row
+        y, row = run.Y + k * run.y_row, worker.workspace + network.Y + k * network.row
         copy_row(like, row, y, run.y_sample, run.order, start, t, n)
     if run.weights:
-        weights = worker.workspace + plan.weights
+        weights = worker.workspace + network.weights
         copy_row(like, weights, run.weights, item_bytes(like), run.order, start, t, n)

@@ -1,4 +1,4 @@
-"""How an engine's tiles lie in memory, and which routines work on them: the `records.Plan` of an architecture."""
+"""How an engine's tiles lie in memory, and which routines work on them: the `records.NetworkRecord` of an architecture."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu import outputs, passes, primitives, products, sweeps, updates
-from fusedmlp.backends.numba_cpu.memory import LINE_BYTES, Block
-from fusedmlp.backends.numba_cpu.records import Layer, Plan, written
+from fusedmlp.backends.numba_cpu import intrinsics, loss_kernels, passes, register_products, sweeps, updates
+from fusedmlp.backends.numba_cpu.buffers import LINE_BYTES, AlignedArray
+from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 
@@ -60,14 +60,14 @@ def lay_out(architecture: Architecture) -> Layout:
     resident = (sum(layers) + architecture.n_outputs + 1 + widest + n1) * architecture.itemsize
     tile = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // _TILE_STEP * _TILE_STEP))
     row = tile * architecture.itemsize + LINE_BYTES
-    scratch = -(-products.SCRATCH_BYTES // row)
+    scratch = -(-register_products.SCRATCH_BYTES // row)
     starts = np.cumsum([0, *layers, architecture.n_outputs, 1, scratch, widest, n1]) * row
     first, rest = starts[: len(layers)].tolist(), starts[len(layers) :].tolist()
     return Layout(tile, row, first, *rest)
 
 
-def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, Block]:
-    """The plan's record, and its layers'. What is called by address is compiled at the first call.
+def network_record(architecture: Architecture, layout: Layout, gemm: int) -> tuple[AlignedArray, AlignedArray]:
+    """The network's record, and its layers'. What is called by address is compiled at the first call.
 
     Parameters
     ----------
@@ -79,22 +79,22 @@ def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, 
     """
     a = architecture
     layers = [
-        Layer(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
+        LayerRecord(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
         for shape, (start, end), Z, blocked in zip(
             a.weight_shapes, a.weight_ranges, layout.layers, blocked_layers(a), strict=True
         )
     ]
     table = written(*layers)
     forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
-    routines = (products.products(a.dtype), outputs.outputs(a.dtype), updates.updates(a.dtype), passes.passes(a.dtype))
+    routines = (register_products.register_products(a.dtype), loss_kernels.loss_kernels(a.dtype), updates.updates(a.dtype), passes.passes(a.dtype))
     addresses = {name: address for group in routines for name, address in group._asdict().items()}
     addresses.pop("work")
-    record = Plan(
+    record = NetworkRecord(
         layers=len(layers),
         layer=table.address,
         n_parameters=a.n_parameters,
         item=a.itemsize,
-        loss=outputs.LOSS_CODES[a.loss],
+        loss=loss_kernels.LOSS_CODES[a.loss],
         mean=int(LOSSES[a.loss].reduction == "mean"),
         tile=layout.tile,
         row=layout.row,
@@ -106,7 +106,7 @@ def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, 
         forward=forward,
         backward=backward,
         gemm=gemm,
-        yielder=primitives.yield_address(),
+        yielder=intrinsics.yield_address(),
         **addresses,
     )
     return written(record), table

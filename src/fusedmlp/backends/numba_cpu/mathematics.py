@@ -64,7 +64,7 @@ _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = (1 / math.facto
 
 
 def exp_parts(x):
-    """(2ⁿ, eʳ - 1) with x = n ln 2 + r; x is held where 2ⁿ is a normal number, NaN stays NaN."""
+    """(2ⁿ, eʳ - 1) with x = n ln 2 + r; x is clip_exponent where 2ⁿ is a normal number, NaN stays NaN."""
 
 
 def _exp_parts_32(x):
@@ -103,8 +103,8 @@ _by_precision(exp, _exp, _exp)
 _LARGEST_64 = _F64(largest_exponent(np.float64))
 
 
-def held(x):
-    """x, held where `activations.exp` holds it."""
+def clip_exponent(x):
+    """x, clip_exponent where `activations.exp` holds it."""
 
 
 def _held_32(x):
@@ -115,7 +115,7 @@ def _held_64(x):
     return at_most(x, _LARGEST_64)
 
 
-_by_precision(held, _held_32, _held_64)
+_by_precision(clip_exponent, _held_32, _held_64)
 
 
 # log1p ----------------------------------------------------------------------------------------------------------------

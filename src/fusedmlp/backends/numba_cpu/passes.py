@@ -16,7 +16,7 @@ import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.inputs import copy_targets, samples_of
-from fusedmlp.backends.numba_cpu.primitives import (
+from fusedmlp.backends.numba_cpu.intrinsics import (
     atomic_add,
     atomic_load,
     atomic_store,
@@ -26,7 +26,7 @@ from fusedmlp.backends.numba_cpu.primitives import (
     swap_if,
     yield_processor,
 )
-from fusedmlp.backends.numba_cpu.records import plan_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.records import network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 from fusedmlp.backends.numba_cpu.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.updates import NO_STEP
@@ -40,7 +40,7 @@ _TASK_BITS = 32
 
 
 class Passes(NamedTuple):
-    """Addresses for a dtype; `work` is the way in."""
+    """AddressCache for a dtype; `work` is the way in."""
 
     forward_tile: int
     backward_tile: int
@@ -88,28 +88,28 @@ def sum_samples(like):
 
     def sum_samples(run_address, worker_address, slot, start, stop):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(plan, plan.layers - 1)
-        Z, Y, weights, step = workspace + outputs.Z, workspace + plan.Y, workspace + plan.weights, plan.row // item
-        gradient = run.slots + slot * plan.n_parameters * item
+        network = network_at(run.network)
+        item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(network, network.layers - 1)
+        Z, Y, weights, step = workspace + outputs.Z, workspace + network.Y, workspace + network.weights, network.row // item
+        gradient = run.slots + slot * network.n_parameters * item
         if run.result:
-            clear_gradient(like, plan, gradient)
+            clear_gradient(like, network, gradient)
         loss, total_weight = 0.0, 0.0
-        for first in range(start, stop, plan.tile):
-            t = min(plan.tile, stop - first)
+        for first in range(start, stop, network.tile):
+            t = min(network.tile, stop - first)
             n = samples_of(like, t)
-            copy_targets(like, plan, run, worker, outputs.n_out, first, t, n)
-            call(plan.forward_tile, (run_address, worker_address, first, t))
-            call(plan.losses, (plan.loss, Z, Y, outputs.n_out, step, worker.losses, workspace + plan.scratch, n))
+            copy_targets(like, network, run, worker, outputs.n_out, first, t, n)
+            call(network.forward_tile, (run_address, worker_address, first, t))
+            call(network.losses, (network.loss, Z, Y, outputs.n_out, step, worker.losses, workspace + network.scratch, n))
             if run.weights:
                 loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
             else:
                 loss, total_weight = loss + sum_of(worker.losses, t), total_weight + t
             if run.result:
-                call(plan.activate, (plan.loss, Z, outputs.n_out, step, n))
+                call(network.activate, (network.loss, Z, outputs.n_out, step, n))
                 weighted = t if run.weights else 0
-                call(plan.error, (plan.loss, Z, Y, outputs.n_out, step, weights, weighted, t, n))
-                call(plan.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
+                call(network.error, (network.loss, Z, Y, outputs.n_out, step, weights, weighted, t, n))
+                call(network.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
         store(loss, run.slot_sums + 16 * slot)
         store(total_weight, run.slot_sums + 16 * slot + 8)
 
@@ -121,15 +121,15 @@ def predict(like):
 
     def predict(run_address, worker_address, start, stop):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        outputs, item = layer_of(plan, plan.layers - 1), item_bytes(like)
+        network = network_at(run.network)
+        outputs, item = layer_of(network, network.layers - 1), item_bytes(like)
         Z = worker.workspace + outputs.Z
-        for first in range(start, stop, plan.tile):
-            t = min(plan.tile, stop - first)
-            call(plan.forward_tile, (run_address, worker_address, first, t))
-            call(plan.activate, (plan.loss, Z, outputs.n_out, plan.row // item, samples_of(like, t)))
+        for first in range(start, stop, network.tile):
+            t = min(network.tile, stop - first)
+            call(network.forward_tile, (run_address, worker_address, first, t))
+            call(network.activate, (network.loss, Z, outputs.n_out, network.row // item, samples_of(like, t)))
             for k in range(outputs.n_out):
-                copy_bytes(run.out + (k * run.samples + first) * item, Z + k * plan.row, t * item)
+                copy_bytes(run.out + (k * run.samples + first) * item, Z + k * network.row, t * item)
 
     return predict
 
@@ -138,38 +138,38 @@ def predict(like):
 
 
 @internal
-def end_of_sums(plan, run, batch, slots, size):
+def end_of_sums(network, run, batch, slots, size):
     """J of a batch, and the factor that its sums take."""
     loss, total_weight = 0.0, 0.0
     for slot in range(slots):
         loss += load(0.0, run.slot_sums + 16 * slot)
         total_weight += load(0.0, run.slot_sums + 16 * slot + 8)
     run.scale = 1.0
-    if plan.mean:  # a batch whose weights are all 0 adds nothing
+    if network.mean:  # a batch whose weights are all 0 adds nothing
         run.scale = 1.0 / total_weight if total_weight > 0 else 0.0
     decay = 0.5 * run.alpha / size * run.squares if run.alpha > 0 else 0.0
     store(loss * run.scale + decay, run.losses + 8 * batch)
 
 
 @internal
-def update(plan, run, run_address, batch, first, slots, size):
+def update(network, run, run_address, batch, first, slots, size):
     """A chunk of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
-    item = plan.item
-    last = min(plan.n_parameters, first + CHUNK)
+    item = network.item
+    last = min(network.n_parameters, first + CHUNK)
     count, at = last - first, first * item
     result = run.result + at
-    call(plan.add_slots, (run_address, run.slots + at, plan.n_parameters, slots, result, count))
+    call(network.add_slots, (run_address, run.slots + at, network.n_parameters, slots, result, count))
     if run.alpha > 0:
-        for layer in range(plan.layers):
-            here = layer_of(plan, layer)
+        for layer in range(network.layers):
+            here = layer_of(network, layer)
             start = max(first, here.W // item)
             stop = min(last, here.W // item + here.n_in * here.n_out)
             if start < stop:
                 at_W = start * item
-                call(plan.add_decay, (run_address, size, run.flat + at_W, run.result + at_W, stop - start))
+                call(network.add_decay, (run_address, size, run.flat + at_W, run.result + at_W, stop - start))
     if run.kind != NO_STEP:
         moments = run.first_moment + at, run.second_moment + at
-        call(plan.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
+        call(network.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
 
 
 # Sharing the work -----------------------------------------------------------------------------------------------------
@@ -182,19 +182,19 @@ def start_of(slot, slots, size):
 
 
 @internal
-def sum_task(plan, run, run_address, worker_address, start, size, task, slots):
+def sum_task(network, run, run_address, worker_address, start, size, task, slots):
     """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
     if run.out:
         first = task * run.part
-        call(plan.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
+        call(network.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
     elif task < slots:
         first, last = start + start_of(task, slots, size), start + start_of(task + 1, slots, size)
-        call(plan.sum_samples, (run_address, worker_address, task, first, last))
+        call(network.sum_samples, (run_address, worker_address, task, first, last))
     else:
         run.squares = 0.0
-        for layer in range(plan.layers):
-            here = layer_of(plan, layer)
-            call(plan.sum_squares, (run_address, run.flat + here.W, here.n_in * here.n_out))
+        for layer in range(network.layers):
+            here = layer_of(network, layer)
+            call(network.sum_squares, (run_address, run.flat + here.W, here.n_in * here.n_out))
 
 
 def work(run_address, worker_address):
@@ -205,7 +205,7 @@ def work(run_address, worker_address):
     worker that is late, or on a slower core, does less, and nobody waits for one that has not come.
     """
     run = run_at(run_address)
-    plan = plan_at(run.plan)
+    network = network_at(run.network)
     spins = 0
     while True:
         state = atomic_load(run.state)
@@ -224,21 +224,21 @@ def work(run_address, worker_address):
         if task >= tasks:
             relax()
             spins += 1
-            if spins > _SPINS_BEFORE_YIELD and plan.yielder:
-                yield_processor(plan.yielder)
+            if spins > _SPINS_BEFORE_YIELD and network.yielder:
+                yield_processor(network.yielder)
             continue
         if not swap_if(run.state, state, state + 1):
             continue
         spins = 0
         if updating:
-            end = min(plan.n_parameters, (task + 1) * run.piece)
+            end = min(network.n_parameters, (task + 1) * run.piece)
             for first in range(task * run.piece, end, CHUNK):
-                update(plan, run, run_address, batch, first, slots, size)
+                update(network, run, run_address, batch, first, slots, size)
         else:
-            sum_task(plan, run, run_address, worker_address, start, size, task, slots)
+            sum_task(network, run, run_address, worker_address, start, size, task, slots)
         if atomic_add(run.done, 1) + 1 == tasks:
             atomic_store(run.done, 0)
             if not updating and not run.out:
-                end_of_sums(plan, run, batch, slots, size)
+                end_of_sums(network, run, batch, slots, size)
             skipped = 0 if updating or run.result else 1
             atomic_store(run.state, (phase + 1 + skipped) << _TASK_BITS)

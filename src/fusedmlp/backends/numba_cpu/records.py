@@ -1,7 +1,7 @@
 """What Python tells compiled code: records in memory, read by address.
 
 Compiled functions that take arrays and tuples are slow to compile, as every level of calls hands dozens of values
-down, and slow to call. These take the address of a `Run`, which leads to all the rest. Steps and offsets are bytes.
+down, and slow to call. These take the address of a `RunRecord`, which leads to all the rest. Steps and offsets are bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -16,10 +16,10 @@ import numpy as np
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fusedmlp.backends.numba_cpu.memory import Block
+from fusedmlp.backends.numba_cpu.buffers import AlignedArray
 
 
-class Layer(NamedTuple):
+class LayerRecord(NamedTuple):
     """A layer's sizes, and where its numbers lie."""
 
     n_in: int
@@ -34,12 +34,12 @@ class Layer(NamedTuple):
     """Whether its products are blocked over registers; else BLAS makes them."""
 
 
-class Plan(NamedTuple):
+class NetworkRecord(NamedTuple):
     """A network, how its tiles lie in a workspace, and the compiled routines that work on them."""
 
     layers: int
     layer: int
-    """Address of the first `Layer`; the others follow."""
+    """Address of the first `LayerRecord`; the others follow."""
     n_parameters: int
     item: int
     """Bytes of a number."""
@@ -82,10 +82,10 @@ class Plan(NamedTuple):
     """Address of sched_yield, or 0."""
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """Work to share: batches to sum, perhaps to step after, or samples to predict. Unnamed ints are addresses."""
 
-    plan: int
+    network: int
     state: int
     """What is to be done next, and, a cache line away, how much of it is done; see `passes.work`."""
     done: int
@@ -93,7 +93,7 @@ class Run(NamedTuple):
     X: int
     x_row: int
     x_sample: int
-    how: int
+    x_access: int
     """How a tile of X is reached; see `inputs`."""
     samples: int
     """Their number."""
@@ -142,14 +142,14 @@ class Run(NamedTuple):
     """Σ‖W‖²."""
 
 
-class Worker(NamedTuple):
+class WorkerRecord(NamedTuple):
     """What a thread has for itself: addresses, then how it reached its tile of X."""
 
     workspace: int
     losses: int
     """Of a tile's samples, float64."""
     sources: int
-    """Addresses of a tile's samples."""
+    """AddressCache of a tile's samples."""
     x: int = 0
     x_step: int = 0
     x_by_sample: int = 0
@@ -169,16 +169,16 @@ def size_of(kind: type) -> int:
     return _format(kind).size
 
 
-def written(*records: NamedTuple) -> Block:
+def written(*records: NamedTuple) -> AlignedArray:
     """Memory that holds records of one kind, one after the other."""
     size = size_of(type(records[0]))
-    block = Block(len(records) * size // 8, "int64")
+    block = AlignedArray(len(records) * size // 8, "int64")
     for place, record in enumerate(records):
         write(record, block, place * size)
     return block
 
 
-def write(record: NamedTuple, block: Block, offset: int = 0) -> None:
+def write(record: NamedTuple, block: AlignedArray, offset: int = 0) -> None:
     """Put a record into memory, so many bytes from its start."""
     _format(type(record)).pack_into(block.numbers.data, offset, *record)
 
@@ -196,6 +196,6 @@ def _reader(kind: type) -> Any:
     return at
 
 
-layer_at, plan_at, run_at, worker_at = (_reader(kind) for kind in (Layer, Plan, Run, Worker))
+layer_at, network_at, run_at, worker_at = (_reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord))
 """Compiled: the record at an address."""
-LAYER_BYTES = size_of(Layer)
+LAYER_BYTES = size_of(LayerRecord)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.mathematics import TAGS, derivative, f, zero
-from fusedmlp.backends.numba_cpu.primitives import load
+from fusedmlp.backends.numba_cpu.intrinsics import load
 from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.primitives import array_at, load
+from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
 from fusedmlp.backends.numba_cpu.records import run_at
 from fusedmlp.backends.numba_cpu.simd import fma
 
@@ -22,7 +22,7 @@ _SUMS = 8
 
 
 class Updates(NamedTuple):
-    """Addresses for a dtype; the arguments are int64."""
+    """AddressCache for a dtype; the arguments are int64."""
 
     add_slots: int
     add_decay: int

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
-from fusedmlp.backends.numba_cpu.mathematics import exp, held, log1p_unit, one, zero
-from fusedmlp.backends.numba_cpu.primitives import array_at, where
+from fusedmlp.backends.numba_cpu.mathematics import exp, clip_exponent, log1p_unit, one, zero
+from fusedmlp.backends.numba_cpu.intrinsics import address_of_array, array_at
 from fusedmlp.backends.numba_cpu.simd import at_least, lane_bytes, load_lanes, splat, store, where_above
 
 BINARY, CATEGORICAL, SQUARED, POISSON, SUM_SQUARED = range(5)
@@ -41,7 +41,7 @@ def output(code, Z, n):
                 z[i] = one(z[i]) / (one(z[i]) + exp(-z[i]))
         elif code == POISSON:
             for i in range(z.size):
-                z[i] = exp(held(z[i]))
+                z[i] = exp(clip_exponent(z[i]))
 
 
 @internal
@@ -49,10 +49,10 @@ def binary_losses(z, y, j, scratch):
     """j += max(z, 0) - y z + log(1 + exp(-|z|)), a row of outputs, a register of samples at a time."""
     like, item = z[0], z.itemsize
     for i in range(0, z.size * item, lane_bytes(like)):
-        logit = load_lanes(like, where(z) + i)
+        logit = load_lanes(like, address_of_array(z) + i)
         positive = at_least(logit, zero(like))
         rest = log1p_unit(exp(logit - positive - positive))
-        store(positive - load_lanes(like, where(y) + i) * logit + rest, where(scratch) + i)
+        store(positive - load_lanes(like, address_of_array(y) + i) * logit + rest, address_of_array(scratch) + i)
     for i in range(z.size):
         j[i] += np.float64(scratch[i])
 
@@ -71,7 +71,7 @@ def softmax(Z, n):
     """A_L = exp(Z - max) / Σ exp(Z - max) in place of Z_L, a register of samples at a time."""
     like, rows, item = Z[0, 0], Z.shape[0], Z.itemsize
     row = Z.shape[1] * item
-    for z in range(where(Z), where(Z) + n * item, lane_bytes(like)):
+    for z in range(address_of_array(Z), address_of_array(Z) + n * item, lane_bytes(like)):
         largest, total = largest_logits(like, z, row, rows), splat(zero(like))
         for k in range(rows):
             power = exp(load_lanes(like, z + k * row) - largest)
@@ -91,7 +91,7 @@ def categorical_losses(Z, Y, j, n, scratch):
     like, rows, item = Z[0, 0], Z.shape[0], Z.itemsize
     row, nothing, unit = Z.shape[1] * item, splat(zero(like)), splat(one(like))
     for i in range(0, n * item, lane_bytes(like)):
-        z, y = where(Z) + i, where(Y) + i
+        z, y = address_of_array(Z) + i, address_of_array(Y) + i
         largest = largest_logits(like, z, row, rows)
         ties, others, right = nothing - unit, nothing, nothing
         for k in range(rows):
@@ -100,8 +100,8 @@ def categorical_losses(Z, Y, j, n, scratch):
             ties = ties + where_above(below, zero(like), nothing, unit)
             others = others + where_above(below, zero(like), exp(shifted), shifted)  # 0, or NaN
             right = right + where_above(target, zero(like), target * shifted, nothing)
-        store(ties + others, where(scratch) + i)
-        store(right, where(scratch[1]) + i)
+        store(ties + others, address_of_array(scratch) + i)
+        store(right, address_of_array(scratch[1]) + i)
     for i in range(n):
         j[i] = np.log1p(np.float64(scratch[0, i])) - np.float64(scratch[1, i])
 
@@ -131,7 +131,7 @@ def per_sample(code, Z, Y, j, n, scratch):
             for i in range(n):
                 target = np.float64(y[i])
                 y_log_y = target * np.log(target) if target > 0 else 0.0
-                j[i] += y_log_y - target * np.float64(z[i]) - target + np.float64(exp(held(z[i])))
+                j[i] += y_log_y - target * np.float64(z[i]) - target + np.float64(exp(clip_exponent(z[i])))
 
 
 @internal
@@ -152,8 +152,8 @@ def output_error(code, A, Y, w, t, n):
             a[i] = 0
 
 
-class Outputs(NamedTuple):
-    """Addresses of what follows for a dtype, compiled once; see `products.Products`."""
+class LossRoutines(NamedTuple):
+    """AddressCache of what follows for a dtype, compiled once; see `products.Products`."""
 
     losses: int
     activate: int
@@ -161,7 +161,7 @@ class Outputs(NamedTuple):
 
 
 @cache
-def outputs(dtype: str) -> Outputs:
+def loss_kernels(dtype: str) -> LossRoutines:
     """`per_sample`, `output` and `output_error` of a dtype, with addresses of their arrays, rows of `step` numbers."""
     like = np.dtype(dtype).type(0)
 
@@ -176,4 +176,4 @@ def outputs(dtype: str) -> Outputs:
         a, y = array_at(like, A, rows, step), array_at(like, Y, rows, step)
         output_error(code, a, y, array_at(like, w, 1, weights)[0], t, n)
 
-    return Outputs(routine_address(losses, 8), routine_address(activate, 5), routine_address(error, 9))
+    return LossRoutines(routine_address(losses, 8), routine_address(activate, 5), routine_address(error, 9))

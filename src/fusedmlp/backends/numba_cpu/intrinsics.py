@@ -1,6 +1,6 @@
 """What compiled code cannot say in Python: a BLAS call, a load from an address, an atomic counter, a yield.
 
-Addresses come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
+AddressCache come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
 process.
 """
 
@@ -77,7 +77,7 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
 
 
 @internal
-def where(x):
+def address_of_array(x):
     """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
     return np.int64(x.ctypes.data)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.numba_cpu import blas, crew, gemm, inputs, layout, passes, threads, updates
-from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
-from fusedmlp.backends.numba_cpu.records import Run, Worker, size_of, write, written
+from fusedmlp.backends.numba_cpu.buffers import AddressCache, AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.records import RunRecord, WorkerRecord, size_of, write, written
 from fusedmlp.engines.base import Engine
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
@@ -44,7 +44,7 @@ _STATE, _DONE, _STATE_SIZE = 0, 16, 32
 _log = logging.getLogger("fusedmlp.compilation")
 
 
-class FusedEngine(Engine):
+class TiledEngine(Engine):
     """Tiles through the whole network, for every activation, loss and depth, both memory orders, any m."""
 
     kind = "fused"
@@ -56,7 +56,7 @@ class FusedEngine(Engine):
         self._layout = layout.lay_out(a)
         self._blocked = layout.blocked_layers(a)
         self._gemm = gemm.gemm(a.dtype, gemm.library())
-        # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.
+        # SciPy's BLAS is clip_exponent to one thread while workers call it; MKL's layer has no other.
         by_scipy = self._gemm.library == "SciPy" and not all(self._blocked)
         self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
@@ -66,22 +66,22 @@ class FusedEngine(Engine):
         vector_bytes = self._n_parameters * a.itemsize
         slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * vector_bytes * _BYTE_NS)
         self._slot_samples = max(passes.SLOT_STEP, int(slot_ns / self._sample_ns))
-        room = _SLOT_BYTES // vector_bytes
-        self._most_slots = max(2, min(64, 1 << max(0, room.bit_length() - 1)), threads.thread_count())
-        self._slots = Block(0, a.dtype)
-        self._slot_sums = Block(2 * self._most_slots, "float64")
-        self._losses = Block(1, "float64")
+        scratch = _SLOT_BYTES // vector_bytes
+        self._most_slots = max(2, min(64, 1 << max(0, scratch.bit_length() - 1)), threads.thread_count())
+        self._slots = AlignedArray(0, a.dtype)
+        self._slot_sums = AlignedArray(2 * self._most_slots, "float64")
+        self._losses = AlignedArray(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
-        self._addresses = Addresses(_ARRAYS)
+        self._addresses = AddressCache(_ARRAYS)
         chunks = -(-self._n_parameters // passes.CHUNK)
         self._piece = -(-chunks // _MOST_PIECES) * passes.CHUNK
-        self._state = Block(_STATE_SIZE, "int64")
-        self._run = Block(size_of(Run) // 8, "int64")
-        self._plan = Block(0, "int64")
-        self._layers = Block(0, "int64")
+        self._state = AlignedArray(_STATE_SIZE, "int64")
+        self._run = AlignedArray(size_of(RunRecord) // 8, "int64")
+        self._network = AlignedArray(0, "int64")
+        self._layers = AlignedArray(0, "int64")
         self._work: int | None = None
-        self._workers = Block(0, "int64")
-        self._kept: list[list[Block]] = []
+        self._workers = AlignedArray(0, "int64")
+        self._kept: list[list[AlignedArray]] = []
 
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
         m = X.shape[1]
@@ -205,15 +205,15 @@ class FusedEngine(Engine):
         x_row, x_sample = X.strides
         workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
         with self._compiled() as work, self._blas:
-            run = Run(
-                plan=self._plan.address,
+            run = RunRecord(
+                network=self._network.address,
                 state=self._state.address + 8 * _STATE,
                 done=self._state.address + 8 * _DONE,
                 flat=self._addresses.of(flat),
                 X=self._addresses.of(X),
                 x_row=x_row,
                 x_sample=x_sample,
-                how=self._how_to_reach(X, order is not None),
+                x_access=self._x_access(X, order is not None),
                 samples=X.shape[1] if order is None else len(order),
                 order=0 if order is None else address_of(order),
                 **fields,
@@ -227,18 +227,18 @@ class FusedEngine(Engine):
         worth = max(1, min(self._most_slots, samples // self._slot_samples))
         return 1 << (worth.bit_length() - 1)
 
-    def _records(self, workers: int) -> Block:
+    def _records(self, workers: int) -> AlignedArray:
         """The addresses of so many workers' records; kept between calls, with what they refer to."""
         while len(self._kept) < workers:
             a, tile = self.architecture, self._layout.tile
-            blocks = [Block(self._layout.end // a.itemsize, a.dtype), Block(tile, "float64"), Block(tile, "int64")]
-            record = written(Worker(*(block.address for block in blocks)))
+            blocks = [AlignedArray(self._layout.end // a.itemsize, a.dtype), AlignedArray(tile, "float64"), AlignedArray(tile, "int64")]
+            record = written(WorkerRecord(*(block.address for block in blocks)))
             self._kept.append([record, *blocks])
-            self._workers = Block(len(self._kept), "int64")
+            self._workers = AlignedArray(len(self._kept), "int64")
             self._workers.numbers[:] = [record.address for record, *_ in self._kept]
         return self._workers
 
-    def _how_to_reach(self, X: np.ndarray, ordered: bool) -> int:
+    def _x_access(self, X: np.ndarray, ordered: bool) -> int:
         """See `inputs`."""
         if self._blocked[0]:
             return inputs.ROWS_PACKED
@@ -267,7 +267,7 @@ class FusedEngine(Engine):
         timer.daemon = True
         timer.start()
         try:
-            self._plan, self._layers = layout.plan(a, self._layout, self._gemm.address)
+            self._network, self._layers = layout.network_record(a, self._layout, self._gemm.address)
             self._work = passes.passes(a.dtype).work
             crew.crew()
         finally:
@@ -276,7 +276,7 @@ class FusedEngine(Engine):
 
 
 def _step_of(state: OptimizerState | None, batches: int) -> tuple[dict[str, Any], np.ndarray | None]:
-    """(what a `Run` says of the step, the rate of each batch, with Adam's corrections)."""
+    """(what a `RunRecord` says of the step, the rate of each batch, with Adam's corrections)."""
     if state is None:
         return {}, None
     optimizer, rates = state.optimizer, np.full(batches, float(state.learning_rate))
