@@ -96,9 +96,9 @@ class NumbaCpuBackend(Backend):
         self, Z: np.ndarray, activation: str, bias: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
-        from fusedmlp.backends.numba_cpu import elementwise, mathematics
+        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        tag = mathematics.TAGS[activation]
+        tag = activation_formulas.TAGS[activation]
         out = np.empty_like(Z) if out is None else out
         if bias is None:
             flat = _flat(Z, out)
@@ -125,9 +125,9 @@ class NumbaCpuBackend(Backend):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
-        from fusedmlp.backends.numba_cpu import elementwise, mathematics
+        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        tag = mathematics.TAGS[activation]
+        tag = activation_formulas.TAGS[activation]
         out = np.empty_like(A) if out is None else out
         few = W.shape[1] <= _FEW_OUTPUTS
         if few and A.flags.c_contiguous and out.flags.c_contiguous:

@@ -19,23 +19,24 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any
 
-from fusedmlp.backends.numba_cpu.compilation import routine_address
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.buffers import AlignedArray
 from fusedmlp.backends.numba_cpu.intrinsics import (
     INTEGER,
     atomic_add,
     atomic_load,
     atomic_store,
+    call_function,
     load,
     relax,
+    swap_if,
     yield_address,
-    yield_processor,
 )
 from fusedmlp.backends.numba_cpu.simd import call, store
 
 # The board: what is posted, and, each on cache lines of its own, what the helpers write.
 _TICKET, _WORK, _RUN, _WORKERS, _WANTED, _LAST, _YIELDER = (8 * place for place in range(7))
-_TAKEN, _INSIDE, _AWAKE = 128, 256, 384
+_TAKEN, _INSIDE, _AWAKE, _LEADING = 128, 256, 384, 448
 _BOARD_SIZE = 64
 _CLOSED = -(1 << 62)
 _LOOKS = 4000
@@ -68,6 +69,7 @@ def attend(board):
     atomic_add(board + _AWAKE, -1)
 
 
+@internal
 def post(board, work, run, workers, wanted):
     """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers."""
     store(work, board + _WORK)
@@ -80,6 +82,7 @@ def post(board, work, run, workers, wanted):
     atomic_add(board + _TICKET, ticket)
 
 
+@internal
 def withdraw(board):
     """Let no more helpers join, and wait for those that have."""
     atomic_add(board + _TICKET, -load(INTEGER, board + _LAST))
@@ -88,7 +91,22 @@ def withdraw(board):
         relax()
         spins += 1
         if spins > _SPINS_BEFORE_YIELD and load(INTEGER, board + _YIELDER):
-            yield_processor(load(INTEGER, board + _YIELDER))
+            call_function(load(INTEGER, board + _YIELDER))
+
+
+def lead(board, work, run, workers, wanted):
+    """Do a run with the helpers that join, or alone while another run has them.
+
+    All of it is one call: no signal that Python handles can come in between, and leave the board with half a run.
+    """
+    worker = load(INTEGER, workers)
+    if wanted == 1 or not swap_if(board + _LEADING, 0, 1):
+        call(work, (run, worker))
+        return
+    post(board, work, run, workers, wanted)
+    call(work, (run, worker))
+    withdraw(board)
+    atomic_store(board + _LEADING, 0)
 
 
 @cache
@@ -98,11 +116,9 @@ def called(address: int, arguments: int) -> Any:
 
 
 @cache
-def _compiled() -> tuple[Any, Any, Any]:
-    """`attend`, `post` and `withdraw`."""
-    return tuple(
-        called(routine_address(*function), function[1]) for function in ((attend, 1), (post, 5), (withdraw, 1))
-    )
+def _compiled() -> tuple[Any, Any]:
+    """`attend` and `lead`."""
+    return called(routine_address(attend, 1), 1), called(routine_address(lead, 5), 5)
 
 
 class Crew:
@@ -111,10 +127,10 @@ class Crew:
     def __init__(self) -> None:
         self._board = AlignedArray(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
-        self._attend, self._post, self._withdraw = _compiled()
+        self._attend, self._lead = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
-        self._starting, self._leading = threading.Lock(), threading.Lock()
+        self._starting = threading.Lock()
         self._last = 0
         atexit.register(self._dismiss)
 
@@ -133,22 +149,14 @@ class Crew:
         nanoseconds : float
             About how long one takes for it all.
         """
-        worker = int(workers.numbers[0])
-        if wanted == 1 or not self._leading.acquire(blocking=False):
-            called(work, 2)(run, worker)
-            return
-        try:
-            self._post(self._board.address, work, run, workers.address, wanted)
-            self._call(wanted - 1, nanoseconds)
-            called(work, 2)(run, worker)
-        finally:
-            self._withdraw(self._board.address)
-            self._leading.release()
+        if wanted > 1 and not self._board.numbers[_LEADING // 8]:
+            self._wake(wanted - 1, nanoseconds)
+        self._lead(self._board.address, work, run, workers.address, wanted)
 
-    def _call(self, wanted: int, nanoseconds: float) -> None:
+    def _wake(self, wanted: int, nanoseconds: float) -> None:
         """Wake helpers, if the run is worth it: all for a long one, as one that is awake may be about to sleep.
 
-        The run is posted: who answers a call finds it.
+        They cannot run Python before this thread lets go of the GIL, which it does in `lead`: they find the run.
         """
         now = perf_counter_ns()
         quick, self._last = now - self._last < _PATIENCE_NS + nanoseconds, now

@@ -9,7 +9,7 @@ matrix in F order is passed as its transpose. LLVM's own vectoriser does the loo
 from __future__ import annotations
 
 from fusedmlp.backends.numba_cpu.compilation import compiled
-from fusedmlp.backends.numba_cpu.mathematics import derivative, f
+from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f
 
 # The inner loops run from 0 over slices: LLVM then knows that no index is negative, and vectorises. A kernel that works
 # in place is given None for its input: handed the same array twice, the loop would find at run time that the two

@@ -201,8 +201,8 @@ def relax(typing_context):
 
 
 @intrinsic
-def yield_processor(typing_context, routine):
-    """Let another thread have this core: sched_yield at the address `routine`."""
+def call_function(typing_context, routine):
+    """Call the C function at the address `routine`, which takes nothing, such as sched_yield."""
 
     def codegen(context, builder, signature, arguments):
         function = ir.FunctionType(ir.IntType(32), [])

@@ -9,7 +9,7 @@ down, and slow to call. These take the address of a `RunRecord`, which leads to 
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -43,8 +43,6 @@ class NetworkRecord(NamedTuple):
     n_parameters: int
     item: int
     """Bytes of a number."""
-    loss: int
-    """Of `outputs.LOSS_CODES`."""
     mean: int
     """Whether J is a mean over samples, not a sum."""
     tile: int
@@ -55,14 +53,19 @@ class NetworkRecord(NamedTuple):
     """From the start of a workspace, like those that follow: the targets."""
     weights: int
     scratch: int
-    """`products.SCRATCH_BYTES`, and two rows."""
+    """`register_products.SCRATCH_BYTES`, and two rows."""
     D: int
     """W dZ of the layer below."""
     X: int
     """A packed tile of X."""
+    slopes: int
+    """From a row of Z to the row with its slopes; 0 where there are none."""
+    long_tiles: int
+    """Whether a tile takes so long that a run can end in the middle of one."""
     forward: int
-    """Address of a sweep, like those that follow: of `sweeps`, `products.Products`, `outputs.Outputs`, ..."""
+    """Address of a routine, like those that follow: of `sweeps`, `register_products`, `loss_kernels`, ..."""
     backward: int
+    mask_inputs: int
     multiply: int
     deep: int
     samples: int
@@ -70,7 +73,7 @@ class NetworkRecord(NamedTuple):
     activate: int
     error: int
     add_slots: int
-    add_decay: int
+    add_scaled: int
     sum_squares: int
     step: int
     forward_tile: int
@@ -80,6 +83,8 @@ class NetworkRecord(NamedTuple):
     gemm: int
     yielder: int
     """Address of sched_yield, or 0."""
+    clock: int
+    """Address of clock_gettime, or 0."""
 
 
 class RunRecord(NamedTuple):
@@ -87,14 +92,21 @@ class RunRecord(NamedTuple):
 
     network: int
     state: int
-    """What is to be done next, and, a cache line away, how much of it is done; see `passes.work`."""
+    """What is to be done next, and, each on a cache line of its own, what follows; see `passes.work`."""
     done: int
+    """How much of it is done."""
+    stop: int
+    """Not 0: the run is to end, see `passes.STOP_EARLY` and `passes.STOP_AT_ONCE`."""
+    steps: int
+    """How many batches had their step."""
     flat: int
     X: int
     x_row: int
     x_sample: int
     x_access: int
     """How a tile of X is reached; see `inputs`."""
+    convert: int
+    """A routine that packs a tile of an X of another dtype; 0 for the network's own."""
     samples: int
     """Their number."""
     order: int = 0
@@ -118,6 +130,8 @@ class RunRecord(NamedTuple):
     """Gradients of the slots, one after the other."""
     slot_sums: int = 0
     """Loss and weight of each slot."""
+    sums: int = 0
+    """float64: Σ w j, Σ w, count and Σ‖W‖² of a batch, the L2 term's factor, then ‖gradient‖² of each piece."""
     losses: int = 0
     """J of each batch."""
     result: int = 0
@@ -130,16 +144,36 @@ class RunRecord(NamedTuple):
     """Of step, see `updates`."""
     rates: int = 0
     """Learning rate of each batch's step, with Adam's corrections in it."""
+    decays: int = 0
+    """What each batch's step adds to the weights first, as a share of them, < 0; address 0: nothing."""
     first_moment: int = 0
     second_moment: int = 0
+    separate: int = 0
+    """Whether the sums of a batch are complete before anything else happens to them: for a gradient phase or a norm."""
+    phase: int = 0
+    """The gradient phase: compiled, of (gradient, its length, sums, context); 0 for none."""
+    phase_context: int = 0
+    phase_callback: int = 0
+    """In its place, a callback into Python without arguments."""
+    poll: int = 0
+    """A callback into Python that the leader makes every `passes.POLL_NS`; 0 for none."""
+    next_poll: int = 0
+    """When, in nanoseconds of the clock."""
+    masks: int = 0
+    """`random_masks.MaskRecord` of the inputs of every layer; 0 without dropout."""
+    seed: int = 0
+    first_step: int = 0
+    """Steps that were taken before this run."""
     alpha: float = 0.0
+    mean_weight: float = 0.0
+    """Divides the sums, times the number of samples; 0: the batch's own sum of weights divides them."""
+    clip_norm: float = 0.0
+    """The largest norm of the gradient; 0 for any."""
     beta_1: float = 0.0
     beta_2: float = 0.0
     epsilon: float = 0.0
     scale: float = 0.0
-    """Of a batch's sums, written by compiled code, as is what follows."""
-    squares: float = 0.0
-    """Σ‖W‖²."""
+    """What `add_slots` multiplies sums with; written by compiled code."""
 
 
 class WorkerRecord(NamedTuple):
@@ -149,11 +183,17 @@ class WorkerRecord(NamedTuple):
     losses: int
     """Of a tile's samples, float64."""
     sources: int
-    """AddressCache of a tile's samples."""
+    """Addresses of a tile's samples."""
+    hashes: int
+    """Of a tile's samples, for dropout."""
+    leader: int
+    """Whether it is the thread that called the engine."""
     x: int = 0
     x_step: int = 0
     x_by_sample: int = 0
     """Whether BLAS finds a sample in each of its columns."""
+    key: int = 0
+    """Of the step, for dropout."""
 
 
 _FORMATS = {int: "q", float: "d"}
@@ -181,6 +221,25 @@ def written(*records: NamedTuple) -> AlignedArray:
 def write(record: NamedTuple, block: AlignedArray, offset: int = 0) -> None:
     """Put a record into memory, so many bytes from its start."""
     _format(type(record)).pack_into(block.numbers.data, offset, *record)
+
+
+class Writer:
+    """Puts records of a kind into memory from a few fields, the others being given once: a microsecond, not ten.
+
+    Parameters
+    ----------
+    record : NamedTuple
+        With the fields that stay.
+    block : AlignedArray
+    """
+
+    def __init__(self, record: NamedTuple, block: AlignedArray) -> None:
+        self._fields = record._asdict()
+        self._pack = partial(_format(type(record)).pack_into, block.numbers.data, 0)
+
+    def write(self, **fields: Any) -> None:
+        """Write the record with these fields; no others than the record's."""
+        self._pack(*(self._fields | fields).values())
 
 
 def _reader(kind: type) -> Any:

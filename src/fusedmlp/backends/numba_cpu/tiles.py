@@ -14,9 +14,11 @@ from __future__ import annotations
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.inputs import reach_X, samples_of
+from fusedmlp.backends.numba_cpu.inputs import hash_samples, reach_X, samples_of
+from fusedmlp.backends.numba_cpu.interruption import interrupted
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.intrinsics import clear_bytes, gemm, load
+from fusedmlp.backends.numba_cpu.random_masks import MASK_BYTES, layer_key
 from fusedmlp.backends.numba_cpu.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
@@ -46,7 +48,7 @@ def input_of(network, worker, layer):
 
 
 @internal
-def forward_layer(like, network, flat, worker, layer, t, n):
+def forward_layer(like, network, flat, masks, worker, layer, t, n):
     """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
     here, last, item, row = layer_of(network, layer), network.layers - 1, item_bytes(like), network.row
     x, x_step, by_sample = input_of(network, worker, layer)
@@ -72,8 +74,11 @@ def forward_layer(like, network, flat, worker, layer, t, n):
         if by_blocks:
             call(network.multiply, (W + offset, item, n_out * item, count, x, x_step, at, row, n_in, width, 0))
         if layer < last:
-            biases = flat + here.b + offset if here.b >= 0 else 0
-            call(network.forward, (at, row, count, width, biases, w + offset if w else 0, z))
+            biases, weights = flat + here.b + offset if here.b >= 0 else 0, w + offset if w else 0
+            key = layer_key(worker.key, layer + 1) + first
+            mask = masks + (layer + 1) * MASK_BYTES
+            slopes = at + network.slopes
+            call(network.forward, (at, slopes, row, count, width, biases, weights, z, worker.hashes, key, mask))
 
 
 @internal
@@ -92,11 +97,15 @@ def forward_tile(like):
         run, worker = run_at(run_address), worker_at(worker_address)
         network = network_at(run.network)
         last, n = network.layers - 1, samples_of(like, t)
+        if run.masks:
+            hash_samples(run, worker, start, t, n)
         reach_X(like, network, run, worker, layer_of(network, 0).n_in, start, t)
         outputs = layer_of(network, last)
         for layer in range(network.layers):
+            if network.long_tiles and interrupted(network, run, worker):
+                return
             if layer == 0 or layer < last or outputs.n_out > 1:
-                forward_layer(like, network, run.flat, worker, layer, t, n)
+                forward_layer(like, network, run.flat, run.masks, worker, layer, t, n)
         if outputs.b >= 0:
             Z, width = worker.workspace + outputs.Z, n * item_bytes(like)
             add_biases(like, Z, network.row, outputs.n_out, width, run.flat + outputs.b)
@@ -167,9 +176,9 @@ def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
             call(network.multiply, (W + first * step, step, item, count, dZ, row, d, row, n_out, width, 0))
         db = gradient + here.b + first * item if here.b >= 0 else 0
         if one_output:
-            call(network.backward, (a, 0, row, count, width, W + first * item, dZ, dW + first * item, db))
+            call(network.backward, (a, a + network.slopes, 0, row, count, width, W + first * item, dZ, dW + first * item, db))
         else:
-            call(network.backward, (a, d, row, count, width, 0, 0, 0, db))
+            call(network.backward, (a, a + network.slopes, d, row, count, width, 0, 0, 0, db))
         if at_once:
             add_weight_gradient(like, network, gradient, worker, layer, A, first, count, t, add)
     if not at_once:
@@ -191,6 +200,8 @@ def backward_tile(like):
         if outputs.b >= 0:
             add_row_sums(like, dZ, network.row, outputs.n_out, n, gradient + outputs.b)
         for layer in range(last, -1, -1):
+            if network.long_tiles and interrupted(network, run, worker):
+                return
             if layer < last:
                 backward_layer(like, network, run.flat, gradient, worker, layer, t, n, add)
             elif last == 0 or outputs.n_out > 1:
