@@ -277,7 +277,7 @@ class AdamStep(_Training):
     def bind(self, backend: Backend) -> Bound:
         network, (X, Y) = self.network(backend), self.samples(backend)
         engine, parameters = network.engine, network.parameters
-        state = OptimizerState(self.adam, backend.xp, parameters.flat)
+        state = OptimizerState(self.adam, backend.xp, parameters)
         state.t = self.steps_before
         for name, value in exact.adam_moments(self.shape).items():
             state.moments[name][...] = backend.asarray(value, dtype=self.shape.dtype)

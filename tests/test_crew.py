@@ -13,10 +13,20 @@ from processes import run_python
 pytest.importorskip("numba")
 
 from fusedmlp.backends.numba_cpu import crew as crews
-from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.buffers import AddressCache, AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, atomic_add, atomic_load, load, relax
-from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, RunRecord, WorkerRecord, layer_at, network_at, run_at, worker_at, written
+from fusedmlp.backends.numba_cpu.records import (
+    LayerRecord,
+    NetworkRecord,
+    RunRecord,
+    WorkerRecord,
+    layer_at,
+    network_at,
+    run_at,
+    worker_at,
+    written,
+)
 from fusedmlp.backends.numba_cpu.simd import store
 
 MOST_LOOKS = 200_000_000  # some seconds: a test that waits for nobody fails, and does not hang
@@ -42,7 +52,11 @@ class Task:
     """A run for `meet`, with its workers."""
 
     def __init__(self, awaited, workers):
-        self.run, self.notes, self.workers = AlignedArray(2, "int64"), AlignedArray(workers, "int64"), AlignedArray(workers, "int64")
+        self.run, self.notes, self.workers = (
+            AlignedArray(2, "int64"),
+            AlignedArray(workers, "int64"),
+            AlignedArray(workers, "int64"),
+        )
         self.run.numbers[1] = awaited
         self.workers.numbers[:] = self.notes.address + 8 * np.arange(workers)
 
@@ -154,7 +168,7 @@ def read_layer(out, record):
     store(it.blocked, out + 8)
 
 
-def read_plan(out, record):
+def read_network(out, record):
     it = network_at(record)
     store(it.layers, out)
     store(it.forward, out + 8)
@@ -166,24 +180,24 @@ def read_run(out, record):
     store(it.network, out)
     store(it.pieces, out + 8)
     store(np.int64(it.alpha), out + 16)
-    store(np.int64(it.squares), out + 24)
-    it.squares = 1.5
+    store(np.int64(it.scale), out + 24)
+    it.scale = 1.5
 
 
 def read_worker(out, record):
     it = worker_at(record)
     store(it.workspace, out)
-    store(it.x_by_sample, out + 8)
-    it.x_by_sample = 77
+    store(it.key, out + 8)
+    it.key = 77
 
 
 @pytest.mark.parametrize(
     ("kind", "read", "names"),
     [
         (LayerRecord, read_layer, ("n_in", "blocked")),
-        (NetworkRecord, read_plan, ("layers", "forward", "yielder")),
-        (RunRecord, read_run, ("network", "pieces", "alpha", "squares")),
-        (WorkerRecord, read_worker, ("workspace", "x_by_sample")),
+        (NetworkRecord, read_network, ("layers", "forward", "yielder")),
+        (RunRecord, read_run, ("network", "pieces", "alpha", "scale")),
+        (WorkerRecord, read_worker, ("workspace", "key")),
     ],
 )
 def test_compiled_code_reads_what_python_wrote(kind, read, names):

@@ -14,6 +14,7 @@ import oracle
 from compare import assert_close
 from fusedmlp import SGD, Adam, Network, get_backend
 from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
@@ -98,10 +99,12 @@ def test_an_epoch_equals_the_composed_one(optimizer, batch_size):
         net = Network.from_parameters(problem.net._numpy_parameters(), "numba-cpu")
         net.parameters.flat = net.parameters.flat.copy()
         parameters = type(net.parameters)(net.architecture, net.parameters.flat)
-        state = OptimizerState(optimizer, np, parameters.flat)
+        state = OptimizerState(optimizer, np, parameters)
         weight = problem.sample_weight[None]
         losses = [
-            engine.train_epoch(parameters, state, problem.X, problem.Y, weight, order, batch_size, alpha=0.2)
+            engine.train_epoch(
+                parameters, state, problem.X, problem.Y, weight, order, batch_size, EpochOptions(alpha=0.2)
+            )
             for _ in range(2)
         ]
         results.append((engine.kind, losses, parameters.flat, state))

@@ -16,9 +16,9 @@ from fusedmlp import Network, get_backend
 from fusedmlp.backends.numba_cpu import threads
 from processes import run_python
 
-kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.elementwise")
+elementwise = pytest.importorskip("fusedmlp.backends.numba_cpu.elementwise")
 compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.compilation")
-TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.mathematics").TAGS
+TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.activation_formulas").TAGS
 
 
 def run(code, **environment):
@@ -34,8 +34,8 @@ def test_hot_loops_are_vectorised(activation, dtype):
     tag, x, rows = TAGS[activation], np.ones(64, dtype), np.ones((2, 64), dtype)
     suffix = "ps" if dtype is np.float32 else "pd"
     calls = {
-        elementwise.activate_flat: (tag, x, x, 0, 64),
-        elementwise.activate_columns: (tag, rows, x, rows, 0, 2),
+        elementwise.activate_flat: (tag, x, x, None, 0, 64),
+        elementwise.activate_columns: (tag, rows, x, rows, None, 0, 2),
         elementwise.times_derivative_flat: (tag, x, x, 0, 64),
         elementwise.outer_times_derivative: (tag, x[:2], x, rows, rows.copy(), 0, 2, 0, 64),
         elementwise.products_times_derivative: (tag, rows[:, :2].copy(), rows, rows, rows.copy(), 0, 2, 0, 64),

@@ -20,7 +20,9 @@ from fusedmlp import (
     StepDecay,
     TrainingDivergedError,
 )
+from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import OPTIMIZERS, OptimizerState
+from fusedmlp.model.parameters import Parameters
 from fusedmlp.training.schedules import SCHEDULES
 
 rng = np.random.default_rng(0)
@@ -48,7 +50,7 @@ def test_optimizers_take_the_steps_of_scikit_learn(ours, theirs):
     theta = generator.normal(size=50)
     expected = [theta.copy()]
     other = theirs(expected)
-    state = OptimizerState(ours, np, theta)
+    state = OptimizerState(ours, np, Parameters(Architecture([49, 1]), theta))
     for _ in range(10):
         gradient = generator.normal(size=50)
         kept = gradient.copy()
@@ -237,7 +239,7 @@ def test_divergence_stops_and_puts_the_best_weights_back():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": "lbfgs"}, "optimizer: expected one of sgd, momentum, nesterov, adam; got 'lbfgs'"),
+        ({"optimizer": "lbfgs"}, "optimizer: expected one of sgd, momentum, nesterov, adam, adamw; got 'lbfgs'"),
         ({"epochs": 0}, "epochs: expected a whole number >= 1; got 0"),
         ({"epochs": 1.5}, "epochs: expected a whole number"),
         ({"batch_size": 0}, "batch_size: expected a whole number >= 1"),

@@ -550,10 +550,15 @@ def test_sweeps_work_on_whole_registers(name, dtype):
 
 @needs_x86
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("product", "arguments"), [(register_products.multiply, 11), (register_products.multiply_samples, 13)])
+@pytest.mark.parametrize(
+    ("product", "arguments"), [(register_products.multiply, 11), (register_products.multiply_samples, 13)]
+)
 def test_products_work_on_whole_registers(product, arguments, dtype):
     assembly = compile_anew(product(np.dtype(dtype).type(0)), arguments)._library.get_asm_str()
     # Every block has its own: at least rows times registers of the largest.
-    assert len(instructions(assembly, multiplies_and_adds_at_once(dtype))) >= register_products.ROWS * register_products.wide()
+    assert (
+        len(instructions(assembly, multiplies_and_adds_at_once(dtype)))
+        >= register_products.ROWS * register_products.wide()
+    )
     assert not re.search(rf"\tv?mul{SUFFIXES[dtype].replace('p', 's')}\t", assembly), "multiplies single elements"
     assert not re.search(r"\bfmaf?\b", assembly), "calls the C library"

@@ -93,7 +93,7 @@ class Own(Library):
             gradients = Gradients(case.architecture, backend.xp.empty_like(parameters.flat))
             J = Latest(lambda: engine.loss_and_gradients(parameters, X, Y, gradients))
             return Bound(J, lambda: named_step(problem, J.value, self._on_host(gradients)))
-        state, order = OptimizerState(ADAM, backend.xp, parameters.flat), None
+        state, order = OptimizerState(ADAM, backend.xp, parameters), None
         if case.batch_size < case.m:
             order = backend.asarray(problem.order)
         J = Latest(lambda: engine.train_epoch(parameters, state, X, Y, None, order, case.batch_size))

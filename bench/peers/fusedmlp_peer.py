@@ -44,7 +44,7 @@ class _Engine(Peer):
             squeezed = (g.reshape(-1) if name.startswith("b") else g for name, g in gradients.named())
             arrays = list(squeezed)
             return Bound(J, lambda: named_step(problem, J.value, arrays))
-        state = OptimizerState(ADAM, np, parameters.flat)
+        state = OptimizerState(ADAM, np, parameters)
         J = Latest(
             lambda: engine.train_epoch(parameters, state, X, Y, None, problem.order, problem.case.batch_size or case.m)
         )

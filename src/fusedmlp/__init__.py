@@ -17,6 +17,7 @@ _HOME = {
     "Parameters": "fusedmlp.model.parameters",
     "SGD": "fusedmlp.model.optimizers",
     "Adam": "fusedmlp.model.optimizers",
+    "AdamW": "fusedmlp.model.optimizers",
     "Constant": "fusedmlp.training.schedules",
     "StepDecay": "fusedmlp.training.schedules",
     "ExponentialDecay": "fusedmlp.training.schedules",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fusedmlp.model.architecture import Architecture as Architecture
     from fusedmlp.model.optimizers import SGD as SGD
     from fusedmlp.model.optimizers import Adam as Adam
+    from fusedmlp.model.optimizers import AdamW as AdamW
     from fusedmlp.model.parameters import Gradients as Gradients
     from fusedmlp.model.parameters import Parameters as Parameters
     from fusedmlp.network import Network as Network

@@ -115,7 +115,7 @@ def test_the_host_is_not_waited_for_between_steps(emulated, cupy, monkeypatch):
     net.fit(X, Y, epochs=1, batch_size=10)
     reads = []
     monkeypatch.setattr(fake_cupy.ndarray, "get", lambda x, get=fake_cupy.ndarray.get: reads.append(x.shape) or get(x))
-    state = OptimizerState(Adam(), cupy, net.parameters.flat)
+    state = OptimizerState(Adam(), cupy, net.parameters)
     samples = [emulated.asarray(x, "float32") for x in (X, Y)]
     order = np.random.default_rng(0).permutation(M)
     for epochs in (1, 2):
@@ -128,7 +128,7 @@ def test_the_host_is_not_waited_for_between_steps(emulated, cupy, monkeypatch):
 def test_other_arguments_make_other_steps(emulated, cupy):
     X, Y, weight = (emulated.asarray(x, "float32") for x in data((5, 20, 1)))
     net = Network((5, 20, 1), backend=emulated, random_state=0)
-    state = OptimizerState(SGD(0.1), cupy, net.parameters.flat)
+    state = OptimizerState(SGD(0.1), cupy, net.parameters)
     order = np.arange(M)
 
     def steps(*arguments):
@@ -144,7 +144,7 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (state, X, Y, None, None, 32),
         (state, X, Y, None, order, 33),
         (state, X, Y, None, order, 32, 0.5),
-        (OptimizerState(SGD(0.1), cupy, net.parameters.flat), X, Y, None, order, 32),
+        (OptimizerState(SGD(0.1), cupy, net.parameters), X, Y, None, order, 32),
     ):
         assert steps(*arguments) not in seen
         seen.append(net.engine._steps[arguments[0]])
@@ -154,7 +154,7 @@ def test_some_samples_only_are_visited_without_graphs(emulated, cupy):
     """An order that leaves samples out is no epoch that was captured."""
     X, Y, _ = (emulated.asarray(x, "float32") for x in data((5, 20, 1)))
     net = Network((5, 20, 1), backend=emulated, random_state=0)
-    state = OptimizerState(SGD(0.1), cupy, net.parameters.flat)
+    state = OptimizerState(SGD(0.1), cupy, net.parameters)
     net.engine.train_epoch(net.parameters, state, X, Y, None, np.arange(50), 10)
     assert not net.engine._steps
     assert state.t == 5

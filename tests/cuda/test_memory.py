@@ -39,7 +39,7 @@ class Bench:
         self.engine._chunk = chunk
         self.samples = self.net._check_samples(X, Y, weight)
         self.gradients = Gradients(self.net.architecture, backend.xp.empty_like(self.net.parameters.flat))
-        self.state = OptimizerState(Adam(), backend.xp, self.net.parameters.flat)
+        self.state = OptimizerState(Adam(), backend.xp, self.net.parameters)
         if resident:
             self.order = backend.asarray(self.order)
 

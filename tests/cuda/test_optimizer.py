@@ -30,7 +30,7 @@ def trained(xp, take_step, architecture, optimizer, decay, on_device, steps=3):
     """(parameters, moments) after some steps along gradients that follow from the seed; float64 unless on a device."""
     rng = np.random.default_rng(1)
     parameters = Parameters(architecture, on_device(rng.normal(size=architecture.n_parameters)))
-    state = OptimizerState(optimizer, xp, parameters.flat)
+    state = OptimizerState(optimizer, xp, parameters)
     for _ in range(steps):
         gradients = Gradients(architecture, on_device(rng.normal(size=architecture.n_parameters)))
         take_step(state, parameters, gradients, 0.7, decay)

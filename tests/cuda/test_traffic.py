@@ -150,7 +150,7 @@ def optimize(optimizer):
         parameters, gradients = (
             form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients)
         )
-        backend.take_step(OptimizerState(optimizer, backend.xp, parameters.flat), parameters, gradients, 0.5, 0.1)
+        backend.take_step(OptimizerState(optimizer, backend.xp, parameters), parameters, gradients, 0.5, 0.1)
 
     return call
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.optimizers import Optimizer, OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
 
 
@@ -30,6 +31,15 @@ class Engine(ABC):
 
     kind: ClassVar[Literal["composed", "fused"]]
 
+    @classmethod
+    def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
+        """Whether this engine computes every pass for the architecture, and every step of the optimizer, itself.
+
+        A backend makes a fused engine only where this is true of the architecture, else the composed one. For an
+        optimizer that is not covered, an engine computes the gradients and the optimizer steps in Python.
+        """
+        return True
+
     def __init__(self, backend: Primitives, architecture: Architecture) -> None:
         self.backend = backend
         self.architecture = architecture
@@ -40,9 +50,15 @@ class Engine(ABC):
 
     @abstractmethod
     def loss(
-        self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None = None, alpha: float = 0.0
+        self,
+        parameters: Parameters,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None = None,
+        alpha: float = 0.0,
+        order: Array | None = None,
     ) -> float:
-        """J, with the L2 term ½·alpha·Σ‖W‖² / m."""
+        """J, with the L2 term ½·alpha·Σ‖W‖² / m; of the samples that `order` names, or of all."""
 
     @abstractmethod
     def loss_and_gradients(
@@ -66,9 +82,11 @@ class Engine(ABC):
         sample_weight: Array | None,
         order: Array | None,
         batch_size: int,
-        alpha: float = 0.0,
+        options: EpochOptions = PLAIN,
     ) -> float:
         """One pass over the samples in batches, each followed by an optimizer step.
+
+        A batch has three parts: the sums over its samples; the gradient phase, where options ask for one; the update.
 
         Parameters
         ----------
@@ -80,8 +98,7 @@ class Engine(ABC):
             The samples to visit, in this order; None visits all of them as they lie. A numpy array will do.
         batch_size : int
             The last batch may be smaller.
-        alpha : float
-            L2: every batch adds ½·alpha·Σ‖W‖² / (samples of the batch).
+        options : EpochOptions
 
         Returns
         -------

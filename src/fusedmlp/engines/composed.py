@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.chunking import Chunking, slices
+from fusedmlp.engines.batches import Batch, Batching, Epoch, Masks, sum_of_weights
 from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.engines.primitives import Primitives
-from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, Array
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
 
 
-class Batch(NamedTuple):
-    """The samples of one optimizer step.
-
-    Attributes
-    ----------
-    X, Y, sample_weight : array of the backend, or `HostMatrix`
-    size : int
-    factor : float
-        What makes sums over these samples the mean, or 1.
-    samples : array of int of shape (size,), optional
-        Those of the matrices that are meant; None: all of them.
-    """
-
-    X: Array
-    Y: Array
-    sample_weight: Array | None
-    size: int
-    factor: float
-    samples: Array | None = None
-
-
-@dataclass
-class _Epoch:
-    """An epoch's X, Y and sample_weight, the order of samples on the device, and how far it has come."""
-
-    matrices: list[Array | None]
-    order: Array | None
-    m: int
-    batch_size: int
-    done: int = 0
-    total: Array | float = 0.0
-
-
-class ComposedEngine(Chunking, Engine):
+class ComposedEngine(Batching, Engine):
     """Every pass from a backend's primitives, for every activation, loss and depth: complete, and the yardstick.
 
     Samples pass in chunks, so that memory stays within ``backend.workspace_bytes`` whatever m is: a chunk's
@@ -66,6 +33,7 @@ class ComposedEngine(Chunking, Engine):
     def __init__(self, backend: Primitives, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self._loss = LOSSES[architecture.loss]
+        self._activation = HIDDEN_ACTIVATIONS[architecture.hidden_activation]
         self._output = OUTPUT_ACTIVATIONS[self._loss.output_activation]
         self._gradients: Gradients | None = None
         self._partial: Gradients | None = None
@@ -81,15 +49,22 @@ class ComposedEngine(Chunking, Engine):
         Y: Array,
         sample_weight: Array | None = None,
         alpha: float = 0.0,
+        order: Array | None = None,
     ) -> float:
-        m = X.shape[1]
+        matrices: list[Array | None] = [X, Y, sample_weight]
+        m = X.shape[1] if order is None else len(order)
+        if order is not None and isinstance(X, HostMatrix):
+            matrices, order = self._taken(matrices, order), None
+        samples = None if order is None else self.backend.asarray(order)
 
         def all_chunks() -> float:
             J: Array | float = 0.0
-            with self._parts([X, Y, sample_weight], self._chunks(m)) as parts:
+            total_weight: Array | float = 0.0
+            with self._parts(matrices, self._chunks(m), samples) as parts:
                 for _, (X_part, Y_part, weight) in parts:
                     J = J + self._sum_losses(parameters, X_part, Y_part, weight)
-            return float(J * self._scale(m, sample_weight) + self._l2_loss(parameters, alpha, m))
+                    total_weight = total_weight + sum_of_weights(weight, X_part.shape[1])
+            return float(J * self._factor(float(total_weight), m) + self._l2_loss(parameters, alpha, m))
 
         with self.backend.computing():
             return self._with_room(all_chunks, m)
@@ -107,7 +82,7 @@ class ComposedEngine(Chunking, Engine):
 
         def all_chunks() -> float:
             J = self._gradient_pass(parameters, X, Y, gradients, sample_weight)
-            factor = self._scale(m, sample_weight)
+            factor = self._factor(float(sum_of_weights(sample_weight, m)), m)
             gradients.scale(parameters, factor, alpha / m)
             return float(J * factor + self._l2_loss(parameters, alpha, m))
 
@@ -123,20 +98,26 @@ class ComposedEngine(Chunking, Engine):
         sample_weight: Array | None,
         order: Array | None,
         batch_size: int,
-        alpha: float = 0.0,
+        options: EpochOptions = PLAIN,
     ) -> float:
         m = X.shape[1] if order is None else len(order)
-        epoch = _Epoch([X, Y, sample_weight], None, m, batch_size)
+        matrices: list[Array | None] = [X, Y, sample_weight]
         on_host = isinstance(X, HostMatrix)
+        columns = order
         if order is not None and on_host:
-            order = self.backend.to_numpy(order)
-            epoch.matrices = [x if x is None else x.take(order) for x in epoch.matrices]
+            matrices, order = self._taken(matrices, order), None
         elif order is not None:
-            epoch.order = self.backend.asarray(order)
+            order = columns = self.backend.asarray(order)
+        epoch = Epoch(matrices, order, columns, m, batch_size, options)
         with self.backend.computing():
-            train = partial(self._train, parameters, optimizer_state, epoch, alpha)
+            train = partial(self._train, parameters, optimizer_state, epoch)
             self._with_room(train, m if on_host else min(batch_size, m))
         return float(epoch.total)
+
+    def _taken(self, matrices: list[Array | None], order: Array) -> list[Array | None]:
+        """Matrices in host memory with the samples of an order; nothing is copied."""
+        samples = self.backend.to_numpy(order)
+        return [x if x is None else x.take(samples) for x in matrices]
 
     # All chunks ------------------------------------------------------------------------------------------------------
 
@@ -163,119 +144,166 @@ class ComposedEngine(Chunking, Engine):
         gradients: Gradients,
         sample_weight: Array | None,
         samples: Array | None = None,
+        masks: Masks | None = None,
+        poll: Callable[[], None] | None = None,
     ) -> Array | float:
-        """Σ wᵢ jᵢ of the samples (None: all), still on the device, where waiting for it after every batch would idle a
-        GPU; and Σ wᵢ ∂jᵢ/∂parameters written into `gradients`."""
+        """Σ wᵢ jᵢ of the samples (None: all), and Σ wᵢ ∂jᵢ/∂parameters written into `gradients`.
+
+        The first is still on the device: waiting for it after every batch would leave a GPU idle.
+        """
         m = X.shape[1] if samples is None else len(samples)
         J: Array | float = 0.0
         with self._parts([X, Y, sample_weight], self._chunks(m), samples) as parts:
             for chunk, (X_part, Y_part, weight) in parts:
                 into = gradients if chunk.start == 0 else self._partial_sums()
-                J = J + self._pass(parameters, X_part, Y_part, weight, into)
+                if masks is None:
+                    J = J + self._pass(parameters, X_part, Y_part, weight, into)
+                else:
+                    J = J + self._masked_pass(parameters, X_part, Y_part, weight, into, masks.of(chunk))
                 if into is not gradients:
-                    gradients.flat += into.flat
+                    gradients.flat[...] += into.flat
+                if poll is not None and chunk.stop < m:
+                    poll()
         return J
 
-    def _train(self, parameters: Parameters, optimizer_state: OptimizerState, epoch: _Epoch, alpha: float) -> None:
+    def _train(self, parameters: Parameters, optimizer_state: OptimizerState, epoch: Epoch) -> None:
         """The batches of an epoch that are still to come: called again after a failure, it repeats no step."""
         if self._gradients is None:
             self._gradients = Gradients(self.architecture, self.backend.xp.empty_like(parameters.flat))
+        poll = epoch.options.poll
         with closing(self._batches(epoch)) as batches:
-            for X, Y, sample_weight, size, factor, samples in batches:
-                J = self._gradient_pass(parameters, X, Y, self._gradients, sample_weight, samples)
-                J = J * factor + self._l2_loss(parameters, alpha, size)
-                total = epoch.total + (J * (size / epoch.m) if self._loss.reduction == "mean" else J)
-                self._take_step(optimizer_state, parameters, self._gradients, factor, alpha / size)
-                # Nothing is allocated between the step and this: a step that was taken is a step that counts.
-                epoch.total, epoch.done = total, epoch.done + size
+            for batch in batches:
+                masks = self._masks(epoch, batch.size, optimizer_state.t)
+                X, Y, sample_weight = batch.matrices
+                J = self._gradient_pass(parameters, X, Y, self._gradients, sample_weight, batch.samples, masks, poll)
+                self._finish_batch(parameters, optimizer_state, epoch, batch, J)
+                if poll is not None:
+                    poll()
 
-    def _batches(self, epoch: _Epoch) -> Generator[Batch]:
-        """From `epoch.done` on. One transfer from main memory serves as many whole batches as fit into a chunk."""
-        whole = self._chunk // epoch.batch_size * epoch.batch_size
-        X, Y, weight = epoch.matrices
-        if whole == 0 or not isinstance(X, HostMatrix):
-            for samples in slices(epoch.done, epoch.m, epoch.batch_size):
-                yield self._batch(X, Y, weight, samples if epoch.order is None else epoch.order[samples])
-            return
-        with self._parts(epoch.matrices, slices(epoch.done, epoch.m, whole)) as parts:
-            for group, part in parts:
-                for samples in slices(group.start, group.stop, epoch.batch_size):
-                    size, weight = samples.stop - samples.start, epoch.matrices[2]
-                    # Summed where the weights lie: the device need not be waited for.
-                    factor = self._scale(size, None if weight is None else weight.take(samples))
-                    here = slice(samples.start - group.start, samples.stop - group.start)
-                    X, Y, weight = self._take_all(part, here)
-                    yield Batch(X, Y, weight, size, factor)
+    def _masks(self, epoch: Epoch, size: int, step: int) -> Masks | None:
+        """Dropout's masks of the next batch."""
+        dropout = epoch.options.dropout
+        if dropout is None:
+            return None
+        columns = epoch.columns
+        samples = slice(epoch.done, epoch.done + size)
+        chosen = np.arange(samples.start, samples.stop) if columns is None else columns[samples]
+        return Masks(self.backend.xp, dropout, step, self.backend.asarray(chosen))
 
-    def _batch(self, X: Array, Y: Array, sample_weight: Array | None, samples: slice | Array) -> Batch:
-        """The samples of a step; copies hold until the next batch. What does not fit a chunk is not taken yet."""
-        matrices = [X, Y, sample_weight]
-        if isinstance(X, HostMatrix):
-            X, Y, weight = (x if x is None else x.take(samples) for x in matrices)
-        elif isinstance(samples, slice) or len(samples) <= self._chunk:
-            X, Y, weight = self._take_all(matrices, samples)
-        else:
-            factor = self._scale(len(samples), None if sample_weight is None else sample_weight[:, samples])
-            return Batch(X, Y, sample_weight, len(samples), factor, samples)
-        return Batch(X, Y, weight, X.shape[1], self._scale(X.shape[1], weight))
+    def _finish_batch(
+        self,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        epoch: Epoch,
+        batch: Batch,
+        J: Array | float,
+    ) -> None:
+        """The gradient phase and the update of a batch, from the sums over its samples."""
+        assert self._gradients is not None
+        options, size, total_weight = epoch.options, float(batch.size), batch.total_weight
+        if options.gradient_phase is not None:
+            sums = np.array([float(J), total_weight, size])
+            options.gradient_phase.apply(self._gradients.flat, sums)
+            J, total_weight, size = sums.tolist()
+        factor = self._factor(total_weight, size, options.mean_weight)
+        J = J * factor + self._l2_loss(parameters, options.alpha, size)
+        total = epoch.total + (J * (batch.size / epoch.m) if self._loss.reduction == "mean" else J)
+        self._take_step(optimizer_state, parameters, factor, options.alpha / size, options.clip_norm)
+        # Nothing is allocated between the step and this: a step that was taken is a step that counts.
+        epoch.total, epoch.done = total, epoch.done + batch.size
 
     def _take_step(
         self,
         optimizer_state: OptimizerState,
         parameters: Parameters,
-        gradients: Gradients,
         factor: float,
         decay: float,
+        clip_norm: float | None,
     ) -> None:
+        assert self._gradients is not None
         try:
-            self.backend.take_step(optimizer_state, parameters, gradients, factor, decay)
+            self.backend.take_step(optimizer_state, parameters, self._gradients, factor, decay, clip_norm)
         except self.backend.memory_errors as error:  # half a step may be done: nothing that could be done again
             raise MemoryError(f"no memory for a step of {optimizer_state.optimizer}: {error}") from error
 
     # One chunk -------------------------------------------------------------------------------------------------------
 
-    def _forward(self, parameters: Parameters, X: Array) -> tuple[list[Array], Array]:
-        """([A_0 = X, A_1, ..., A_{L-1}], Z_L): each A_l overwrites its Z_l."""
-        A = [X]
-        last = len(parameters.weights) - 1
+    def _forward(self, parameters: Parameters, X: Array) -> Array:
+        """Z_L of a chunk; each A_l overwrites its Z_l."""
+        A, last = X, len(parameters.weights) - 1
         for layer, W in enumerate(parameters.weights):
-            Z = self.backend.matmul(W.T, A[-1], out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
+            Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
             b = parameters.bias(layer)
             if layer < last:
-                A.append(self.backend.activate(Z, self.architecture.hidden_activation, b, out=Z))
+                A = self.backend.activate(Z, self.architecture.hidden_activation, b, out=Z)
             elif b is not None:
                 Z += b
-        return A, Z
+        return Z
+
+    def _forward_keeping(
+        self, parameters: Parameters, X: Array, masks: Masks | None
+    ) -> tuple[list[Array], list[Array], list[Array | None], Array]:
+        """(inputs of every layer, f' or A of every hidden layer, dropout's factors of every input, Z_L)."""
+        inputs, slopes, factors = [], [], []
+        A, last = X, len(parameters.weights) - 1
+        for layer, W in enumerate(parameters.weights):
+            factor = None if masks is None else masks.factors(layer, A)
+            if factor is not None:
+                A = self.backend.xp.multiply(A, factor, out=self._buffer(f"dropped{layer}", A.shape))
+            inputs.append(A)
+            factors.append(factor)
+            Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
+            b = parameters.bias(layer)
+            if layer < last:
+                slope = self._buffer(f"slope{layer}", Z.shape) if self._activation.stores_slope else None
+                A = self.backend.activate(Z, self._activation.name, b, out=Z, slope=slope)
+                slopes.append(A if slope is None else slope)
+            elif b is not None:
+                Z += b
+        return inputs, slopes, factors, Z
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
         """A_L of a chunk into `out`."""
-        _, Z_L = self._forward(parameters, X)
+        Z_L = self._forward(parameters, X)
         out[...] = self._output(self.backend.xp, Z_L, Z_L)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
         """Σ wᵢ jᵢ of a chunk, still on the device."""
-        _, Z_L = self._forward(parameters, X)
+        Z_L = self._forward(parameters, X)
         return self._weighted_loss(Z_L, Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
         """Σ wᵢ jᵢ of a chunk, and Σ wᵢ ∂jᵢ/∂parameters written into `gradients`: reference.trace without the 1/Σw."""
+        return self._masked_pass(parameters, X, Y, sample_weight, gradients, None)
+
+    def _masked_pass(
+        self,
+        parameters: Parameters,
+        X: Array,
+        Y: Array,
+        sample_weight: Array | None,
+        gradients: Gradients,
+        masks: Masks | None,
+    ) -> Array:
+        """`_pass` with dropout, A_l ← A_l ⊙ factors and dZ_l ← dZ_l ⊙ factors; composed on every engine."""
         backend = self.backend
-        A, Z = self._forward(parameters, X)
+        inputs, slopes, factors, Z = self._forward_keeping(parameters, X, masks)
         J = self._weighted_loss(Z, Y, sample_weight)
         dZ = self._loss.dZ(backend.xp, self._output(backend.xp, Z, Z), Y)
         if sample_weight is not None:
             dZ *= sample_weight
         for layer in range(len(parameters.weights) - 1, -1, -1):
-            backend.matmul(A[layer], dZ.T, out=gradients.weights[layer])
+            backend.matmul(inputs[layer], dZ.T, out=gradients.weights[layer])
             if gradients.biases:
                 dZ.sum(axis=1, keepdims=True, out=gradients.biases[layer])
             if layer:
-                out = self._buffer(f"dZ{layer}", A[layer].shape)
-                dZ = backend.fused_backward(
-                    parameters.weights[layer], dZ, A[layer], self.architecture.hidden_activation, out=out
-                )
+                out = self._buffer(f"dZ{layer}", inputs[layer].shape)
+                W = parameters.weights[layer]
+                dZ = backend.fused_backward(W, dZ, slopes[layer - 1], self._activation.name, out=out)
+                if factors[layer] is not None:
+                    dZ *= factors[layer]
         return J
 
     def _weighted_loss(self, Z_L: Array, Y: Array, sample_weight: Array | None) -> Array:
@@ -285,14 +313,14 @@ class ComposedEngine(Chunking, Engine):
 
     # Sizes and sums --------------------------------------------------------------------------------------------------
 
-    def _scale(self, m: int, sample_weight: Array | None) -> float:
-        """1 / Σw, or 1 for a loss that is a sum."""
+    def _factor(self, total_weight: float, size: float, mean_weight: float | None = None) -> float:
+        """The factor of sums over samples: 1 / Σw or 1 / (mean weight · samples); 1 for a loss that is a sum."""
         if self._loss.reduction == "sum":
             return 1.0
-        total = m if sample_weight is None else float(sample_weight.sum(dtype=np.float64))
+        total = total_weight if mean_weight is None else mean_weight * size
         return 1.0 / total if total else 0.0  # a batch whose weights are all 0 adds nothing
 
-    def _l2_loss(self, parameters: Parameters, alpha: float, m: int) -> Array | float:
+    def _l2_loss(self, parameters: Parameters, alpha: float, m: float) -> Array | float:
         """½·alpha·Σ‖W‖² / m, still on the device."""
         if not alpha:
             return 0.0

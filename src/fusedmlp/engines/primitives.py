@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fusedmlp.engines.feeding import Feeder, all_finite
+from fusedmlp.engines.options import clip_factor
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
@@ -37,6 +38,8 @@ class Primitives(ABC):
         What a composed engine may hold of activations at a time.
     precision : {"strict", "tf32"}
         Of float32 products; "tf32" allows those of tensor cores, with 10 bits of mantissa, where there are any.
+    converts_by_tile : bool
+        Whether engines take X in the other floating-point type too, and convert it tile by tile.
     memory_errors : tuple of exception classes
         What an allocation raises that may succeed once other memory was given back: engines then take smaller chunks.
     """
@@ -44,6 +47,7 @@ class Primitives(ABC):
     name: ClassVar[str]
     precision: str = "strict"
     workspace_bytes: ClassVar[int] = 64 * 2**20
+    converts_by_tile: ClassVar[bool] = False
 
     @property
     def memory_errors(self) -> tuple[type[BaseException], ...]:
@@ -116,21 +120,34 @@ class Primitives(ABC):
             return self.xp.multiply(a, b, out=out)
         return self.xp.matmul(a, b, out=out)
 
-    def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:
+    def activate(
+        self,
+        Z: Array,
+        activation: str,
+        bias: Array | None = None,
+        out: Array | None = None,
+        slope: Array | None = None,
+    ) -> Array:
         """A = f(Z + b).
 
         Parameters
         ----------
         Z : array of shape (n, m)
-        activation : {"sigmoid", "tanh", "relu", "identity"}
+        activation : str
+            A key of `model.activations.HIDDEN_ACTIVATIONS`.
         bias : array of shape (n, 1), optional
         out : array of shape (n, m), optional
             May be `Z` itself.
+        slope : array of shape (n, m), optional
+            Receives f'(Z + b), for an activation that stores its slope (`Activation.stores_slope`).
         """
+        row = HIDDEN_ACTIVATIONS[activation]
         out = self.empty(Z.shape, Z.dtype) if out is None else out
         if bias is not None:
             Z = self.xp.add(Z, bias, out=out)
-        return HIDDEN_ACTIVATIONS[activation].value(self.xp, Z, out)
+        if slope is not None and row.slope is not None:
+            slope[...] = row.slope(self.xp, Z)
+        return row.value(self.xp, Z, out)
 
     def sigmoid(self, Z: Array, out: Array | None = None) -> Array:
         """A = 1 / (1 + exp(-Z)), shape (n, m); `out` may be `Z` itself."""
@@ -139,7 +156,7 @@ class Primitives(ABC):
     def fused_backward(
         self, W: Array, dZ: Array, A: Array, activation: str = "sigmoid", out: Array | None = None
     ) -> Array:
-        """The error one layer down: dZ_l = W_{l+1} dZ_{l+1} ⊙ f'(A_l), with f' in terms of A.
+        """The error one layer down: dZ_l = W_{l+1} dZ_{l+1} ⊙ f'(Z_l).
 
         Parameters
         ----------
@@ -147,17 +164,27 @@ class Primitives(ABC):
             The weights of the layer above.
         dZ : array of shape (n_out, m)
         A : array of shape (n_in, m)
-            The activations of this layer.
-        activation : {"sigmoid", "tanh", "relu", "identity"}
+            The activations of this layer; for an activation that stores its slope, the slope f'(Z_l) itself.
+        activation : str
+            A key of `model.activations.HIDDEN_ACTIVATIONS`.
         out : array of shape (n_in, m), optional
         """
+        row = HIDDEN_ACTIVATIONS[activation]
         out = self.matmul(W, dZ, out=out)
-        if activation != "identity":
-            out *= HIDDEN_ACTIVATIONS[activation].derivative(self.xp, A)
+        if row.derivative is None:
+            out *= A
+        elif activation != "identity":
+            out *= row.derivative(self.xp, A)
         return out
 
     def take_step(
-        self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
+        self,
+        state: OptimizerState,
+        parameters: Parameters,
+        gradients: Gradients,
+        factor: float,
+        decay: float,
+        clip_norm: float | None = None,
     ) -> None:
         """Change the parameters by one step of an optimizer, along factor · gradients + decay · W.
 
@@ -170,6 +197,13 @@ class Primitives(ABC):
             Sums over samples; what they hold afterwards is undefined.
         factor, decay : float
             As in `Gradients.scale`.
+        clip_norm : float, optional
+            As in `EpochOptions`.
         """
         gradients.scale(parameters, factor, decay)
+        if clip_norm is not None:
+            squares = self.xp.square(gradients.flat, dtype=np.float64)
+            factor = clip_factor(float(self.xp.sqrt(squares.sum())), clip_norm)
+            if factor < 1.0:
+                gradients.flat[...] *= gradients.flat.dtype.type(factor)
         state.step(self.xp, parameters.flat, gradients.flat)

@@ -1,11 +1,14 @@
-"""Activations as a table: f as a function of Z, and f' in terms of A = f(Z).
+"""The table of activations: f as a function of Z, and f' in terms of A = f(Z) or, where that cannot be, of Z.
 
-Writing f' in terms of A is what lets the backward pass drop Z: the forward pass overwrites Z with A.
+Writing f' in terms of A lets the backward pass do without Z: the forward pass overwrites Z with A. For softplus, gelu,
+silu and mish, f' does not follow from A: the forward pass stores the slope f'(Z) beside A.
 ``xp`` is the array module of a backend (numpy, or cupy, which has the same functions).
 """
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,32 +16,47 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""An array of whichever backend is at work (``numpy.ndarray`` or ``cupy.ndarray``)."""
+"""An array of a backend (``numpy.ndarray`` or ``cupy.ndarray``)."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation of the hidden layers.
+    """A row of the table: an activation of the hidden layers.
 
     Attributes
     ----------
     name : str
+    code : int
+        Stands for the activation in compiled code and CUDA sources. It never changes its meaning.
     formula, derivative_formula : str
         The mathematics, for documentation and ``--help``.
     value : callable ``(xp, Z, out) -> out``
         A = f(Z); ``out`` may be ``Z`` itself.
-    derivative : callable ``(xp, A) -> array``
-        f'(Z) written in terms of A.
+    derivative : callable ``(xp, A) -> array``, optional
+        f'(Z) in terms of A.
+    slope : callable ``(xp, Z) -> array``, optional
+        f'(Z) in terms of Z. A row has either this or `derivative`.
     glorot_factor : float
         The bound of the uniform initialiser is sqrt(glorot_factor / (n_in + n_out)).
     """
 
     name: str
+    code: int
     formula: str
     derivative_formula: str
     value: Callable[[Any, Array, Array], Array]
-    derivative: Callable[[Any, Array], Array]
-    glorot_factor: float
+    derivative: Callable[[Any, Array], Array] | None = None
+    slope: Callable[[Any, Array], Array] | None = None
+    glorot_factor: float = 6.0
+
+    def __post_init__(self) -> None:
+        if (self.derivative is None) == (self.slope is None):
+            raise ValueError(f"{self.name}: expected either derivative or slope; got both or neither")
+
+    @property
+    def stores_slope(self) -> bool:
+        """Whether the forward pass has to store f'(Z) beside A."""
+        return self.slope is not None
 
 
 def sigmoid(xp: Any, Z: Array, out: Array) -> Array:
@@ -67,6 +85,87 @@ def identity(xp: Any, Z: Array, out: Array) -> Array:
     return out
 
 
+LEAKY_SLOPE = 0.01
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+"""λ and α of Klambauer et al., "Self-normalizing neural networks", NIPS 2017, eq. 14."""
+
+
+def leaky_relu(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z where Z > 0, else 0.01 Z."""
+    return xp.maximum(Z, Z * Z.dtype.type(LEAKY_SLOPE), out=out)
+
+
+def elu(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z where Z > 0, else exp(Z) - 1."""
+    out[...] = xp.where(Z > 0, Z, xp.expm1(xp.minimum(Z, 0)))
+    return out
+
+
+def selu(xp: Any, Z: Array, out: Array) -> Array:
+    """A = λ Z where Z > 0, else λ α (exp(Z) - 1)."""
+    number = Z.dtype.type
+    negative = number(SELU_SCALE * SELU_ALPHA) * xp.expm1(xp.minimum(Z, 0))
+    out[...] = xp.where(Z > 0, number(SELU_SCALE) * Z, negative)
+    return out
+
+
+def softplus(xp: Any, Z: Array, out: Array) -> Array:
+    """A = log(1 + exp(Z)) = max(Z, 0) + log(1 + exp(-|Z|))."""
+    out[...] = xp.maximum(Z, 0) + xp.log1p(xp.exp(-xp.abs(Z)))
+    return out
+
+
+def gelu(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z Φ(Z), Φ the normal distribution's (Hendrycks and Gimpel, "Gaussian error linear units", 2016)."""
+    return xp.multiply(Z, _normal_cdf(xp, Z), out=out)
+
+
+def silu(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z sigmoid(Z)."""
+    return xp.multiply(Z, _sigmoid_of(xp, Z), out=out)
+
+
+def mish(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z tanh(softplus(Z)) (Misra, "Mish: a self regularized non-monotonic activation function", BMVC 2020)."""
+    return xp.multiply(Z, xp.tanh(softplus(xp, Z, xp.empty_like(Z))), out=out)
+
+
+def _sigmoid_of(xp: Any, Z: Array) -> Array:
+    return sigmoid(xp, Z, xp.empty_like(Z))
+
+
+def _normal_cdf(xp: Any, Z: Array) -> Array:
+    """Φ(Z) = ½ erfc(-Z / √2), which keeps its accuracy where Z is far below 0."""
+    special = importlib.import_module("scipy.special" if xp is np else "cupyx.scipy.special")
+    return special.erfc(Z * Z.dtype.type(-math.sqrt(0.5))) * Z.dtype.type(0.5)
+
+
+def _gelu_slope(xp: Any, Z: Array) -> Array:
+    number = Z.dtype.type
+    with np.errstate(over="ignore"):  # exp of -infinity is the right 0
+        density = xp.exp(Z * Z * number(-0.5)) * number(1 / math.sqrt(2 * math.pi))
+    return _normal_cdf(xp, Z) + Z * density
+
+
+def _silu_slope(xp: Any, Z: Array) -> Array:
+    S = _sigmoid_of(xp, Z)
+    return S * (1 + Z * (1 - S))
+
+
+def _mish_slope(xp: Any, Z: Array) -> Array:
+    T = xp.tanh(softplus(xp, Z, xp.empty_like(Z)))
+    return T + Z * _sigmoid_of(xp, Z) * (1 - T * T)
+
+
+def _selu_derivative(xp: Any, A: Array) -> Array:
+    number = A.dtype.type
+    return xp.where(A > 0, number(SELU_SCALE), A + number(SELU_SCALE * SELU_ALPHA))
+
+
+def _leaky_derivative(xp: Any, A: Array) -> Array:
+    return xp.where(A > 0, A.dtype.type(1), A.dtype.type(LEAKY_SLOPE))
+
+
 def softmax(xp: Any, Z: Array, out: Array) -> Array:
     """A = exp(Z) / Σ exp(Z) over the outputs (axis 0), shifted by the largest logit so that nothing overflows."""
     # The difference of two logits near the limits of the type may overflow to -infinity: exp(-inf) is the right 0.
@@ -93,12 +192,29 @@ def exp(xp: Any, Z: Array, out: Array) -> Array:
 HIDDEN_ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (
-        Activation("sigmoid", "1 / (1 + exp(-Z))", "A (1 - A)", sigmoid, lambda xp, A: A * (1 - A), 2.0),
-        Activation("tanh", "tanh(Z)", "1 - A²", tanh, lambda xp, A: 1 - A * A, 6.0),
-        Activation("relu", "max(Z, 0)", "1 where A > 0, else 0", relu, lambda xp, A: (A > 0).astype(A.dtype), 6.0),
-        Activation("identity", "Z", "1", identity, lambda xp, A: xp.ones_like(A), 6.0),
+        Activation(
+            "sigmoid", 0, "1 / (1 + exp(-Z))", "A (1 - A)", sigmoid, lambda xp, A: A * (1 - A), glorot_factor=2.0
+        ),
+        Activation("tanh", 1, "tanh(Z)", "1 - A²", tanh, lambda xp, A: 1 - A * A),
+        Activation("relu", 2, "max(Z, 0)", "1 where A > 0, else 0", relu, lambda xp, A: (A > 0).astype(A.dtype)),
+        Activation("identity", 3, "Z", "1", identity, lambda xp, A: xp.ones_like(A)),
+        Activation("leaky_relu", 4, "max(Z, 0.01 Z)", "1 where A > 0, else 0.01", leaky_relu, _leaky_derivative),
+        Activation(
+            "elu", 5, "Z where Z > 0, else exp(Z) - 1", "1 where A > 0, else A + 1", elu,
+            lambda xp, A: xp.where(A > 0, A.dtype.type(1), A + 1),
+        ),
+        Activation(
+            "selu", 6, "λ Z where Z > 0, else λ α (exp(Z) - 1)", "λ where A > 0, else A + λ α", selu, _selu_derivative
+        ),
+        Activation("softplus", 7, "log(1 + exp(Z))", "sigmoid(Z)", softplus, slope=_sigmoid_of),
+        Activation("gelu", 8, "Z Φ(Z)", "Φ(Z) + Z φ(Z)", gelu, slope=_gelu_slope),
+        Activation("silu", 9, "Z sigmoid(Z)", "S (1 + Z (1 - S)), S = sigmoid(Z)", silu, slope=_silu_slope),
+        Activation(
+            "mish", 10, "Z tanh(softplus(Z))", "T + Z sigmoid(Z) (1 - T²), T = tanh(softplus(Z))", mish,
+            slope=_mish_slope,
+        ),
     )
-}
+}  # fmt: skip
 
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Any, Array, Array], Array]] = {
     "sigmoid": sigmoid,

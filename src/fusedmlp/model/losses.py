@@ -25,6 +25,8 @@ class Loss:
     Attributes
     ----------
     name : str
+    code : int
+        Stands for the loss in compiled code and CUDA sources. It never changes its meaning.
     formula : str
         j of one sample, for documentation and ``--help``.
     output_activation : str
@@ -42,6 +44,7 @@ class Loss:
     """
 
     name: str
+    code: int
     formula: str
     output_activation: str
     reduction: Literal["mean", "sum"]
@@ -111,6 +114,7 @@ LOSSES: dict[str, Loss] = {
     for loss in (
         Loss(
             "binary_cross_entropy",
+            0,
             "Σ -[y log ŷ + (1 - y) log(1 - ŷ)],  ŷ = sigmoid(z)",
             "sigmoid",
             "mean",
@@ -121,6 +125,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             "categorical_cross_entropy",
+            1,
             "-Σ y log ŷ,  ŷ = softmax(z)",
             "softmax",
             "mean",
@@ -131,6 +136,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             "squared_error",
+            2,
             "½ ‖y - ŷ‖²,  ŷ = z",
             "identity",
             "mean",
@@ -141,6 +147,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             "poisson",
+            3,
             "Σ y log(y / ŷ) - y + ŷ,  ŷ = exp(z)",
             "exp",
             "mean",
@@ -151,6 +158,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             "sum_squared_error",
+            4,
             "½ ‖y - ŷ‖²,  ŷ = sigmoid(z), summed over the samples",
             "sigmoid",
             "sum",

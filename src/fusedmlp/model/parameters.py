@@ -53,13 +53,24 @@ class Parameters:
                 f"{list(architecture.layer_sizes)}; got {flat.shape}"
             )
         self.architecture = architecture
-        self.flat = flat
+        self._flat = flat
         self.weights: list[Array] = Views()
         self.biases: list[Array] = Views()
         for shape, (start, end) in zip(architecture.weight_shapes, architecture.weight_ranges, strict=True):
             self.weights.append(flat[start:end].reshape(shape))
             if architecture.bias:
                 self.biases.append(flat[end : end + shape[1]].reshape(shape[1], 1))
+
+    @property
+    def flat(self) -> Array:
+        """The vector that `weights` and `biases` are views of. Write to ``flat[...]``; it cannot be replaced."""
+        return self._flat
+
+    @flat.setter
+    def flat(self, value: Array) -> None:
+        # `gradients.flat += x` and the like assign the same array again.
+        if value is not self._flat:
+            raise AttributeError("flat: cannot be replaced, as weights and biases are views of it; write to flat[...]")
 
     def bias(self, layer: int) -> Array | None:
         """b of weight layer `layer` (0 is b1), or None where the architecture has no bias."""

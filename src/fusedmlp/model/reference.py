@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, Array
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.parameters import Parameters
 
@@ -28,7 +28,7 @@ class Operations(Protocol):
         """A = f(Z)."""
 
     def fused_backward(self, W: Array, dZ: Array, A: Array, activation: str) -> Array:
-        """W dZ ⊙ f'(A)."""
+        """W dZ ⊙ f', with f' in terms of A; where the activation stores its slope, A is the slope itself."""
 
 
 def trace(
@@ -81,8 +81,9 @@ def trace(
         quantities |= {f"dZ{layer}": dZ, f"dW{layer}": dW}
         if architecture.bias:
             quantities[f"db{layer}"] = dZ.sum(axis=1, keepdims=True) / total_weight  # db_l = Σ dZ_l / m
-        if layer > 1:  # dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1})
-            dZ = backend.fused_backward(W[layer], dZ, A[layer - 1], f)
+        if layer > 1:  # dZ_{l-1} = W_l dZ_l ⊙ f'(Z_{l-1}); f' follows from A_{l-1}, or is given as the slope
+            slope = HIDDEN_ACTIVATIONS[f].slope
+            dZ = backend.fused_backward(W[layer], dZ, slope(xp, Z[layer - 1]) if slope else A[layer - 1], f)
     return quantities
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fusedmlp.checks import check_count, check_flag, check_number
 from fusedmlp.engines.base import Engine
+from fusedmlp.engines.options import EpochOptions
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
@@ -88,7 +89,7 @@ class Training:
         self.engine = engine
         self.parameters = parameters
         self.settings = settings
-        self.optimizer_state = OptimizerState(optimizer, engine.backend.xp, parameters.flat)
+        self.optimizer_state = OptimizerState(optimizer, engine.backend.xp, parameters)
         self.history = History()
         self.epoch = 0
         self.epochs = settings.epochs
@@ -152,7 +153,7 @@ class Training:
             train.sample_weight,
             order,
             self.settings.batch_size,
-            alpha=self.settings.alpha,
+            EpochOptions(alpha=self.settings.alpha),
         )
         self.engine.backend.synchronize()
         history = self.history

@@ -27,6 +27,8 @@ from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
 
+_KERNELS = ("sigmoid", "tanh", "relu", "identity")
+"""The activations that have CUDA code; others run composed, from array operations."""
 _WIDTHS = (1, 4, 16)
 """The numbers of outputs that fused_backward.cu is compiled for: the smallest that holds n_out is taken."""
 
@@ -176,9 +178,17 @@ class CupyBackend(Backend):
         self.products.gemm(a, b, out, self.precision)
         return out
 
-    def activate(self, Z: Array, activation: str, bias: Array | None = None, out: Array | None = None) -> Array:
+    def activate(
+        self,
+        Z: Array,
+        activation: str,
+        bias: Array | None = None,
+        out: Array | None = None,
+        slope: Array | None = None,
+    ) -> Array:
         """A = f(Z + b) in one pass (``kernels/sigmoid.cu``); arguments as in the base class."""
-        check_choice("activation", activation, HIDDEN_ACTIVATIONS)
+        if check_choice("activation", activation, HIDDEN_ACTIVATIONS) not in _KERNELS:
+            return super().activate(Z, activation, bias, out, slope)
         out = self.empty(Z.shape, Z.dtype) if out is None else out
         self.launcher.launch(
             "sigmoid.cu",
@@ -195,7 +205,8 @@ class CupyBackend(Backend):
 
         One pass for up to 16 outputs (rank 1 for a single one); cuBLAS and an in-place pass for more.
         """
-        check_choice("activation", activation, HIDDEN_ACTIVATIONS)
+        if check_choice("activation", activation, HIDDEN_ACTIVATIONS) not in _KERNELS:
+            return super().fused_backward(W, dZ, A, activation, out)
         n_in, n_out, m = W.shape[0], W.shape[-1], A.shape[-1]
         out = self.empty((n_in, m), W.dtype) if out is None else out
         walked = [("A", A), ("out", out)]
@@ -216,11 +227,17 @@ class CupyBackend(Backend):
         return out
 
     def take_step(
-        self, state: OptimizerState, parameters: Parameters, gradients: Gradients, factor: float, decay: float
+        self,
+        state: OptimizerState,
+        parameters: Parameters,
+        gradients: Gradients,
+        factor: float,
+        decay: float,
+        clip_norm: float | None = None,
     ) -> None:
         """One launch (``kernels/optimizer.cu``) for the optimizers of this package; arguments as in the base class."""
-        if not OptimizerStep.covers(state.optimizer):  # the user's own
-            super().take_step(state, parameters, gradients, factor, decay)
+        if clip_norm is not None or not OptimizerStep.covers(state.optimizer):
+            super().take_step(state, parameters, gradients, factor, decay, clip_norm)
             return
         state.t += 1
         self.optimizer_step.launch(state, parameters, gradients, factor, decay)
@@ -234,6 +251,7 @@ class CupyBackend(Backend):
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """The fused engine whose kernels cover the network, the composed one for others or with ``fused=False``."""
+        fused = fused and architecture.hidden_activation in _KERNELS
         if fused and (variant := narrow_engine.variant(self, architecture)):
             return NarrowEngine(self, architecture, variant)
         if fused and covers(architecture):

@@ -11,6 +11,7 @@ from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import OptimizerState
@@ -54,19 +55,20 @@ class FusedEngine(ComposedEngine):
         sample_weight: Array | None,
         order: Array | None,
         batch_size: int,
-        alpha: float = 0.0,
+        options: EpochOptions = PLAIN,
     ) -> float:
         """As the composed engine's; by captured steps, where samples and optimizer are on the device."""
         steps = None
         visits_all = order is None or len(order) == X.shape[1]
-        if visits_all and not isinstance(X, HostMatrix) and OptimizerStep.covers(optimizer_state.optimizer):
+        plain = options == EpochOptions(alpha=options.alpha)
+        if plain and visits_all and not isinstance(X, HostMatrix) and OptimizerStep.covers(optimizer_state.optimizer):
             size = min(batch_size, X.shape[1])
-            epochs = Epochs(parameters, (X, Y, sample_weight), order is not None, size, alpha)
+            epochs = Epochs(parameters, (X, Y, sample_weight), order is not None, size, options.alpha)
             steps = self._steps_of(optimizer_state, epochs)
         if steps is not None:
             with self.backend.computing():
                 return steps.run_epoch(optimizer_state, order)
-        return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, alpha)
+        return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
 
     @abstractmethod
     def backpropagate(

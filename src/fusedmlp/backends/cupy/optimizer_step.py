@@ -64,9 +64,9 @@ def _step_of(state: OptimizerState) -> tuple[str, list[tuple[str, Array | None]]
     optimizer, rate = state.optimizer, state.learning_rate
     if isinstance(optimizer, Adam):
         beta_1, beta_2 = optimizer.beta_1, optimizer.beta_2
-        rate = optimizer.corrected(rate, max(1, state.t))
+        rate = optimizer.numbers(rate, max(1, state.t)).rate
         moments: list[tuple[str, Array | None]] = [("m", state.moments["m"]), ("v", state.moments["v"])]
         return "adam", moments, [rate, beta_1, 1 - beta_1, beta_2, 1 - beta_2, optimizer.epsilon]
     assert isinstance(optimizer, SGD)
     velocity = state.moments["velocity"] if optimizer.momentum else None
-    return optimizer.rule, [("velocity", velocity), ("v", None)], [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]
+    return optimizer.rule or "", [("velocity", velocity), ("v", None)], [rate, optimizer.momentum, 0.0, 0.0, 0.0, 0.0]

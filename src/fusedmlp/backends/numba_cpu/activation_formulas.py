@@ -1,4 +1,4 @@
-"""The activations of `model.activations` for numbers and `simd.Lanes`: f, and f' from A or beside A. Compiled; no branches.
+"""The activations of `model.activations` for numbers and `simd.Lanes`: f, with f' from A or beside A. No branches.
 
 An activation is passed to compiled code as a tag, an empty named tuple whose type selects the formula. `TAGS` gives the
 tag of every activation that has a formula here; a network with another one runs on the composed engine.
@@ -28,7 +28,7 @@ from fusedmlp.backends.numba_cpu.mathematics import (
     zero,
 )
 from fusedmlp.backends.numba_cpu.simd import above, at_least, at_most, fma, magnitude, where_above
-from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
 
 # A named tuple per activation, found by its name when numba reads a cached kernel.
 Sigmoid = namedtuple("Sigmoid", ())
@@ -42,9 +42,6 @@ Softplus = namedtuple("Softplus", ())
 Gelu = namedtuple("Gelu", ())
 Silu = namedtuple("Silu", ())
 Mish = namedtuple("Mish", ())
-
-LEAK = 0.01
-SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 
 
 # f' from A: f(x), and f' in terms of a = f(x) -------------------------------------------------------------------------
@@ -86,11 +83,11 @@ def _identity_derivative(tag, a):
 
 
 def _leaky_relu(tag, x):
-    return where_above(x, zero(x), x, constant(x, LEAK) * x)
+    return where_above(x, zero(x), x, constant(x, LEAKY_SLOPE) * x)
 
 
 def _leaky_relu_derivative(tag, a):
-    return fma(above(a, zero(a)), constant(a, 1 - LEAK), constant(a, LEAK))
+    return fma(above(a, zero(a)), constant(a, 1 - LEAKY_SLOPE), constant(a, LEAKY_SLOPE))
 
 
 def _elu(tag, x):
@@ -183,7 +180,7 @@ def f(tag, x):
 
 
 def derivative(tag, a):
-    """f' of the activation that the tag stands for, in terms of a = f(x)."""
+    """f' of the activation that the tag stands for, in terms of a = f(x); a itself, where a is a stored slope."""
 
 
 def f_and_slope(tag, x):
@@ -200,7 +197,8 @@ def _select_f(tag, x):
 
 @overload(derivative, jit_options=INLINE)
 def _select_derivative(tag, a):
-    return _FROM_A[tag.instance_class][1]
+    kind = tag.instance_class
+    return _FROM_A[kind][1] if kind in _FROM_A else lambda tag, a: a
 
 
 @overload(f_and_slope, jit_options=INLINE)

@@ -16,6 +16,7 @@ from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.backends.numba_cpu import blas, gemm, threads
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 
 # A task is worth a thread from about here: waking one takes 60 to 100 µs, an element of an activation 0.2 to 0.8 ns.
@@ -35,6 +36,7 @@ class NumbaCpuBackend(Backend):
     """Backend ``numba-cpu``: numpy's arrays and BLAS, element-wise work in compiled elementwise."""
 
     name = "numba-cpu"
+    converts_by_tile = True
 
     @property
     def xp(self) -> Any:
@@ -62,12 +64,12 @@ class NumbaCpuBackend(Backend):
         }
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The fused engine, which covers every architecture; the composed one with ``fused=False``."""
+        """The fused engine where it covers the architecture; else, or with ``fused=False``, the composed one."""
         if not fused:
             return ComposedEngine(self, architecture)
         from fusedmlp.backends.numba_cpu.tiled_engine import TiledEngine
 
-        return TiledEngine(self, architecture)
+        return (TiledEngine if TiledEngine.covers(architecture) else ComposedEngine)(self, architecture)
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
@@ -93,27 +95,38 @@ class NumbaCpuBackend(Backend):
         return out
 
     def activate(
-        self, Z: np.ndarray, activation: str, bias: np.ndarray | None = None, out: np.ndarray | None = None
+        self,
+        Z: np.ndarray,
+        activation: str,
+        bias: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        slope: np.ndarray | None = None,
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
         from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        tag = activation_formulas.TAGS[activation]
+        tag = activation_formulas.TAGS.get(activation)
+        if tag is None:
+            return super().activate(Z, activation, bias, out, slope)
+        slope = slope if HIDDEN_ACTIVATIONS[activation].stores_slope else None
         out = np.empty_like(Z) if out is None else out
+        written = [out] if slope is None else [out, slope]
         if bias is None:
-            flat = _flat(Z, out)
+            flat = _flat(Z, *written)
             if flat is not None:
-                vector_Z, vector_out = flat
-                given = None if out is Z else vector_Z
-                _over(vector_out.size, _SMALLEST_TASK, elementwise.activate_flat, tag, given, vector_out)
+                given = None if out is Z else flat[0]
+                vector_slope = None if slope is None else flat[2]
+                _over(flat[1].size, _SMALLEST_TASK, elementwise.activate_flat, tag, given, flat[1], vector_slope)
                 return out
             bias = np.zeros((Z.shape[0], 1), Z.dtype)
         b = np.ascontiguousarray(bias).reshape(-1)
-        kernel, Z_rows, out_rows = elementwise.activate_rows, Z, out
-        if Z.flags.f_contiguous and out.flags.f_contiguous and not Z.flags.c_contiguous:
-            kernel, Z_rows, out_rows = elementwise.activate_columns, Z.T, out.T
-        given = None if out is Z else Z_rows
-        _over(out_rows.shape[0], _rows_for(out_rows), kernel, tag, given, b, out_rows)
+        kernel, rows = elementwise.activate_rows, [Z, *written]
+        in_F_order = all(x.flags.f_contiguous for x in rows)
+        if in_F_order and not Z.flags.c_contiguous:
+            kernel, rows = elementwise.activate_columns, [x.T for x in rows]
+        given = None if out is Z else rows[0]
+        slope_rows = None if slope is None else rows[2]
+        _over(rows[1].shape[0], _rows_for(rows[1]), kernel, tag, given, b, rows[1], slope_rows)
         return out
 
     def fused_backward(
@@ -127,7 +140,9 @@ class NumbaCpuBackend(Backend):
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
         from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        tag = activation_formulas.TAGS[activation]
+        tag = activation_formulas.TAGS.get(activation)
+        if tag is None:
+            return super().fused_backward(W, dZ, A, activation, out)
         out = np.empty_like(A) if out is None else out
         few = W.shape[1] <= _FEW_OUTPUTS
         if few and A.flags.c_contiguous and out.flags.c_contiguous:
@@ -162,7 +177,7 @@ def _rows_for(matrix: np.ndarray) -> int:
 
 
 def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
-    """RunRecord kernel(*arguments, start, stop) over the parts of n."""
+    """Run kernel(*arguments, start, stop) over the parts of n."""
     if n < 2 * smallest:  # one part: a mini-batch should not pay for the sharing
         kernel(*arguments, 0, n)
         return

@@ -2,8 +2,8 @@
 
 Waking a thread takes 60 to 100 µs, which is more than a small step. A helper that has nothing to do looks for a new run
 some tenths of a millisecond long, without the GIL; then it sleeps until it is called. A run is given to helpers on a
-board in memory, without Python: who leads posts it, who is awake joins, and the leader withdraws it when it is done.
-Nobody waits for a helper that has not joined.
+board in memory, without Python: the leader posts it, helpers that are awake join, and the leader withdraws it when it
+is done. It does not wait for a helper that has not joined.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,8 +19,8 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any
 
-from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.buffers import AlignedArray
+from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.intrinsics import (
     INTEGER,
     atomic_add,
@@ -40,7 +40,7 @@ _TAKEN, _INSIDE, _AWAKE, _LEADING = 128, 256, 384, 448
 _BOARD_SIZE = 64
 _CLOSED = -(1 << 62)
 _LOOKS = 4000
-"""At nothing new before a helper sleeps: 0.1 to 0.2 ms."""
+"""How often a helper looks for a run before it sleeps: 0.1 to 0.2 ms."""
 _SPINS_BEFORE_YIELD = 1000
 # Runs that are shorter than this wake nobody, unless the last was so short a time ago that helpers would be awake.
 _WORTH_WAKING_NS, _PATIENCE_NS = 150_000, 100_000
@@ -54,7 +54,7 @@ def attend(board):
         ticket = atomic_load(board + _TICKET)
         if ticket < 0:
             break
-        if ticket == 0 or ticket == seen:
+        if ticket in (0, seen):
             relax()
             looks += 1
             continue
@@ -69,9 +69,13 @@ def attend(board):
     atomic_add(board + _AWAKE, -1)
 
 
-@internal
 def post(board, work, run, workers, wanted):
-    """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers."""
+    """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers.
+
+    Nothing happens while another run has the helpers.
+    """
+    if not swap_if(board + _LEADING, 0, run):
+        return
     store(work, board + _WORK)
     store(run, board + _RUN)
     store(workers, board + _WORKERS)
@@ -82,9 +86,10 @@ def post(board, work, run, workers, wanted):
     atomic_add(board + _TICKET, ticket)
 
 
-@internal
-def withdraw(board):
-    """Let no more helpers join, and wait for those that have."""
+def withdraw(board, run):
+    """Let no more helpers join a run, and wait for those that have; nothing, if it has not been posted."""
+    if atomic_load(board + _LEADING) != run:
+        return
     atomic_add(board + _TICKET, -load(INTEGER, board + _LAST))
     spins = 0
     while atomic_load(board + _INSIDE) > 0:
@@ -92,20 +97,6 @@ def withdraw(board):
         spins += 1
         if spins > _SPINS_BEFORE_YIELD and load(INTEGER, board + _YIELDER):
             call_function(load(INTEGER, board + _YIELDER))
-
-
-def lead(board, work, run, workers, wanted):
-    """Do a run with the helpers that join, or alone while another run has them.
-
-    All of it is one call: no signal that Python handles can come in between, and leave the board with half a run.
-    """
-    worker = load(INTEGER, workers)
-    if wanted == 1 or not swap_if(board + _LEADING, 0, 1):
-        call(work, (run, worker))
-        return
-    post(board, work, run, workers, wanted)
-    call(work, (run, worker))
-    withdraw(board)
     atomic_store(board + _LEADING, 0)
 
 
@@ -116,9 +107,10 @@ def called(address: int, arguments: int) -> Any:
 
 
 @cache
-def _compiled() -> tuple[Any, Any]:
-    """`attend` and `lead`."""
-    return called(routine_address(attend, 1), 1), called(routine_address(lead, 5), 5)
+def _compiled() -> tuple[Any, ...]:
+    """`attend`, `post` and `withdraw`."""
+    functions = (attend, 1), (post, 5), (withdraw, 2)
+    return tuple(called(routine_address(*function), function[1]) for function in functions)
 
 
 class Crew:
@@ -127,7 +119,7 @@ class Crew:
     def __init__(self) -> None:
         self._board = AlignedArray(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
-        self._attend, self._lead = _compiled()
+        self._attend, self._post, self._withdraw = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
         self._starting = threading.Lock()
@@ -149,14 +141,23 @@ class Crew:
         nanoseconds : float
             About how long one takes for it all.
         """
-        if wanted > 1 and not self._board.numbers[_LEADING // 8]:
-            self._wake(wanted - 1, nanoseconds)
-        self._lead(self._board.address, work, run, workers.address, wanted)
+        worker = int(workers.numbers[0])
+        if wanted == 1:
+            called(work, 2)(run, worker)
+            return
+        # An exception of a signal handler can come after any of these calls. `_withdraw` knows what was posted.
+        try:
+            self._post(self._board.address, work, run, workers.address, wanted)
+            if self._board.numbers[_LEADING // 8] == run:
+                self._wake(wanted - 1, nanoseconds)
+            called(work, 2)(run, worker)
+        finally:
+            self._withdraw(self._board.address, run)
 
     def _wake(self, wanted: int, nanoseconds: float) -> None:
         """Wake helpers, if the run is worth it: all for a long one, as one that is awake may be about to sleep.
 
-        They cannot run Python before this thread lets go of the GIL, which it does in `lead`: they find the run.
+        The run is posted: a helper that is called finds it.
         """
         now = perf_counter_ns()
         quick, self._last = now - self._last < _PATIENCE_NS + nanoseconds, now

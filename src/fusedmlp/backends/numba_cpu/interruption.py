@@ -1,7 +1,7 @@
 """How a run ends before its time: callbacks into Python while compiled code runs, a clock, and floating-point modes.
 
-The thread that called the engine makes a callback about twenty times a second. That runs Python, so a signal such as Ctrl-C
-is handled there. Whatever is raised is kept, and raised again when the run has ended.
+The thread that called the engine makes a callback about twenty times a second. That runs Python, so a signal such as
+Ctrl-C is handled there. Whatever is raised is kept, and raised again when the run has ended.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Generator
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray
 from fusedmlp.backends.numba_cpu.compilation import internal
 from fusedmlp.backends.numba_cpu.intrinsics import atomic_load, call_function
 
@@ -32,12 +32,12 @@ class GuardedCallback:
     Parameters
     ----------
     function : callable
-    stop : AlignedArray
+    stop : array of int64
         Its first number becomes `reason` when something is raised.
     reason : int
     """
 
-    def __init__(self, function: Callable[[], object], stop: AlignedArray, reason: int) -> None:
+    def __init__(self, function: Callable[[], object], stop: np.ndarray, reason: int) -> None:
         self.error: BaseException | None = None
         self._function, self._stop, self._reason = function, stop, reason
         steps = self._run()
@@ -52,7 +52,7 @@ class GuardedCallback:
                     yield
                     self._function()
             except BaseException as error:
-                self._stop.numbers[0] = self._reason
+                self._stop[0] = self._reason
                 self.error = self.error or error
 
 
@@ -149,7 +149,7 @@ def set_mode(typing_context, mode):
     return types.void(types.int64), codegen
 
 
-# Callbacks, and the end of a run ----------------------------------------------------------------------------------------
+# Callbacks, and the end of a run --------------------------------------------------------------------------------------
 
 POLL_NS = 50_000_000
 STOP_EARLY, STOP_AT_ONCE = 1, 2

@@ -1,6 +1,6 @@
 """What compiled code cannot say in Python: a BLAS call, a load from an address, an atomic counter, a yield.
 
-AddressCache come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
+Addresses come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
 process.
 """
 

@@ -1,4 +1,4 @@
-"""How an engine's tiles lie in memory, and which routines work on them: the `records.NetworkRecord` of an architecture."""
+"""How an engine's tiles lie in memory, and which routines work on them: an architecture's `NetworkRecord`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu import interruption, intrinsics, loss_kernels, passes, register_products, sweeps, updates
+from fusedmlp.backends.numba_cpu import (
+    interruption,
+    intrinsics,
+    loss_kernels,
+    passes,
+    register_products,
+    sweeps,
+    updates,
+)
 from fusedmlp.backends.numba_cpu.buffers import LINE_BYTES, AlignedArray
 from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture

@@ -68,7 +68,7 @@ def _softmax_output(tag, Z, n):
             store(load_lanes(like, z + k * row) / total, z + k * row)
 
 
-# Losses: j (n,) in float64 from the logits, which is 0 at first; `losses.LOSSES`' per_sample. scratch : (2, >= n) ----------
+# Losses: j (n,) in float64, 0 at first, from the logits; `losses.LOSSES`' per_sample. scratch : (2, >= n) -------------
 
 
 def _binary_cross_entropies(tag, Z, Y, j, n, scratch):
@@ -239,7 +239,12 @@ def loss_kernels(loss: str, dtype: str) -> LossRoutines:
         for i in range(n):
             total[i] = 0.0
         per_sample(
-            tag, array_at(like, Z, rows, step), array_at(like, Y, rows, step), total, n, array_at(like, scratch, 2, step)
+            tag,
+            array_at(like, Z, rows, step),
+            array_at(like, Y, rows, step),
+            total,
+            n,
+            array_at(like, scratch, 2, step),
         )
 
     def activate(Z, rows, step, n):

@@ -110,6 +110,7 @@ def _exp(x):
 
 _by_precision(exp, _exp, _exp)
 
+
 def expm1(x):
     """eˣ - 1, which keeps its accuracy where x is small."""
 
@@ -190,8 +191,8 @@ def scaled_tail(x):
     """Φ(-x) exp(x²/2) for x >= 0, up to where the density is no normal number."""
 
 
-# t P(s) with t = c / (x + c), and s = a t - b runs through [-1, 1]. P interpolates at Chebyshev's nodes; it is off by less
-# than 1.3e-8 (1e-16) of the result.
+# t P(s) with t = c / (x + c), where s = a t - b runs through [-1, 1]. P interpolates at Chebyshev's nodes; it is off by
+# less than 1.3e-8 (1e-16) of the result.
 _T0, _T1, _T2, _T3, _T4, _T5, _T6, _T7, _T8, _T9 = (
     _F32(coefficient)
     for coefficient in (

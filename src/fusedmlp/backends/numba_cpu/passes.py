@@ -47,15 +47,17 @@ _SPINS_BEFORE_YIELD = 1000
 # A number in memory says what is to be done: batch, part of a batch, and the part's next task, from the high bits on.
 _TASK_BITS, _PART_BITS = 32, 3
 SUMS, GATHER, PHASE, SCALE, STEP = range(5)
-"""The parts of a batch: the sums of the slots; their sum, where it must be complete before what follows; the gradient
-phase; the factor, the L2 term and the norm; the step, which does the second and the fourth too where they do not go apart."""
+"""The parts of a batch: the sums of the slots; their total; the gradient phase; factor, L2 term and norm; the step.
+
+Without a gradient phase or a norm, the step does the second and the fourth for a chunk of parameters at a time.
+"""
 # Where `RunRecord.sums` has what.
 _LOSS, _WEIGHT, _COUNT, _SQUARES, _L2, NORMS = 0, 8, 16, 24, 32, 40
 _CLIP_EPSILON = 1e-6
 
 
 class Passes(NamedTuple):
-    """AddressCache for a dtype; `work` is the way in."""
+    """Addresses for a dtype; `work` is the way in."""
 
     forward_tile: int
     backward_tile: int
@@ -105,7 +107,12 @@ def sum_samples(like):
         run, worker = run_at(run_address), worker_at(worker_address)
         network = network_at(run.network)
         item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(network, network.layers - 1)
-        Z, Y, weights, step = workspace + outputs.Z, workspace + network.Y, workspace + network.weights, network.row // item
+        Z, Y, weights, step = (
+            workspace + outputs.Z,
+            workspace + network.Y,
+            workspace + network.weights,
+            network.row // item,
+        )
         gradient = run.slots + slot * network.n_parameters * item
         if run.result:
             clear_gradient(like, network, gradient)
@@ -300,7 +307,7 @@ def next_part(network, run, batch, part, slots, size):
         return (batch, STEP) if run.result else (batch + 1, SUMS)
     if part == GATHER and (run.phase or run.phase_callback):
         return batch, PHASE
-    if part == GATHER or part == PHASE:
+    if part in (GATHER, PHASE):
         end_of_loss(network, run, batch)
         return batch, SCALE
     if part == SCALE:
@@ -376,8 +383,8 @@ def work(run_address, worker_address):
     owns that task. Whoever completes the last task of a part begins the next one. So a worker that is late, or on a
     slower core, does less, and nobody waits for one that has not come. A gradient phase is left to the leader.
 
-    A run that is to stop ends at the next tile. Numbers below the normal ones count as 0 meanwhile, in products, sums and
-    parameters alike: a weight, an input or a moment that small (1.2e-38 in float32) is a 0.
+    A run that is to stop ends at the next tile. Numbers below the normal ones count as 0 meanwhile, in products, sums
+    and parameters alike: a weight, an input or a moment that small (1.2e-38 in float32) is a 0.
     """
     mode = flush_subnormals()
     share(run_address, worker_address)

@@ -1,7 +1,7 @@
 """Dropout's masks from a counter-based generator, as `model.dropout` defines them; compiled, a register at a time.
 
-A mask depends on the seed, the step, the layer, the unit and the sample alone: tiles, workers and their order change no bit.
-All arithmetic is on unsigned integers that wrap around.
+A mask depends on the seed, the step, the layer, the unit and the sample alone: tiles, workers and their order change
+no bit. All arithmetic is on unsigned integers that wrap around.
 """
 
 # mypy: disable-error-code="no-untyped-def"

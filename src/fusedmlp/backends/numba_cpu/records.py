@@ -1,7 +1,8 @@
 """What Python tells compiled code: records in memory, read by address.
 
 Compiled functions that take arrays and tuples are slow to compile, as every level of calls hands dozens of values
-down, and slow to call. These take the address of a `RunRecord`, which leads to all the rest. Steps and offsets are bytes.
+down, and slow to call. These take the address of a `RunRecord`, which leads to all the rest. Steps and offsets are
+bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -141,9 +142,11 @@ class RunRecord(NamedTuple):
     piece: int = 0
     """Parameters of a piece, a multiple of `passes.CHUNK`."""
     kind: int = 0
-    """Of step, see `updates`."""
+    """Of step: a code of `optimizers.RULES`, 0 for none."""
     rates: int = 0
     """Learning rate of each batch's step, with Adam's corrections in it."""
+    epsilons: int = 0
+    """Of each batch's step."""
     decays: int = 0
     """What each batch's step adds to the weights first, as a share of them, < 0; address 0: nothing."""
     first_moment: int = 0
@@ -171,7 +174,6 @@ class RunRecord(NamedTuple):
     """The largest norm of the gradient; 0 for any."""
     beta_1: float = 0.0
     beta_2: float = 0.0
-    epsilon: float = 0.0
     scale: float = 0.0
     """What `add_slots` multiplies sums with; written by compiled code."""
 
@@ -255,6 +257,8 @@ def _reader(kind: type) -> Any:
     return at
 
 
-layer_at, network_at, run_at, worker_at = (_reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord))
+layer_at, network_at, run_at, worker_at = (
+    _reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord)
+)
 """Compiled: the record at an address."""
 LAYER_BYTES = size_of(LayerRecord)

@@ -208,7 +208,7 @@ _transpose_lanes = transposition(None)
 
 
 class ProductRoutines(NamedTuple):
-    """AddressCache of compiled products of a dtype, for `simd.call`.
+    """Addresses of compiled products of a dtype, for `simd.call`.
 
     What is called by address is compiled once; linked into every kernel that calls it, it would be compiled anew at
     each level of calls. Arguments are int64: addresses of operands, steps in bytes, counts.

@@ -1,7 +1,7 @@
 """The element-wise work of a hidden layer, a register of samples at a time; compiled once per activation and dtype.
 
-The kernels of `tiles` call these by address: they need not be compiled anew for every activation. All forward sweeps take
-the same arguments, and so do all backward sweeps; what a sweep does not need may be anything.
+The kernels of `tiles` call these by address: they need not be compiled anew for every activation. All forward sweeps
+take the same arguments, and so do all backward sweeps; what a sweep does not need may be anything.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -26,10 +26,10 @@ FORWARD_ARGUMENTS, BACKWARD_ARGUMENTS = 11, 10
 def forward_sweep(tag, like):
     """A ← f(A + b), and z += wᵀ A in the same sweep: `reference.trace`'s A_l = f(Z_l) and Z_L of a single output.
 
-    The arguments are int64. A : address of `rows` rows of `width` bytes of samples, `row` bytes apart. S : address of as
-    many rows for slopes. b, w : addresses of a number per row, z : address of a row; b and w may be 0: no biases, nothing
-    to sum. hashes, key, mask : see `forward_sweep_masked`. Reads and writes an element of A once; some 25 flops for a
-    sigmoid.
+    The arguments are int64. A : address of `rows` rows of `width` bytes of samples, `row` bytes apart. S : address of
+    as many rows for slopes. b, w : addresses of a number per row, z : address of a row; b and w may be 0: no biases,
+    nothing to sum. hashes, key, mask : see `forward_sweep_masked`. Reads and writes an element of A once; some 25 flops
+    for a sigmoid.
     """
 
     def forward(A, S, row, rows, width, b, w, z, hashes, key, mask):

@@ -72,7 +72,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def run(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    """RunRecord the tasks side by side, the first in the calling thread; results in order. Tasks must not call `run`."""
+    """Run the tasks side by side, the first in the calling thread; results in order. Tasks must not call `run`."""
     if len(tasks) == 1:
         return [tasks[0]()]
     pool = _executor()

@@ -16,8 +16,8 @@ import numpy as np
 from fusedmlp.backends.numba_cpu.compilation import internal
 from fusedmlp.backends.numba_cpu.inputs import hash_samples, reach_X, samples_of
 from fusedmlp.backends.numba_cpu.interruption import interrupted
-from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.intrinsics import clear_bytes, gemm, load
+from fusedmlp.backends.numba_cpu.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.random_masks import MASK_BYTES, layer_key
 from fusedmlp.backends.numba_cpu.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
@@ -176,7 +176,10 @@ def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
             call(network.multiply, (W + first * step, step, item, count, dZ, row, d, row, n_out, width, 0))
         db = gradient + here.b + first * item if here.b >= 0 else 0
         if one_output:
-            call(network.backward, (a, a + network.slopes, 0, row, count, width, W + first * item, dZ, dW + first * item, db))
+            call(
+                network.backward,
+                (a, a + network.slopes, 0, row, count, width, W + first * item, dZ, dW + first * item, db),
+            )
         else:
             call(network.backward, (a, a + network.slopes, d, row, count, width, 0, 0, 0, db))
         if at_once:

@@ -16,14 +16,15 @@ from fusedmlp.backends.numba_cpu.compilation import routine_address
 from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
 from fusedmlp.backends.numba_cpu.records import run_at
 from fusedmlp.backends.numba_cpu.simd import fma, store
+from fusedmlp.model.optimizers import RULES
 
-STEP_KINDS = {"none": 0, "sgd": 1, "momentum": 2, "nesterov": 3, "adam": 4, "adamw": 5}
-NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP, ADAMW_STEP = STEP_KINDS.values()
+NO_STEP = 0
+_SGD, _MOMENTUM, _NESTEROV, _ADAM, _ADAMW = (RULES[rule] for rule in ("sgd", "momentum", "nesterov", "adam", "adamw"))
 _SUMS = 8
 
 
 class Updates(NamedTuple):
-    """AddressCache for a dtype; the arguments are int64."""
+    """Addresses for a dtype; the arguments are int64."""
 
     add_slots: int
     add_scaled: int
@@ -112,20 +113,20 @@ def step(dtype):
         rate, beta_1, beta_2 = number(load(0.0, run.rates + 8 * batch)), number(run.beta_1), number(run.beta_2)
         theta_, g = array_at(like, theta, 1, count)[0], array_at(like, gradient, 1, count)[0]
         m, v = array_at(like, first, 1, count)[0], array_at(like, second, 1, count)[0]
-        if run.kind == SGD_STEP:
+        if run.kind == _SGD:
             for i in range(g.size):
                 theta_[i] -= rate * g[i]
-        elif run.kind == MOMENTUM_STEP:
+        elif run.kind == _MOMENTUM:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += m[i]
-        elif run.kind == NESTEROV_STEP:
+        elif run.kind == _NESTEROV:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += beta_1 * m[i] - rate * g[i]
-        elif run.kind == ADAM_STEP or run.kind == ADAMW_STEP:
+        elif run.kind == _ADAM or run.kind == _ADAMW:
             rest_1, rest_2 = number(1 - run.beta_1), number(1 - run.beta_2)
-            epsilon = number(run.epsilon)
+            epsilon = number(load(0.0, run.epsilons + 8 * batch))
             for i in range(g.size):
                 m[i] = fma(beta_1, m[i], rest_1 * g[i])
                 v[i] = fma(beta_2, v[i], rest_2 * (g[i] * g[i]))

@@ -65,7 +65,8 @@ class Workspaces:
                 AlignedArray(tile, "int64"),
                 AlignedArray(tile * HASH_BYTES // 8, "int64"),
             ]
-            record = written(WorkerRecord(*(block.address for block in blocks), leader=int(not self._kept)))
+            places = dict(zip(WorkerRecord._fields, (block.address for block in blocks), strict=False))
+            record = written(WorkerRecord(**places, leader=int(not self._kept)))
             self._kept.append([record, *blocks])
             self._workers = AlignedArray(len(self._kept), "int64")
             self._workers.numbers[:] = [record.address for record, *_ in self._kept]
