@@ -16,11 +16,11 @@ from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
 from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
-from fusedmlp.data.wording import counted
 from fusedmlp.model.optimizers import OPTIMIZERS, Optimizer, as_optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback

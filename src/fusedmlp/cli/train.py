@@ -20,7 +20,7 @@ from fusedmlp.cli.experiment import (
 )
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
 from fusedmlp.cli.report import SCORES, print_table
-from fusedmlp.data.wording import counted
+from fusedmlp.data.messages import counted
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES
