@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends.selection import REGISTRY, get_backend, unavailable_reason
+from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
@@ -21,6 +21,7 @@ from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.optimizers import OPTIMIZERS, Optimizer, as_optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
@@ -57,6 +58,8 @@ class Settings:
     epochs: int
     batch_size: int
     alpha: float
+    clip_norm: float | None
+    dropout: float | tuple[float, ...]
     validation_fraction: float | None
     early_stopping: bool
     patience: int
@@ -81,8 +84,13 @@ class Settings:
         ):
             check_number(option, share, 0, 1, include_low=True)
         check_number("--alpha", self.alpha, 0, include_low=True)
-        if self.learning_rate is not None:
-            check_number("--learning-rate", self.learning_rate, 0)
+        for option, number in (("--learning-rate", self.learning_rate), ("--clip-norm", self.clip_norm)):
+            if number is not None:
+                check_number(option, number, 0)
+        try:
+            as_rates(self.dropout, len(self.hidden) + 1)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
         inputs = {
             "DATA": self.data,
             "--target": self.target,
@@ -174,7 +182,7 @@ def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]
     chosen = get_backend(settings.backend).name
     if not settings.all_backends:
         return chosen, [chosen], {}
-    reasons = {name: unavailable_reason(name) for name in REGISTRY}
+    reasons = {name: unavailable_reason(name) for name in registry()}
     return (
         chosen,
         [name for name, reason in reasons.items() if reason is None],
@@ -270,6 +278,8 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         early_stopping=settings.early_stopping,
         patience=settings.patience,
         callbacks=callbacks,
+        clip_norm=settings.clip_norm,
+        dropout=settings.dropout,
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores)

@@ -9,7 +9,7 @@ import click
 from fusedmlp import __version__
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.libraries import library_versions
-from fusedmlp.backends.selection import REGISTRY, get_backend, resolve_precision, specification, unavailable_reason
+from fusedmlp.backends.selection import get_backend, registry, resolve_precision, specification, unavailable_reason
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.targets import ClassEncoder
@@ -41,7 +41,7 @@ def info(model: str | None) -> None:
     click.echo(library_versions(PACKAGES))
     click.echo("\nBackends")
     mistakes: list[Exception] = []
-    for name in REGISTRY:
+    for name in registry():
         reason = unavailable_reason(name)
         click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
         if reason is None:

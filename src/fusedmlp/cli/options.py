@@ -41,6 +41,24 @@ class HiddenSizes(click.ParamType):
         return sizes
 
 
+class Rates(click.ParamType):
+    """Dropout rates: "0.2" is 0.2, the rate of every hidden layer; "0.1,0.5" is (0.1, 0.5), one rate per layer."""
+
+    name = "rates"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | tuple[float, ...]:
+        """Parse the text of the option."""
+        if isinstance(value, float | tuple):
+            return value
+        try:
+            rates = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no number and no list of numbers such as 0.1,0.5", param, ctx)
+        return rates[0] if len(rates) == 1 else rates
+
+
 class Names(click.ParamType):
     """Names separated by commas: "a,b" is ("a", "b")."""
 

@@ -18,7 +18,7 @@ from fusedmlp.cli.experiment import (
     prepare,
     train_all,
 )
-from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
+from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, Rates, backend_option
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.messages import counted
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -148,6 +148,20 @@ command gives the same numbers, bit for bit.
     default=0.01,
     show_default=True,
     help="L2 penalty: ½·alpha·Σ‖W‖² / (rows of the batch) is added to the loss.",
+)
+@click.option(
+    "--clip-norm",
+    type=POSITIVE,
+    metavar="NORM",
+    help="Largest norm of a step's gradient, L2 included: a longer gradient is scaled down to it. [default: no limit]",
+)
+@click.option(
+    "--dropout",
+    type=Rates(),
+    default="0",
+    metavar="RATE,...",
+    help="Probability that an activation is dropped in training: one for all hidden layers; or a list, for the inputs "
+    "and then each hidden layer. [default: 0]",
 )
 @click.option(
     "--validation-fraction",

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from fusedmlp.training.callbacks import Callback
-from fusedmlp.training.loop import Training
+from fusedmlp.training.callbacks import Callback, RunningTraining
 
 
 class ProgressBar(Callback):
@@ -27,11 +26,11 @@ class ProgressBar(Callback):
         self._backend = backend
         self._second_loss = second_loss
 
-    def on_fit_begin(self, training: Training) -> None:
+    def on_fit_begin(self, training: RunningTraining) -> None:
         """Add the bar."""
         self._task = self._progress.add_task(self._backend, total=training.epochs, losses="")
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """Advance the bar by one epoch and show the losses."""
         history = training.history
         losses = f"loss {history.loss[-1]:.4g}"
@@ -39,7 +38,7 @@ class ProgressBar(Callback):
             losses += f"  {self._second_loss} {history.validation_loss[-1]:.4g}"
         self._progress.update(self._task, advance=1, losses=losses)
 
-    def on_fit_end(self, training: Training) -> None:
+    def on_fit_end(self, training: RunningTraining) -> None:
         """Fill the bar if the training stopped early."""
         self._progress.update(self._task, total=training.history.epochs)
 
@@ -79,7 +78,7 @@ class MetricsWriter(Callback):
         self._file = file
         self._backend = backend
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """Write the line of this epoch and flush the file."""
         history = training.history
         line = {

@@ -78,7 +78,7 @@ class FeatureEncoder:
         for block in _blocks(table, rows, n) if n else ():
             numbers = np.asarray(table.numeric[block], dtype=np.float64)
             _check_finite(numbers, table, block)
-            # A column without values has the mean NaN, replaced below. A variance that overflows gives an infinite scale.
+            # A column without values has the mean NaN; see below. An overflowing variance makes the scale infinite.
             with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                 scaler.partial_fit(numbers)
         mean, scale = np.zeros(n), np.ones(n)
