@@ -10,9 +10,9 @@ from fusedmlp import __version__
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.libraries import library_versions
 from fusedmlp.backends.selection import get_backend, registry, resolve_precision, specification, unavailable_reason
+from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.targets import ClassEncoder
-from fusedmlp.data.wording import counted
 from fusedmlp.files.model_files import load_model
 
 HELP = """Show the backends of this machine, or the content of a MODEL file.
