@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from fusedmlp.backends.numba_cpu.products import products
+from fusedmlp.backends.numba_cpu.register_products import register_products
 from fusedmlp.backends.numba_cpu.simd import call
 from fusedmlp.backends.numba_cpu.sweeps import sweeps
 
@@ -38,7 +38,7 @@ def product_task() -> Callable[[int], Any]:
     C = np.empty((ROWS, SAMPLES), np.float32)
     arguments = (W.ctypes.data, 4 * DEPTH, 4, ROWS, B.ctypes.data, 4 * SAMPLES, C.ctypes.data, 4 * SAMPLES, DEPTH)
     keep = (W, B, C)
-    return lambda repeats: (_repeat(products("float32").multiply, (*arguments, 4 * SAMPLES, 0), repeats), keep)
+    return lambda repeats: (_repeat(register_products("float32").multiply, (*arguments, 4 * SAMPLES, 0), repeats), keep)
 
 
 def sweep_task(activation: str, units: int, samples: int, backward: bool) -> Callable[[int], Any]:
@@ -47,9 +47,9 @@ def sweep_task(activation: str, units: int, samples: int, backward: bool) -> Cal
     A, dz = rng.standard_normal((units, samples), np.float32), rng.standard_normal(samples, np.float32)
     vectors, z = np.zeros((4, units), np.float32), np.empty(samples, np.float32)
     (b, w, dW, db), row = (vector.ctypes.data for vector in vectors), 4 * samples
-    there = (A.ctypes.data, row, units, row, b, w, z.ctypes.data)
-    back = (A.ctypes.data, 0, row, units, row, w, dz.ctypes.data, dW, db)
-    forward_sweep, backward_sweep = sweeps(activation, "float32")
+    there = (A.ctypes.data, 0, row, units, row, b, w, z.ctypes.data, 0, 0, 0)  # no slopes, no dropout
+    back = (A.ctypes.data, 0, 0, row, units, row, w, dz.ctypes.data, dW, db)
+    forward_sweep, backward_sweep, _ = sweeps(activation, "float32", False)
     keep = (A, vectors, dz, z)
     if backward:
         return lambda repeats: (_repeat_both(forward_sweep, there, backward_sweep, back, repeats), keep)
