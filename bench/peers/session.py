@@ -75,7 +75,6 @@ class Session:
         self._bound = None
         problem = draw(case, self.device.xp)
         self.device.synchronize()
-        self.device.forget_peak()
         self.peer.forget_peak()
         self._before = self.peer.memory()
         found: list[Any] = []
@@ -116,7 +115,6 @@ class Session:
         peak, before = self.peer.peak(), self._before
         self._bound = None
         self.peer.forget_peak()
-        self.device.forget_peak()
         return None if peak is None or before is None else peak - before
 
     def rates(self) -> dict[str, float]:
