@@ -21,7 +21,7 @@ from fusedmlp.model.optimizers import Optimizer, OptimizerState
 from fusedmlp.model.parameters import Gradients
 from problems import make_problem, targets
 
-kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
+kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.elementwise")
 
 LARGE = 7001  # many tiles, several slots, a last tile that is not full
 

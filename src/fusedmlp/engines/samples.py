@@ -176,8 +176,12 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
         elif Y.ndim == 1 and nL > 1 and Y.shape[0] == m:
             hint = ". Class numbers are not accepted here: pass one-hot columns, e.g. np.eye(nL)[y].T"
         raise ValueError(f"{name}: expected shape (nL={nL}, m={m}), a column per sample of X; got {Y.shape}{hint}")
-    Y = _finite(Y, architecture, backend, name, on_host)
     loss = LOSSES[architecture.loss]
+    if not on_host:
+        converted = backend.asarray(Y, dtype=architecture.dtype) if Y.dtype.kind in "iub" else Y
+        if converted.dtype == architecture.dtype and bool(loss.valid_targets(backend.xp, converted).all()):
+            return converted  # valid targets are finite
+    Y = _finite(Y, architecture, backend, name, on_host)
     for first, block in _blocks(Y):
         valid = loss.valid_targets(np if on_host else backend.xp, block)
         if not bool(valid.all()):
@@ -223,6 +227,8 @@ def _check_sample_weight(
 
 def _as_array(x: Any, backend: Primitives, name: str) -> Array:
     """x as an array, still of its own dtype, once it is known to hold real numbers."""
+    if type(x) is np.ndarray and x.dtype.kind in "fiub" and backend.xp is np:
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: masked arrays are not supported; pass {name}.filled(value)")
     if backend.owns(x):
@@ -252,7 +258,9 @@ def _finite(x: Array, architecture: Architecture, backend: Primitives, name: str
         matrix = HostMatrix(backend.to_numpy(x), architecture.dtype)
         _check_finite_blocks(matrix, x, architecture, backend, name)
         return matrix
-    if x.dtype.kind in "iub" or x.dtype == architecture.dtype:
+    if x.dtype == architecture.dtype and backend.xp is np:
+        converted = x
+    elif x.dtype.kind in "iub" or x.dtype == architecture.dtype:
         x = converted = backend.asarray(x, dtype=architecture.dtype)
     else:
         with np.errstate(over="ignore"):  # as above
