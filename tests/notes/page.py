@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from algebra import Scope, ShapeMismatchError
+from examples import Example, Logistic, Output, Recursion, SecondNote, Unit
 from latex import Parser, bindings, evaluate
-from examples import Logistic, Output, Recursion, SecondNote, Unit, Example
 
 from fusedmlp import Network
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -127,7 +127,8 @@ def examples(section: str, equal: bool = False) -> list[Example]:
         y = {"categorical_cross_entropy": [0.0, 1.0, 0.0], "poisson": [1.0, 3.0, 2.0]}.get(section, [1.0, 0.0, 1.0])
         return [Output(section, np.array(z), np.array(y)) for z in ([-1.5, 0.3, 2.0], [0.7, -2.5, 1.1])]
     net = network([4, 4, 1] if equal else [4, 3, 1])
-    return [Example(net, *samples(net, 4 if equal else 5))]
+    X, Y = samples(net, 4 if equal else 5)
+    return [Example(net, X, labels) for labels in (Y, 1 - Y)]
 
 
 def section(row: Row) -> str:

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from examples import Example
 from page import PAGE, examples
 from test_formulas import resolve
-from examples import Example
 
 from fusedmlp import Network
 from fusedmlp.model.losses import LOSSES
@@ -29,7 +29,7 @@ def test_the_network_that_is_differentiated_is_the_codes(section):
 
 
 def test_trace_holds_every_quantity_of_the_first_note_in_the_order_of_computation():
-    (example,) = examples("first")
+    example = examples("first")[0]
     trace = example.net.trace(example.X, example.Y)
     assert list(trace) == COLUMNS
     assert {np.asarray(value).dtype for value in trace.values()} == {np.dtype("float64")}
@@ -37,7 +37,7 @@ def test_trace_holds_every_quantity_of_the_first_note_in_the_order_of_computatio
 
 def test_gradients_of_single_samples_average_to_the_matrix_form():
     """The mean of what batches of one sample give is what the batch of all gives, for every gradient and J."""
-    (example,) = examples("first")
+    example = examples("first")[0]
     m, trace = example.sizes["m"], example.net.trace(example.X, example.Y)
     alone = [example.net.trace(example.X[:, [i]], example.Y[:, [i]]) for i in range(m)]
     for name in ("J", "dW1", "db1", "dW2", "db2"):
@@ -71,7 +71,7 @@ def test_rows_are_the_transposes_of_columns(bias):
 
 def executed() -> dict[str, bool]:
     """Every expression on the page, and whether it gives what the page says."""
-    (first,), (second,) = examples("first"), examples("second")
+    first, second = examples("first")[0], examples("second")[0]
     names = first.net.trace(first.X, first.Y) | {"np": np, "Network": Network, "Y": first.Y, "m": first.sizes["m"]}
     names |= {"n1": 4, "n2": 3, "n3": 2, "net": second.net, "X": second.X.T, "y": second.Y.T}
 

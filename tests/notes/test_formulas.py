@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from latex import TOKEN
-from page import FORMULAS, MISTAKES, NOTATION, PROSE, Row, failure, section, examples
 from examples import Example
+from latex import TOKEN
+from page import FORMULAS, MISTAKES, NOTATION, PROSE, Row, examples, failure, section
 
 from fusedmlp.model.parameters import Gradients
 
