@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from fusedmlp import available_backends
+from fusedmlp import AdamW, Network, available_backends
 from fusedmlp.backends import selection
 from fusedmlp.cli.commands import cli
 from fusedmlp.cli.experiment import split_rows
 from fusedmlp.data.predictor import Predictor
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 
 @pytest.fixture
@@ -126,6 +127,33 @@ def test_every_kind_of_target(run, arguments, titles):
     row = rows_of(output)["numpy"]
     common = {"backend", "engine", "epochs", "training loss", "held-out loss", "samples/s", "seconds"}
     assert set(row) == common | titles
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "arguments"),
+    [
+        ("--optimizer", "adamw", {"optimizer": AdamW(learning_rate=0.005)}),
+        ("--clip-norm", "0.25", {"clip_norm": 0.25}),
+        ("--dropout", "0.2", {"dropout": 0.2}),
+        ("--dropout", "0.1,0.5", {"dropout": (0.1, 0.5)}),
+    ],
+)
+def test_options_of_the_steps_reach_fit(run, monkeypatch, option, value, arguments):
+    calls = []
+
+    def fit(self, X, Y, optimizer, *args, real=Network.fit, **more):
+        calls.append({"optimizer": optimizer, **more})
+        return real(self, X, Y, optimizer, *args, **more)
+
+    monkeypatch.setattr(Network, "fit", fit)
+    run("train", "iris", option, value, "--epochs", "1", "--backend", "numpy")
+    assert {name: calls[0][name] for name in arguments} == arguments
+
+
+@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+def test_every_activation(run, tmp_path, activation):
+    run("train", "iris", "--activation", activation, "--epochs", "1", "--backend", "numpy", "--out", "m.safetensors")
+    assert f"activation:   {activation} " in run("info", "m.safetensors")
 
 
 def test_every_option_reaches_the_network(run, tmp_path):

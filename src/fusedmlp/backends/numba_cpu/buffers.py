@@ -16,7 +16,7 @@ def address_of(x: np.ndarray) -> int:
     return address
 
 
-class Block:
+class AlignedArray:
     """Memory for numbers of a dtype, and where it starts: at a cache line, so that no register's worth lies across two.
 
     Parameters
@@ -34,14 +34,14 @@ class Block:
         self.numbers = self.numbers[skipped : skipped + size]
         self.address = address_of(self.numbers)
 
-    def with_room(self, size: int) -> Block:
-        """Itself, with room for so many numbers; they are lost if there was too little."""
+    def with_room(self, size: int) -> AlignedArray:
+        """Itself, with space for at least so many numbers; they are lost if there was too little."""
         if len(self.numbers) < size:
             self.__init__(size, self.numbers.dtype.str)  # type: ignore[misc]
         return self
 
 
-class Addresses:
+class AddressCache:
     """Of the few arrays that come again and again, such as a network's parameters.
 
     An array that is referred to weakly does not move: numpy refuses to resize it.
@@ -52,7 +52,7 @@ class Addresses:
         self._known: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
 
     def of(self, x: np.ndarray) -> int:
-        """`address_of`, kept as long as there is room."""
+        """`address_of`, kept as long as there is space."""
         known = self._known.get(id(x))
         if known is not None and known[0]() is x:
             return known[1]

@@ -196,7 +196,7 @@ def _joined(builder, vectors, order):
 _INPUTS_A_SAMPLE = 8
 """Sums of lanes cost as much as so many inputs' share of transposing a sample's errors."""
 SCRATCH_BYTES = 20 * 1024
-"""Of the operand that a loop goes through again and again: it leaves room in a first-level cache of 32 KiB."""
+"""Of the operand that a loop goes through again and again: it leaves some of a first-level cache of 32 KiB."""
 _PIECE_DEPTH = 64
 """Of the piece of B in `multiply_deep`: at most 16 KiB, and a page of W a row of it."""
 _WIDE = wide()
@@ -207,7 +207,7 @@ _one_by_wide, _one_by_one = block_of_sums(1, _WIDE), block_of_sums(1, 1)
 _transpose_lanes = transposition(None)
 
 
-class Products(NamedTuple):
+class ProductRoutines(NamedTuple):
     """Addresses of compiled products of a dtype, for `simd.call`.
 
     What is called by address is compiled once; linked into every kernel that calls it, it would be compiled anew at
@@ -220,11 +220,11 @@ class Products(NamedTuple):
 
 
 @cache
-def products(dtype: str) -> Products:
+def register_products(dtype: str) -> ProductRoutines:
     """The products of a dtype, compiled at the first call."""
     like = np.dtype(dtype).type(0)
     functions = (multiply(like), 11), (multiply_deep(like), 11), (multiply_samples(like), 13)
-    return Products(*(routine_address(function, arguments) for function, arguments in functions))
+    return ProductRoutines(*(routine_address(function, arguments) for function, arguments in functions))
 
 
 def multiply(like):
@@ -281,28 +281,28 @@ def multiply_samples(like):
     """G[k, j] = Σ_i X[k, i] D[j, i], += where `add`: n_in x n_out sums over t samples.
 
     The first argument is the address of `multiply`. X, D and G are addresses, steps are bytes; rows of X and D have
-    their samples side by side, with zeros in D up to the end of a register. `table` and `room` are addresses of 64
+    their samples side by side, with zeros in D up to the end of a register. `table` and `scratch` are addresses of 64
     int64 and of `SCRATCH_BYTES` to work in.
 
     D is transposed for the units of whole registers, unless there are too few inputs to make that worth it.
     """
 
-    def multiply_samples(multiply, X, x_row, n_in, D, d_row, n_out, G, g_row, t, table, room, add):
+    def multiply_samples(multiply, X, x_row, n_in, D, d_row, n_out, G, g_row, t, table, scratch, add):
         item, size = item_bytes(like), lane_bytes(like)
         lanes = size // item
         whole = n_out // lanes * lanes if _INPUTS_A_SAMPLE * n_in >= t else 0
         for j in range(0, whole, _WIDE * lanes):
             units = min(_WIDE * lanes, whole - j)
             row = units * item
-            # Nearly equal pieces, each of whole squares to transpose and no larger than the room.
+            # Nearly equal pieces, each of whole squares to transpose and no larger than `scratch`.
             squares, room_for = (t + lanes - 1) // lanes, SCRATCH_BYTES // (lanes * row)
             pieces = (squares + room_for - 1) // room_for
             chunk = (squares + pieces - 1) // pieces * lanes
             for i in range(0, t, chunk):
                 count = min(chunk, t - i)
-                _transpose_units(like, D + j * d_row + i * item, d_row, units, count, table, room)
+                _transpose_units(like, D + j * d_row + i * item, d_row, units, count, table, scratch)
                 x, g, adds = X + i * item, G + j * item, np.int64(add != 0 or i > 0)
-                call(multiply, (x, x_row, item, n_in, room, row, g, g_row, count, row, adds))
+                call(multiply, (x, x_row, item, n_in, scratch, row, g, g_row, count, row, adds))
         width = (t * item + size - 1) // size * size
         chunk = max(ROWS, SCRATCH_BYTES // width // ROWS * ROWS)
         for k in range(0, n_in if whole < n_out else 0, chunk):
@@ -313,15 +313,15 @@ def multiply_samples(like):
 
 
 @internal
-def _transpose_units(like, D, d_row, units, t, table, room):
-    """B[i, j] = D[j, i] for `units` rows of D; B, in `room`, has them side by side."""
+def _transpose_units(like, D, d_row, units, t, table, scratch):
+    """B[i, j] = D[j, i] for `units` rows of D; B, in `scratch`, has them side by side."""
     item = item_bytes(like)
     lanes = lane_bytes(like) // item
     for j in range(0, units, lanes):
         for q in range(lanes):
             store(D + (j + q) * d_row, table + 8 * q)
         for i in range(0, t, lanes):
-            _transpose_lanes(like, table, i * item, room + (i * units + j) * item, units * item)
+            _transpose_lanes(like, table, i * item, scratch + (i * units + j) * item, units * item)
 
 
 @internal

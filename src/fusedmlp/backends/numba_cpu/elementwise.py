@@ -8,41 +8,56 @@ matrix in F order is passed as its transpose. LLVM's own vectoriser does the loo
 
 from __future__ import annotations
 
+from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
 from fusedmlp.backends.numba_cpu.compilation import compiled
-from fusedmlp.backends.numba_cpu.mathematics import derivative, f
 
-# The inner loops run from 0 over slices: LLVM then knows that no index is negative, and vectorises. A kernel that works
-# in place is given None for its input: handed the same array twice, the loop would find at run time that the two
-# overlap, and take its scalar path.
+# `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
+# index is negative, and vectorises. A kernel that works in place is given None for its input: handed the same array
+# twice, the loop would find at run time that the two overlap, and take its scalar path.
 
 
 @compiled
-def activate_flat(tag, Z, out, start, stop):
+def activate_flat(tag, Z, out, slope, start, stop):
     """out = f(Z), elements start to stop of vectors; Z None: in place. Reads and writes an element once."""
     a = out[start:stop]
     z = a if Z is None else Z[start:stop]
-    for i in range(z.size):
-        a[i] = f(tag, z[i])
+    if slope is None:
+        for i in range(z.size):
+            a[i] = f(tag, z[i])
+    else:
+        s = slope[start:stop]
+        for i in range(z.size):
+            a[i], s[i] = f_and_slope(tag, z[i])
 
 
 @compiled
-def activate_rows(tag, Z, bias, out, row_start, row_stop):
+def activate_rows(tag, Z, bias, out, slope, row_start, row_stop):
     """out = f(Z + bias), rows of (n, m) matrices of any strides, bias (n,); Z None: in place."""
     for row in range(row_start, row_stop):
         a, b = out[row], bias[row]
         z = a if Z is None else Z[row]
-        for i in range(z.size):
-            a[i] = f(tag, z[i] + b)
+        if slope is None:
+            for i in range(z.size):
+                a[i] = f(tag, z[i] + b)
+        else:
+            s = slope[row]
+            for i in range(z.size):
+                a[i], s[i] = f_and_slope(tag, z[i] + b)
 
 
 @compiled
-def activate_columns(tag, Z, bias, out, row_start, row_stop):
+def activate_columns(tag, Z, bias, out, slope, row_start, row_stop):
     """out = f(Z + biasᵀ), rows of (m, n) matrices, bias (n,): `activate_rows` on transposes."""
     for row in range(row_start, row_stop):
         a = out[row]
         z = a if Z is None else Z[row]
-        for i in range(z.size):
-            a[i] = f(tag, z[i] + bias[i])
+        if slope is None:
+            for i in range(z.size):
+                a[i] = f(tag, z[i] + bias[i])
+        else:
+            s = slope[row]
+            for i in range(z.size):
+                a[i], s[i] = f_and_slope(tag, z[i] + bias[i])
 
 
 @compiled

@@ -77,7 +77,7 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
 
 
 @internal
-def where(x):
+def address_of_array(x):
     """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
     return np.int64(x.ctypes.data)
 
@@ -201,8 +201,8 @@ def relax(typing_context):
 
 
 @intrinsic
-def yield_processor(typing_context, routine):
-    """Let another thread have this core: sched_yield at the address `routine`."""
+def call_function(typing_context, routine):
+    """Call the C function at the address `routine`, which takes nothing, such as sched_yield."""
 
     def codegen(context, builder, signature, arguments):
         function = ir.FunctionType(ir.IntType(32), [])

@@ -59,6 +59,13 @@ def test_info_shows_everything_beside_a_wrong_setting(tmp_path):
     assert done.stderr.startswith("fusedmlp: FUSEDMLP_BLAS: expected one of mkl, scipy; got 'nonsense'")
     assert "settings:  FUSEDMLP_BLAS" in done.stdout
     assert "Chosen:    numba-cpu" in done.stdout
+    environment = os.environ | {"FUSEDMLP_BLAS": "mkl", "FUSEDMLP_BACKEND": "numba-cpu"}
+    done = call("info", cwd=tmp_path, env=environment)
+    if done.returncode:  # where MKL is not installed
+        assert done.returncode == 2
+        assert done.stderr.startswith("fusedmlp: FUSEDMLP_BLAS is mkl, but it is not installed")
+        assert done.stderr.count("\n") == 1
+        assert "Chosen:    numba-cpu" in done.stdout
     done = call("info", cwd=tmp_path, env=os.environ | {"FUSEDMLP_PRECISION": "half"})
     assert done.returncode == 2
     assert done.stderr.startswith("fusedmlp: FUSEDMLP_PRECISION: expected one of strict, tf32; got 'half'")

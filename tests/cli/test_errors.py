@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from fusedmlp import Network, TrainingDivergedError
 from fusedmlp.cli.commands import cli
+from fusedmlp.files.model_files import FORMAT
+from fusedmlp.files.tensor_files import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -44,14 +47,14 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "classes.csv").write_text("a,b,c,target\n1,2,3,7\n")
     (tmp_path / "words.csv").write_text("a,b,c\n1,2,many\n")
     os.mkdir("folder")
+    os.mkfifo("fifo")
     Network([3, 1], backend="numpy").save("network.safetensors")
     result = CliRunner().invoke(cli, ["train", "d.csv", "--epochs", "1", "--out", "m.safetensors"])
     assert result.exit_code == 0
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:-5])
-    with safe_open("m.safetensors", framework="numpy") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors["W1"][1, 2] = np.nan
-    save_file(tensors, "nan.safetensors", metadata)
+    file = read_tensors("m.safetensors", FORMAT)
+    file.tensors["W1"][1, 2] = np.nan
+    write_tensors("nan.safetensors", FORMAT, file.tensors, file.metadata)
     return tmp_path
 
 
@@ -91,7 +94,7 @@ CASES = [
     ("train iris --loss binary_cross_entropy", "binary_cross_entropy expects 2 classes; the target has 3"),
     ("train iris --loss squared_error", "squared_error expects a target of numbers; got text such as 'setosa'"),
     ("train iris --loss mse", "'mse' is not one of 'binary_cross_entropy'"),
-    ("train iris --activation swish", "'swish' is not one of 'sigmoid'"),
+    ("train iris --activation swish", "'swish' is not one of 'sigmoid', 'tanh', 'relu', 'identity', 'leaky_relu'"),
     ("train iris --hidden 0", "'0' is no list of layer sizes"),
     ("train iris --hidden 64,,2", "'64,,2' is no list of layer sizes"),
     ("train iris --epochs 0", "0 is not in the range x>=1"),
@@ -101,6 +104,11 @@ CASES = [
     ("train iris --learning-rate inf", "--learning-rate: expected a number in (0, inf); got inf"),
     ("train iris --alpha nan", "--alpha: expected a number in [0, inf); got nan"),
     ("train nothing --alpha inf", "--alpha: expected a number in [0, inf); got inf"),
+    ("train iris --clip-norm 0", "0.0 is not in the range x>0"),
+    ("train nothing --clip-norm nan", "--clip-norm: expected a number in (0, inf); got nan"),
+    ("train iris --dropout x", "'x' is no number and no list of numbers"),
+    ("train nothing --dropout 1", "--dropout: expected a number in [0, 1); got 1.0"),
+    ("train nothing --dropout 0.1,0.2,0.3", "--dropout: expected a number, or 2 of them"),
     ("train iris --test-fraction nan", "--test-fraction: expected a number in [0, 1); got nan"),
     ("train nothing --validation-fraction nan", "--validation-fraction: expected a number in [0, 1); got nan"),
     ("train iris --test-fraction 1", "1.0 is not in the range 0<=x<1"),
@@ -109,8 +117,7 @@ CASES = [
     ("train iris --random-state -1", "-1 is not in the range"),
     ("train iris --backend tpu", "unknown backend 'tpu'"),
     ("train iris --out nowhere/m.safetensors", "--out: the folder nowhere does not exist"),
-    ("train iris --out folder", "--out: expected a file; got the folder folder"),
-    ("train iris --out /dev/null", "--out: expected a file; got the device /dev/null"),
+    ("train iris --out folder", "--out: folder: expected the name of a new file or of a regular one; got a folder"),
     ("train iris --plot nowhere/l.png", "--plot: the folder nowhere does not exist"),
     ("train iris --plot l.bmp", "l.bmp: expected a picture whose name ends in .png"),
     ("train iris --metrics text.dat/m.jsonl", "--metrics: the folder text.dat does not exist"),
@@ -123,20 +130,20 @@ CASES = [
     ("train diabetes --optimizer sgd --learning-rate 1e9", "the loss became"),
     ("predict nothing.safetensors d.csv", "nothing.safetensors: no such file"),
     ("predict d.csv d.csv", "d.csv: not a model file, or a truncated one"),
-    ("predict half.safetensors d.csv", "half.safetensors: not a model file, or a truncated one"),
+    ("predict half.safetensors d.csv", "half.safetensors: the file is damaged or truncated"),
     ("predict network.safetensors d.csv", "a network without its preprocessing"),
     ("predict m.safetensors other.csv", "missing columns that the model was trained on: a, b, c"),
     ("predict m.safetensors iris", "missing columns that the model was trained on: a, b, c"),
     ("predict m.safetensors d.csv --out nowhere/p.csv", "--out: the folder nowhere does not exist"),
     ("predict m.safetensors d.csv --out m.safetensors", "got m.safetensors, which is read as MODEL"),
     ("predict m.safetensors d.csv --out d.csv", "got d.csv, which is read as DATA"),
-    ("predict nan.safetensors d.csv", "nan.safetensors: "),
+    ("predict nan.safetensors d.csv", "nan.safetensors: expected finite weights"),
     ("predict m.safetensors d.csv --backend x", "unknown backend 'x'"),
     ("evaluate m.safetensors words.csv", "none was given; the columns are a, b, c"),
     ("evaluate m.safetensors words.csv --target b", "missing columns that the model was trained on: b"),
     ("evaluate m.safetensors classes.csv", "expected one of the classes 0, 1; got 7"),
     ("info nothing", "nothing: no such file"),
-    ("info half.safetensors", "not a model file, or a truncated one"),
+    ("info half.safetensors", "half.safetensors: the file is damaged or truncated"),
 ]
 
 
@@ -166,7 +173,7 @@ def test_a_backend_that_cannot_be_had(folder, monkeypatch, command, value, messa
     def no_gpu(name):
         return "no GPU" if name == "cupy" else None
 
-    monkeypatch.setattr("fusedmlp.backends.unavailable_reason", no_gpu)
+    monkeypatch.setattr("fusedmlp.backends.selection.unavailable_reason", no_gpu)
     monkeypatch.setattr("fusedmlp.cli.info.unavailable_reason", no_gpu)
     monkeypatch.setenv("FUSEDMLP_BACKEND", value)
     result = CliRunner().invoke(cli, command.split())
@@ -201,6 +208,9 @@ def test_a_training_that_fails_leaves_the_old_model(folder, monkeypatch):
         (MemoryError("Unable to allocate 1 PiB"), "not enough memory: Unable to allocate 1 PiB"),
         (OSError(28, "No space left on device", "m.safetensors"), "m.safetensors: No space left on device"),
         (OSError("odd"), "odd"),
+        (EOFError("Ran out of input"), "a file ended too early: Ran out of input"),
+        (RuntimeError("the device is lost"), "the device is lost"),
+        (RuntimeError(), "RuntimeError"),
     ],
 )
 def test_what_the_system_refuses(folder, monkeypatch, error, message):
@@ -213,13 +223,24 @@ def test_what_the_system_refuses(folder, monkeypatch, error, message):
     assert result.stderr == f"fusedmlp: {message}\n"
 
 
-def test_a_mistake_of_ours_is_not_hidden(folder, monkeypatch):
-    def mistake(*args, **kwargs):
-        raise AssertionError("ours")
+@pytest.mark.parametrize("error", [AssertionError, TypeError, RecursionError, NotImplementedError, KeyError])
+def test_a_bug_is_not_hidden(folder, monkeypatch, error):
+    def bug(*args, **kwargs):
+        raise error("ours")
 
-    monkeypatch.setattr("fusedmlp.cli.train.train_all", mistake)
+    monkeypatch.setattr("fusedmlp.cli.train.train_all", bug)
     result = CliRunner().invoke(cli, ["train", "d.csv"])
-    assert isinstance(result.exception, AssertionError)
+    assert isinstance(result.exception, error)
+
+
+def test_a_warning_is_one_line(folder):
+    shutil.copy(Path(__file__).parents[1] / "files" / "predictor_0_1_0.safetensors", "old.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = CliRunner().invoke(cli, ["info", "old.safetensors"])
+    assert result.exit_code == 0
+    assert result.stderr.startswith("fusedmlp: warning: old.safetensors: a model file of fusedmlp 0.1.0")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

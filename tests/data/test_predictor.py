@@ -190,6 +190,9 @@ def test_a_network_without_preprocessing_is_no_predictor(tmp_path):
         {"target": []},
         {"target": {"classes": ["a", "b"], "n_outputs": 2}},
         {"target": {"classes": ["a", "b", "c"], "n_outputs": "x"}},
+        {"target": {"classes": ["a", "b", "c"], "n_outputs": 1e300}},
+        {"target": {"classes": ["a", "b", "c"], "n_outputs": 10**400}},
+        {"target": {"classes": ["a", "b", "c"], "n_outputs": 3.5}},
     ],
 )
 def test_damaged_preprocessing_is_a_model_file_error(tmp_path, change):
@@ -202,11 +205,14 @@ def test_damaged_preprocessing_is_a_model_file_error(tmp_path, change):
         Predictor.load(tmp_path / "m.safetensors", backend="numpy")
 
 
-def test_truncated_files(tmp_path):
+def test_changed_bits_and_truncation(tmp_path):
     path = tmp_path / "m.safetensors"
-    train(Table("t", Schema(("a",)), np.eye(4)[:, :1], no_text(4), np.arange(4) % 2)).save(path)
+    train(
+        Table("t", Schema(("a",)), np.eye(4)[:, :1], no_text(4), np.array(["yes", "no", "no", "yes"], dtype=object))
+    ).save(path)
     whole = path.read_bytes()
-    for length in (0, 4, 8, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ModelFileError, match="not a model file, or a truncated one"):
-            Predictor.load(path)
+    for i in range(0, len(whole), 3):
+        for changed in (whole[:i], whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :]):
+            path.write_bytes(changed)
+            with pytest.raises(ModelFileError, match=r"m\.safetensors: "):
+                Predictor.load(path)
