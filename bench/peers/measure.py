@@ -237,6 +237,7 @@ class Field:
                 if self.clock.left() > LEAST_SECONDS:
                     if case.batch_size not in right:
                         right[case.batch_size] = expected(case, self.device.xp)
+                        self.device.forget_peak()  # the libraries need this memory
                     mine = {n: entries[case, n] for n in batch if entries[case, n].status == "not run"}
                     others[case] = self._measure(case, mine, right[case.batch_size], rounds)
             if len(batches) > 1:
