@@ -1,4 +1,4 @@
-"""What a library's process does for the measuring process."""
+"""The work of a library's process, at the measuring process's request."""
 
 from __future__ import annotations
 
