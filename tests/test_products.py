@@ -191,8 +191,9 @@ def test_a_sample_that_is_not_finite_stays_alone(bad, dtype):
     W[W == 0] = 1
     B[1, 2] = bad
     _, C = inside(rows, columns, dtype, CANARY)
+    multiply = register_products.register_products(dtype).multiply
     call(
-        register_products.register_products(dtype).multiply, W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0],
+        multiply, W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0],
         C.ctypes.data, C.strides[0], depth, columns * B.itemsize, False,
     )  # fmt: skip
     np.testing.assert_array_equal(np.isfinite(C), np.broadcast_to(np.arange(columns) != 2, C.shape))

@@ -51,6 +51,8 @@ class GuardedCallback:
                 while True:
                     yield
                     self._function()
+            except GeneratorExit:  # the callback itself is no longer needed
+                return
             except BaseException as error:
                 self._stop[0] = self._reason
                 self.error = self.error or error
