@@ -19,20 +19,6 @@ from fusedmlp.data import read_table
 from fusedmlp.data.predictor import Predictor
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command line in an empty folder; it has to succeed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        result = CliRunner().invoke(cli, list(map(str, arguments)))
-        assert result.exit_code == 0, result.output
-        assert result.stderr == ""
-        return result.stdout
-
-    return run
-
-
 def records(text):
     """The rows of a CSV as dictionaries."""
     return list(csv.DictReader(io.StringIO(text)))
@@ -160,14 +146,6 @@ def test_help_shows_what_there_is(run):
         assert option in output
     for text in ("breast-cancer", ".parquet", "[default: 100", "[default: 0.25", "binary_cross_entropy", "softmax"):
         assert text in output
-
-
-def test_the_group_tells_what_the_commands_tell():
-    for name, short in COMMANDS.items():
-        command = cli.get_command(None, name)
-        assert command.name == name
-        assert command.short_help == short
-    assert cli.get_command(None, "nothing") is None
 
 
 def test_version(run):

@@ -91,21 +91,25 @@ def test_an_interrupt_leaves_the_old_model(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="streams closed as a shell closes them")
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_closed_streams(tmp_path, closed):
     def shell(arguments):
         command = f"{sys.executable} -m fusedmlp {arguments} {closed}"
-        return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        environment = os.environ | {"FUSEDMLP_BACKEND": "numpy"}
+        return subprocess.run(
+            command, shell=True, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+        )
 
-    done = shell("train iris --epochs 2 --backend numpy --out m.safetensors --plot l.png --metrics m.jsonl")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
-    for arguments in ("predict m.safetensors iris --out p.csv", "evaluate m.safetensors iris", "info", "--help"):
+    for arguments in (
+        "train iris --epochs 2 --out m.safetensors --plot l.png --metrics m.jsonl",
+        "predict m.safetensors iris --out p.csv",
+        "info m.safetensors",
+    ):
         done = shell(arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
+    assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "m.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 151
-    assert shell("train nothing.csv").returncode == 2
     done = shell("predict m.safetensors iris")
     if closed.startswith(">&-"):  # nowhere to write the answer
         assert done.returncode == 2

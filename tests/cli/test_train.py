@@ -20,19 +20,6 @@ from fusedmlp.data.predictor import Predictor
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command line in an empty folder; it has to succeed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        result = CliRunner().invoke(cli, list(map(str, arguments)))
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return run
-
-
 def rows_of(output):
     """The printed table: a dictionary per backend."""
     lines = output.splitlines()

@@ -94,7 +94,9 @@ def test_activate(backend, n, m, dtype, activation, with_bias, orders, where):
     out = {"new": None, "out": empty(backend, (n, m), dtype, orders[1]), "in place": given_Z}[where]
     result = backend.activate(given_Z, activation, None if b is None else backend.asarray(b), out=out, slope=slope)
     assert out is None or result is out
-    assert_close(backend.to_numpy(result), expected, activation, elementwise=True)
+    # exp(-z²/2) multiplies the relative error of a rounded z² by it, in the oracle too.
+    tolerance = 200 * np.finfo(dtype).eps if activation == "gelu" else None
+    assert_close(backend.to_numpy(result), expected, activation, elementwise=True, tolerance=tolerance)
     if slope is not None:
         expected = ACTIVATIONS[activation][1]((Z if b is None else Z + b).astype(float))
         assert_close(backend.to_numpy(slope), expected, f"slope of {activation}")

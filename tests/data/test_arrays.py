@@ -127,6 +127,10 @@ def test_damaged_archives(tmp_path, save):
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"d\.npz"):
             read_table(path)
+    directory = whole.index(b"PK\x01\x02")
+    path.write_bytes(whole[: directory + 6] + b"\xc4" + whole[directory + 7 :])  # a version that zipfile does not know
+    with pytest.raises(ValueError, match=r"d\.npz: .*zip file version"):
+        read_table(path)
     path.write_bytes(whole.replace(b"\x93NUMPY", b"\x93BUMPY").replace(b"'<f4'", b"'|O4'"))
     if path.read_bytes() != whole:
         with pytest.raises(ValueError, match=r"d\.npz: X"):

@@ -224,6 +224,16 @@ def test_bad_parquet(tmp_path, write):
             read_table(write(damaged, "x.parquet"))
 
 
+@pytest.mark.parametrize("name", ["read_csv", "read_parquet"])
+def test_a_panic_of_polars_is_a_damaged_file(write, monkeypatch, name):
+    def panic(*args, **kwargs):
+        raise pl.exceptions.PanicException("assertion failed")  # a BaseException
+
+    monkeypatch.setattr(pl, name, panic)
+    with pytest.raises(ValueError, match="assertion failed"):
+        read_table(write(CSV, "d.csv" if name == "read_csv" else "d.parquet"))
+
+
 def test_without_polars_the_pip_command_is_named(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(

@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "Train a network on a table of data, and write it to a file.",
     "predict": "Predict the target of every row of a data set.",
     "evaluate": "Compare a model's predictions with the true targets.",
-    "info": "Show the backends of this machine, or what a model file holds.",
+    "info": "Show the backends of this machine, or the content of a model file.",
 }
 """Name -> short help. Each command is the function of that name in the module of that name."""
 

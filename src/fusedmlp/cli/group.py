@@ -104,7 +104,7 @@ class _Interrupted(click.ClickException):
 
 @contextmanager
 def _shielded() -> Iterator[None]:
-    """Turn what click would handle itself into errors of click that it leaves alone.
+    """Turn KeyboardInterrupt and EOFError into errors of their own: click would turn both into "Aborted!".
 
     A KeyboardInterrupt becomes `_Interrupted`, and so does an error that a compiled library made of one while it was
     imported. An EOFError, as a damaged file raises it, becomes a ClickException with its message.

@@ -27,7 +27,7 @@ command that helps. Then come the hashes of the CUDA kernels, the backend that a
 it. The exit status is 2 if the backend that is asked for cannot run, or if a setting of a backend is wrong.
 """
 
-PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "safetensors", "click", "rich", "polars", "matplotlib")
+PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "click", "rich", "polars", "matplotlib")
 
 
 @click.command(help=HELP)

@@ -19,6 +19,9 @@ _HEADER_READERS = {
 # The errors that numpy raises for a damaged header, which is a Python literal.
 _DAMAGED = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
+# What zipfile raises for a damaged archive: RuntimeError, or NotImplementedError, where a flag or a method is damaged.
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, RuntimeError)
+
 
 def read_npy(path: Path) -> np.ndarray:
     """Memory-map the array of a ``.npy`` file."""
@@ -44,7 +47,7 @@ def read_npz_member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarra
             return mapped
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{source}: not an array of numbers or text, or a damaged one: {error}") from None
 
 
@@ -122,7 +125,7 @@ def read_npz_table(
         target = known or "y"
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{path}: not a .npz archive, or a truncated one: {error}") from None
     with archive:
         X = as_features(read_npz_member(path, archive, "X"), f"{path}: X")

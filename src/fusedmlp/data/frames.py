@@ -94,7 +94,7 @@ def _read_csv(pl: Any, path: Path) -> Any:
         frame = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
     except pl.exceptions.NoDataError:
         raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = _first_fault(path, separator) or _first_line(error)
         raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
     names = [name.strip() for name in frame.columns]
@@ -142,7 +142,7 @@ def _check_header(names: list[str], source: str) -> None:
 def _read_parquet(pl: Any, path: Path) -> Any:
     try:
         return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one: {_first_line(error)}") from None
 
 
@@ -222,5 +222,5 @@ def _check_known(argument: str, names: Collection[str], columns: list[str], sour
         )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

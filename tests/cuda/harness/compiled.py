@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -44,14 +45,33 @@ class Compiled(NamedTuple):
     resources: dict[str, Resources]
 
 
-def cuda():
-    """cuda.core and NVRTC; part of the test extra on Linux, so that missing there is a failure."""
+_loading = threading.Lock()
+_cuda_core = None
+
+
+def cuda_core():
+    """The module cuda.core, with NVRTC loaded; part of the test extra on Linux, so that missing there is a failure.
+
+    Two threads must not import it at the same time: one of them would see it half imported. NVRTC's library is loaded
+    by the first compilation, with the help of modules that some tests replace; so that happens here as well.
+    """
     try:
-        import cuda.bindings.nvrtc
-        import cuda.core
+        return _load_compiler()
     except ImportError as error:
         missing(f"CUDA's compiler: {error}")
-    return cuda
+
+
+def _load_compiler():
+    global _cuda_core
+    with _loading:
+        if _cuda_core is None:
+            import cuda.bindings.nvrtc
+            import cuda.core
+
+            options = cuda.core.ProgramOptions(arch="sm_90")
+            cuda.core.Program('extern "C" __global__ void empty() {}', "c++", options).compile("cubin")
+            _cuda_core = cuda.core
+    return _cuda_core
 
 
 def missing(what):
@@ -67,6 +87,10 @@ _ahead = {}
 
 def compile_ahead(wanted):
     """Begin to compile (file, architecture) pairs: it takes minutes, which other tests leave a core for."""
+    try:
+        _load_compiler()
+    except ImportError:
+        return  # the tests themselves say so
     for file, architecture in wanted:
         if (file, architecture) not in _ahead:
             _ahead[file, architecture] = _pool.submit(compile_text, kernel_sources.source(file), architecture)
@@ -74,14 +98,14 @@ def compile_ahead(wanted):
 
 def compiled(file, architecture):
     """A file of the kernels for an architecture such as "sm_90"; once per process."""
-    cuda()
+    cuda_core()
     compile_ahead([(file, architecture)])
     return _ahead[file, architecture].result()
 
 
 def compile_text(text, architecture):
     """CUDA C++ as `Compiled`, with the options that CuPy compiles with."""
-    core = cuda().core
+    core = cuda_core()
     options = core.ProgramOptions(
         std="c++17", arch=architecture, ftz=True, device_as_default_execution_space=True, ptxas_options=["-v"]
     )

@@ -54,7 +54,8 @@ class Stream:
         self.clock = {}
         self._later = [] if non_blocking else None
         if not non_blocking:
-            _blocking.add(self)
+            with _lock:
+                _blocking.add(self)
         self._done = 0  # operations that have run
         self._enqueued = 0
 
@@ -182,6 +183,7 @@ class Users:
 
     def __init__(self):
         self._last = {}
+        self._owner = _host_clock()  # the garbage collector of any thread may give the memory back
 
     def touch(self, stream, action=None):
         """An operation of a stream on this memory; RaceError if it does not come after all those of other streams."""
@@ -197,6 +199,7 @@ class Users:
         with _lock:
             clock = dict(current().clock)
             _join(clock, _host_clock())
+            _join(clock, self._owner)
             unordered = self._not_before(clock)
         if unordered:
             violations.append(f"memory was given back while streams {unordered} were still at work on it")
@@ -215,7 +218,8 @@ class PinnedMemory(np.ndarray):
 def alloc_pinned_memory(n_bytes):
     """cupy.cuda.alloc_pinned_memory."""
     memory = np.full(n_bytes, 0xFF, np.uint8).view(PinnedMemory)
-    _pinned.add(_Range(memory))
+    with _lock:
+        _pinned.add(_Range(memory))
     return memory
 
 
@@ -229,6 +233,7 @@ class _Range:
 
 def copy_from_host_async(users, target, source, n_bytes, stream, keep):
     """MemoryPointer.copy_from_host_async; `source` has to be pinned: else the copy would not be asynchronous."""
-    pinned = any(range_.start <= source and source + n_bytes <= range_.stop for range_ in list(_pinned))
+    with _lock:
+        pinned = any(range_.start <= source and source + n_bytes <= range_.stop for range_ in list(_pinned))
     assert pinned, "an asynchronous copy from memory that is not pinned"
     users.touch(stream, lambda: keep is None or ctypes.memmove(target, source, n_bytes))
