@@ -57,7 +57,7 @@ REGISTERS = {
 def kernels_in(file, architecture=None):
     """The kernels of a source, counted by hand: 4 activations (f' of the identity is 1), 2 dtypes, 2 layouts."""
     return {
-        "sigmoid.cu": 4 * 2 * 2,
+        "activations.cu": 4 * 2 * 2,
         "fused_backward.cu": (3 + 1) * 3 * 2 * 2,
         "hidden_layer.cu": 4 * 2 * (2 * 2 + 1),
         "mini_batch.cu": 3 * 2,
@@ -94,6 +94,6 @@ def test_every_budget_is_for_a_kernel():
 
 def test_nvrtc_reports_mistakes():
     """A kernel that does not compile is an error."""
-    broken = kernel_sources.source("sigmoid.cu").replace("activation<F>(z.x[j])", "activation<F>(z.y[j])")
+    broken = kernel_sources.source("activations.cu").replace("activation<F>(z.x[j])", "activation<F>(z.y[j])")
     with pytest.raises(Exception, match="NVRTC_ERROR_COMPILATION"):
         compile_text(broken, "sm_90")

@@ -144,7 +144,7 @@ def test_extreme_values(emulated, activation, layout, dtype):
 
 def test_every_kernel_was_run(emulated, cupy):
     """The tests above go through all that these sources hold; this says which calls reach which kernels."""
-    files = ("fused_backward.cu", "sigmoid.cu")
+    files = ("fused_backward.cu", "activations.cu")
     wanted = {name for file in files for name in compile_source(kernel_sources.source(file)).names}
     for activation, dtype, layout in itertools.product(HIDDEN_ACTIVATIONS, DTYPES, ("C", "unaligned")):
         for n_out in (1, 4, 16, 17):

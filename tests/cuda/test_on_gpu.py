@@ -265,7 +265,7 @@ def test_a_kernel_that_does_not_compile_is_an_error(gpu, monkeypatch):
 
     monkeypatch.setattr(kernel_sources, "source", lambda name: 'extern "C" __global__ void f() { nonsense }')
     with pytest.raises(gpu.xp.cuda.compiler.CompileException, match="nonsense"):
-        Launcher(gpu.xp).kernel("sigmoid.cu", "activate_tanh_float32_packed")
+        Launcher(gpu.xp).kernel("activations.cu", "activate_tanh_float32_packed")
 
 
 @pytest.mark.parametrize("variant", test_narrow_step.VARIANTS, ids=test_narrow_step.name)

@@ -10,7 +10,7 @@ from harness.compiled import compile_text, compiled, instructions, machine_code
 
 from fusedmlp.backends.cupy import kernel_sources
 
-FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("sigmoid.cu", "sm_75")]
+FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("activations.cu", "sm_75")]
 
 # The functions that a kernel may call, by the beginning of its name; all others call none. A call is the slow path of
 # an accurate division or root, and its registers are the caller's. Float64 has no fast division.
@@ -76,7 +76,7 @@ def test_machine_code(file, architecture):
 
 def test_the_sigmoid_is_short():
     """A dozen instructions more than the identity a float32 element, of the 76 for which there is time on an H100."""
-    kernels = machine_code("sigmoid.cu", "sm_90")
+    kernels = machine_code("activations.cu", "sm_90")
     for layout in ("packed", "strided"):
         sigmoid = kernels[f"activate_sigmoid_float32_{layout}"]
         elements = len(found(re.compile("MUFU.EX2"), sigmoid))

@@ -162,7 +162,7 @@ HIDDEN_LAYER = "2 n m (Z read, dZ written), n_out m of Y and n_out m of logits"
 OPTIMIZER = "sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam 7 n"
 BACKWARD = "2 n_in m elements (A read, out written), n_out m of dZ"
 CLAIMS = [
-    Claim("sigmoid.cu", "activate", "2 n m elements (Z read, A written)", activate, 2 * N * M),
+    Claim("activations.cu", "activate", "2 n m elements (Z read, A written)", activate, 2 * N * M),
     *(
         Claim("fused_backward.cu", f"fused_backward_{n_out}", BACKWARD, fused_backward(n_out), (2 * N + n_out) * M)
         for n_out in (1, 4, 16)
