@@ -1,17 +1,34 @@
-"""The operations in float64 on the same numbers, by plain numpy and no code of the package."""
+"""Right results in float64: the oracle of the tests (``tests/oracle.py``), applied to chunks of samples."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import importlib.util
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bench import operands
-from bench.grid import Shape
-from fusedmlp import Adam, Gradients, Parameters
+from fusedmlp import Adam
 
-CHUNK_BYTES = 4 * 2**20
-"""Of hidden activations at a time: they stay in cache."""
+
+def _load_oracle() -> Any:
+    """The module, by its path: benchmarks run from a checkout only."""
+    path = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
+    spec = importlib.util.spec_from_file_location("fusedmlp_oracle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+oracle = _load_oracle()
+
+CHUNK_BYTES, DEVICE_CHUNK_BYTES = 4 * 2**20, 2**29
+"""Size of the activations of one chunk of samples, on the host and on a GPU."""
 
 
 def doubles(x: np.ndarray) -> np.ndarray:
@@ -19,56 +36,91 @@ def doubles(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, dtype=np.float64)
 
 
-def sigmoid(Z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-Z))."""
-    A = np.exp(-Z)
-    A += 1
-    return np.reciprocal(A, out=A)
+def to_host(x: Any) -> np.ndarray:
+    """A numpy array with the values of a numpy or CuPy array."""
+    return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
-def forward(parameters: Parameters, X: np.ndarray) -> np.ndarray:
-    """A2, shape (n3, m)."""
-    (W1, W2), (b1, b2) = map(doubles, parameters.weights), map(doubles, parameters.biases)
-    return sigmoid(W2.T @ sigmoid(W1.T @ doubles(X) + b1) + b2)
+def _chunks(X: Any, widths: Sequence[int]) -> list[slice]:
+    n_bytes = CHUNK_BYTES if isinstance(X, np.ndarray) else DEVICE_CHUNK_BYTES
+    rows = max(1, n_bytes // (8 * sum(widths)))
+    return [slice(start, min(len(X), start + rows)) for start in range(0, len(X), rows)]
 
 
-@lru_cache(maxsize=1)
-def loss_and_gradients(shape: Shape) -> tuple[float, Gradients]:
-    """J and its gradients over all m samples, a chunk of them at a time."""
-    parameters, (X, Y) = operands.parameters(shape), operands.samples(shape)
-    (W1, W2), (b1, b2) = map(doubles, parameters.weights), map(doubles, parameters.biases)
-    gradients = Gradients(parameters.architecture, np.zeros(parameters.flat.size))
-    (dW1, dW2), (db1, db2) = gradients.weights, gradients.biases
-    J, chunk = 0.0, max(1, CHUNK_BYTES // (8 * shape.n2))
-    for start in range(0, shape.m, chunk):
-        x, y = doubles(X[:, start : start + chunk]), doubles(Y[:, start : start + chunk])
-        A1 = sigmoid(W1.T @ x + b1)
-        Z2 = W2.T @ A1 + b2
-        J += float((np.logaddexp(0, Z2) - y * Z2).sum()) / shape.m
-        dZ2 = (sigmoid(Z2) - y) / shape.m
-        dW2 += A1 @ dZ2.T
-        db2 += dZ2.sum(axis=1, keepdims=True)
-        dZ1 = W2 @ dZ2
-        dZ1 *= A1
-        dZ1 *= np.subtract(1, A1, out=A1)
-        dW1 += x @ dZ1.T
-        db1 += dZ1.sum(axis=1, keepdims=True)
-    return J, gradients
+def _map(X: Any, function: Any, parts: list[slice]) -> Any:
+    """The function of every chunk, in order; on the host on several threads."""
+    if not isinstance(X, np.ndarray) or len(parts) == 1:
+        return map(function, parts)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, parts))
 
 
-def adam_moments(shape: Shape) -> dict[str, np.ndarray]:
-    """Moments of the gradient's size, as numbers of the shape's dtype: m normal, v its mean square."""
-    g = loss_and_gradients(shape)[1].flat
-    size = np.sqrt(np.mean(g * g))
-    m = size * np.random.default_rng(4).standard_normal(g.size)
-    return {"m": m.astype(shape.dtype), "v": np.full(g.size, size * size).astype(shape.dtype)}
+def forward(layers: Sequence[Any], X: Any, activation: str, loss: str) -> np.ndarray:
+    """The network's output, shape (m, nL), for layers W1, b1, W2, ... and X of shape (m, n1)."""
+    layers = [x.astype(np.float64) for x in layers]
+
+    def part(rows: slice) -> np.ndarray:
+        return to_host(oracle.forward(layers[::2], layers[1::2], X[rows], activation, loss)[1])
+
+    return np.concatenate(list(_map(X, part, _chunks(X, [len(b) for b in layers[1::2]]))))
 
 
-def adam_step(shape: Shape, adam: Adam, t: int) -> np.ndarray:
-    """Step t of Adam from `adam_moments`: the change of the parameters."""
-    g = loss_and_gradients(shape)[1].flat
-    moments = adam_moments(shape)
-    m = adam.beta_1 * doubles(moments["m"]) + (1 - adam.beta_1) * g
-    v = adam.beta_2 * doubles(moments["v"]) + (1 - adam.beta_2) * g * g
-    rate = adam.learning_rate * np.sqrt(1 - adam.beta_2**t) / (1 - adam.beta_1**t)
-    return -rate * m / (np.sqrt(v) + adam.epsilon)
+def loss_and_gradients(
+    layers: Sequence[Any], X: Any, Y: Any, activation: str, loss: str
+) -> tuple[float, list[np.ndarray]]:
+    """J and the gradients of W1, b1, W2, ... by X (m, n1) and Y (m, nL), numpy or CuPy arrays."""
+    layers = [x.astype(np.float64) for x in layers]
+    weights, biases, m = layers[::2], layers[1::2], len(X)
+
+    def part(rows: slice) -> Any:
+        return oracle.loss_and_gradients(weights, biases, X[rows], Y[rows], activation, loss, divisor=m)
+
+    J, dWs, dbs = 0.0, [0.0] * len(weights), [0.0] * len(biases)
+    for more_J, more_dWs, more_dbs in _map(X, part, _chunks(X, [len(b) for b in biases])):
+        J += more_J
+        dWs = [total + more for total, more in zip(dWs, more_dWs, strict=True)]
+        dbs = [total + more for total, more in zip(dbs, more_dbs, strict=True)]
+    return J, [to_host(x) for pair in zip(dWs, dbs, strict=True) for x in pair]
+
+
+def epoch_of_adam(
+    layers: Sequence[np.ndarray],
+    X: np.ndarray,
+    Y: np.ndarray,
+    activation: str,
+    loss: str,
+    batches: Sequence[np.ndarray],
+    adam: Adam,
+) -> tuple[float, np.ndarray]:
+    """An epoch from zero moments.
+
+    Parameters
+    ----------
+    layers, X, Y, activation, loss
+        As of `loss_and_gradients`.
+    batches : sequence of arrays of int
+        The samples of each batch.
+    adam : Adam
+
+    Returns
+    -------
+    J : float
+        The losses before each step, averaged over the samples.
+    change : array of shape (n_parameters,)
+        The sum of all steps, in the order of `layers`.
+    """
+    theta = np.concatenate([np.ravel(x).astype(np.float64) for x in layers])
+    start, ends = theta, np.cumsum([x.size for x in layers])[:-1]
+    moments = np.zeros_like(theta), np.zeros_like(theta)
+    total = 0.0
+    for t, samples in enumerate(batches, start=1):
+        now = [part.reshape(x.shape) for part, x in zip(np.split(theta, ends), layers, strict=True)]
+        J, gradients = loss_and_gradients(now, X[samples], Y[samples], activation, loss)
+        total += J * len(samples)
+        theta, *moments = adam_step(theta, np.concatenate([np.ravel(g) for g in gradients]), *moments, t, adam)
+    return total / sum(map(len, batches)), theta - start
+
+
+def adam_step(theta: Any, gradient: Any, m: Any, v: Any, t: int, adam: Adam) -> Any:
+    """(theta, m, v) after step t of Adam."""
+    return oracle.adam(theta, gradient, m, v, t, adam.learning_rate, adam.beta_1, adam.beta_2, adam.epsilon)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -144,7 +145,8 @@ class Sigmoid(PerSample):
         return self.bound(backend, lambda: backend.sigmoid(Z, out=out))
 
     def expected(self) -> dict[str, np.ndarray]:
-        return {"A1": exact.sigmoid(exact.doubles(operands.logits(self.shape)[:, self.columns()]))}
+        sigmoid, _ = exact.oracle.ACTIVATIONS["sigmoid"]
+        return {"A1": sigmoid(exact.doubles(operands.logits(self.shape)[:, self.columns()]))}
 
 
 class FusedBackward(PerSample):
@@ -171,6 +173,26 @@ class FusedBackward(PerSample):
         W2, dZ2, A1 = operands.backward(self.shape)
         A1 = exact.doubles(A1[:, self.columns()])
         return {"dZ1": exact.doubles(W2) @ exact.doubles(dZ2[:, self.columns()]) * A1 * (1 - A1)}
+
+
+SIGMOID_AND_LOSS = "sigmoid", "binary_cross_entropy"
+
+
+def _layers(shape: Shape) -> list[np.ndarray]:
+    """W1, b1, W2, b2 with biases of shape (n,)."""
+    drawn = operands.parameters(shape)
+    return [x for W, b in zip(drawn.weights, drawn.biases, strict=True) for x in (W, b.reshape(-1))]
+
+
+def _flat(gradients: list[np.ndarray]) -> np.ndarray:
+    """Arrays of W1, b1, W2, b2 in the order of `Parameters.flat`."""
+    return np.concatenate([np.ravel(g) for g in gradients])
+
+
+@lru_cache(maxsize=1)
+def _loss_and_gradients(shape: Shape) -> tuple[float, list[np.ndarray]]:
+    X, Y = operands.samples(shape)
+    return exact.loss_and_gradients(_layers(shape), X.T, Y.T, *SIGMOID_AND_LOSS)
 
 
 class _Pass(Operation):
@@ -215,7 +237,7 @@ class Forward(_Pass, PerSample):
 
     def expected(self) -> dict[str, np.ndarray]:
         X = operands.samples(self.shape).X[:, self.columns()]
-        return {"A2": exact.forward(operands.parameters(self.shape), X)}
+        return {"A2": exact.forward(_layers(self.shape), X.T, *SIGMOID_AND_LOSS).T}
 
 
 class _Training(_Pass):
@@ -254,8 +276,8 @@ class LossAndGradients(_Training):
         return Bound(call, result, engine.kind)
 
     def expected(self) -> dict[str, np.ndarray]:
-        J, gradients = exact.loss_and_gradients(self.shape)
-        return {"J": np.array(J), **{f"d{name}": value for name, value in gradients.named()}}
+        J, (dW1, db1, dW2, db2) = _loss_and_gradients(self.shape)
+        return {"J": np.array(J), "dW1": dW1, "db1": db1[:, None], "dW2": dW2, "db2": db2[:, None]}
 
 
 class AdamStep(_Training):
@@ -279,7 +301,7 @@ class AdamStep(_Training):
         engine, parameters = network.engine, network.parameters
         state = OptimizerState(self.adam, backend.xp, parameters)
         state.t = self.steps_before
-        for name, value in exact.adam_moments(self.shape).items():
+        for name, value in self.moments().items():
             state.moments[name][...] = backend.asarray(value, dtype=self.shape.dtype)
         before = operands.parameters(self.shape).flat
         J = [np.nan]
@@ -294,8 +316,17 @@ class AdamStep(_Training):
         return Bound(call, result, engine.kind)
 
     def expected(self) -> dict[str, np.ndarray]:
-        J, _ = exact.loss_and_gradients(self.shape)
-        return {"J": np.array(J), "step": exact.adam_step(self.shape, self.adam, self.steps_before + 1)}
+        J, gradients = _loss_and_gradients(self.shape)
+        moments = [exact.doubles(x) for x in self.moments().values()]
+        step, _, _ = exact.adam_step(0.0, _flat(gradients), *moments, self.steps_before + 1, self.adam)
+        return {"J": np.array(J), "step": step}
+
+    def moments(self) -> dict[str, np.ndarray]:
+        """Moments of the gradient's size, in the shape's dtype: m is normal, v is its mean square."""
+        g = _flat(_loss_and_gradients(self.shape)[1])
+        size = np.sqrt(np.mean(g * g))
+        m = size * np.random.default_rng(4).standard_normal(g.size)
+        return {"m": m.astype(self.shape.dtype), "v": np.full(g.size, size * size).astype(self.shape.dtype)}
 
 
 OPERATIONS: tuple[type[Operation], ...] = (Matmul, Sigmoid, FusedBackward, Forward, LossAndGradients, AdamStep)

@@ -14,7 +14,7 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
-@pytest.fixture(params=list(selection.REGISTRY), scope="session")
+@pytest.fixture(params=list(selection.registry()), scope="session")
 def backend(request):
     """Every backend in turn."""
     return require(request.param)

@@ -1,8 +1,9 @@
-"""Random networks with data that suits their loss, and every combination of what a network can be."""
+"""Random networks with data that suits their loss, and the combinations of what a network can be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -10,14 +11,25 @@ from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.network import Network
 
-COMBINATIONS = [
+DEPTHS = (1, 2, 3, 4, 5)
+"""Numbers of weight layers: 1 is logistic regression and its kin, 5 has four hidden layers."""
+FLAGS = tuple(product((True, False), repeat=2))
+
+ALL_COMBINATIONS = [
     (activation, loss, depth, bias, weighted)
-    for activation in HIDDEN_ACTIVATIONS
-    for loss in LOSSES
-    for depth in (1, 2, 3, 4)  # weight layers: 1 is logistic regression and its kin
-    for bias in (True, False)
-    for weighted in (True, False)
+    for activation, loss, depth in product(HIDDEN_ACTIVATIONS, LOSSES, DEPTHS)
+    for bias, weighted in FLAGS
 ]
+"""(activation, loss, depth, bias, weighted): all of them."""
+
+COMBINATIONS = [
+    (activation, loss, depth, *FLAGS[(number + place + depth) % len(FLAGS)])
+    for number, activation in enumerate(HIDDEN_ACTIVATIONS)
+    for place, loss in enumerate(LOSSES)
+    for depth in DEPTHS
+]
+"""Every activation with every loss at every depth. Bias and weights change from one to the next: each activation, each
+loss and each depth meets all four cases."""
 
 
 @dataclass
@@ -57,7 +69,7 @@ def make_problem(
     """A problem drawn from the seed; layer sizes are small primes unless given."""
     rng = np.random.default_rng(seed)
     if sizes is None:
-        sizes = [5, *[7, 3, 4][: depth - 1], 3 if loss == "categorical_cross_entropy" else 2]
+        sizes = [5, *[7, 3, 4, 6][: depth - 1], 3 if loss == "categorical_cross_entropy" else 2]
     net = Network(sizes, activation, loss, bias, dtype, backend, random_state=seed)
     X = rng.normal(size=(sizes[0], m)).astype(dtype)
     Y = targets(loss, sizes[-1], m, rng).astype(dtype)

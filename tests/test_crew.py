@@ -13,10 +13,20 @@ from processes import run_python
 pytest.importorskip("numba")
 
 from fusedmlp.backends.numba_cpu import crew as crews
+from fusedmlp.backends.numba_cpu.buffers import AddressCache, AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.memory import Addresses, Block, address_of
-from fusedmlp.backends.numba_cpu.primitives import INTEGER, atomic_add, atomic_load, load, relax
-from fusedmlp.backends.numba_cpu.records import Layer, Plan, Run, Worker, layer_at, plan_at, run_at, worker_at, written
+from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, atomic_add, atomic_load, load, relax
+from fusedmlp.backends.numba_cpu.records import (
+    LayerRecord,
+    NetworkRecord,
+    RunRecord,
+    WorkerRecord,
+    layer_at,
+    network_at,
+    run_at,
+    worker_at,
+    written,
+)
 from fusedmlp.backends.numba_cpu.simd import store
 
 MOST_LOOKS = 200_000_000  # some seconds: a test that waits for nobody fails, and does not hang
@@ -42,7 +52,11 @@ class Task:
     """A run for `meet`, with its workers."""
 
     def __init__(self, awaited, workers):
-        self.run, self.notes, self.workers = Block(2, "int64"), Block(workers, "int64"), Block(workers, "int64")
+        self.run, self.notes, self.workers = (
+            AlignedArray(2, "int64"),
+            AlignedArray(workers, "int64"),
+            AlignedArray(workers, "int64"),
+        )
         self.run.numbers[1] = awaited
         self.workers.numbers[:] = self.notes.address + 8 * np.arange(workers)
 
@@ -154,8 +168,8 @@ def read_layer(out, record):
     store(it.blocked, out + 8)
 
 
-def read_plan(out, record):
-    it = plan_at(record)
+def read_network(out, record):
+    it = network_at(record)
     store(it.layers, out)
     store(it.forward, out + 8)
     store(it.yielder, out + 16)
@@ -163,47 +177,47 @@ def read_plan(out, record):
 
 def read_run(out, record):
     it = run_at(record)
-    store(it.plan, out)
+    store(it.network, out)
     store(it.pieces, out + 8)
     store(np.int64(it.alpha), out + 16)
-    store(np.int64(it.squares), out + 24)
-    it.squares = 1.5
+    store(np.int64(it.scale), out + 24)
+    it.scale = 1.5
 
 
 def read_worker(out, record):
     it = worker_at(record)
     store(it.workspace, out)
-    store(it.x_by_sample, out + 8)
-    it.x_by_sample = 77
+    store(it.key, out + 8)
+    it.key = 77
 
 
 @pytest.mark.parametrize(
     ("kind", "read", "names"),
     [
-        (Layer, read_layer, ("n_in", "blocked")),
-        (Plan, read_plan, ("layers", "forward", "yielder")),
-        (Run, read_run, ("plan", "pieces", "alpha", "squares")),
-        (Worker, read_worker, ("workspace", "x_by_sample")),
+        (LayerRecord, read_layer, ("n_in", "blocked")),
+        (NetworkRecord, read_network, ("layers", "forward", "yielder")),
+        (RunRecord, read_run, ("network", "pieces", "alpha", "scale")),
+        (WorkerRecord, read_worker, ("workspace", "key")),
     ],
 )
 def test_compiled_code_reads_what_python_wrote(kind, read, names):
     record = kind(*range(100, 100 + len(kind._fields)))
-    block, out = written(record, record), Block(8, "int64")
+    block, out = written(record, record), AlignedArray(8, "int64")
     routine = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(routine_address(read, 2))
     half = len(block.numbers) // 2
     routine(out.address, block.address + 8 * half)
     assert out.numbers[: len(names)].tolist() == [getattr(record, name) for name in names]
-    if kind is Run:
+    if kind is RunRecord:
         assert block.numbers[half:].view(np.float64)[-1] == 1.5
-    if kind is Worker:
+    if kind is WorkerRecord:
         assert block.numbers[-1] == 77
-    assert block.numbers[half - 1] != block.numbers[-1] or kind in (Layer, Plan)
+    assert block.numbers[half - 1] != block.numbers[-1] or kind in (LayerRecord, NetworkRecord)
 
 
 def test_blocks_start_at_cache_lines_and_grow():
     for dtype in ("float32", "float64", "int64"):
         for size in (1, 7, 1000):
-            block = Block(size, dtype)
+            block = AlignedArray(size, dtype)
             assert block.address % 64 == 0
             assert block.address == block.numbers.ctypes.data
             assert block.numbers.dtype == dtype
@@ -215,7 +229,7 @@ def test_blocks_start_at_cache_lines_and_grow():
 
 
 def test_addresses_are_those_of_the_arrays_that_are_asked_for():
-    addresses, kept = Addresses(4), [np.zeros(3) for _ in range(7)]
+    addresses, kept = AddressCache(4), [np.zeros(3) for _ in range(7)]
     for _ in range(3):
         for x in kept:
             assert addresses.of(x) == x.ctypes.data

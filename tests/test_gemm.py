@@ -20,7 +20,7 @@ from numba import njit
 
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network, get_backend
-from fusedmlp.backends.numba_cpu import gemm, primitives
+from fusedmlp.backends.numba_cpu import gemm, intrinsics
 from fusedmlp.backends.numba_cpu import layout as engine_layout
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
 from fusedmlp.cli.commands import cli
@@ -186,7 +186,7 @@ def test_mkls_routine_has_the_right_precision(monkeypatch):
 @njit(**OPTIONS)
 def multiply(routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     """BLAS's own interface: column-major, leading dimensions."""
-    primitives.gemm(routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+    intrinsics.gemm(routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 
 
 def check_routine(chosen):

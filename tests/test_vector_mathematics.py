@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core.ccallback import CFunc
 from numba.core.errors import TypingError
 
-from fusedmlp.backends.numba_cpu import products, sweeps
+from fusedmlp.backends.numba_cpu import register_products, sweeps
 from fusedmlp.backends.numba_cpu.compilation import INTERNAL, OPTIONS
 from fusedmlp.backends.numba_cpu.mathematics import TAGS, derivative, exp, f, log1p_unit, one
 from fusedmlp.backends.numba_cpu.simd import (
@@ -116,7 +116,7 @@ def assert_same(actual, expected):
 
 # Accuracy -------------------------------------------------------------------------------------------------------------
 
-# Where exp is held, so that 2ⁿ stays a normal number.
+# Where exp is clip_exponent, so that 2ⁿ stays a normal number.
 LIMITS = {"float32": (-87.3, 88.0), "float64": (-708.3, 709.0)}
 FORMULAS = {
     "exp": lambda m, x: m.exp(x),
@@ -135,7 +135,7 @@ BOUNDS = {
 
 
 def interval(name, dtype):
-    """Where a function promises accuracy: its result a normal number, exp not held."""
+    """Where a function promises accuracy: its result a normal number, exp not clip_exponent."""
     low, high = LIMITS[dtype]
     return {"exp": (low, high), "log1p_unit": (0, 1), "sigmoid": (low, 1000), "tanh": (-1000, 1000)}[name]
 
@@ -301,9 +301,9 @@ FUSED = {
     "s a + s": (lambda a, b, s: fma(s, a, s), lambda a, b, s: s * a + s),
 }
 CHOICES = {  # with a number as bound; comparisons with NaN are false
-    "at_least": (lambda a, b, s: at_least(a, s), lambda a, s: np.where(a <= s, s, a)),
-    "at_most": (lambda a, b, s: at_most(a, s), lambda a, s: np.where(a >= s, s, a)),
-    "above": (lambda a, b, s: above(a, s), lambda a, s: np.where(a > s, 1, 0).astype(a.dtype)),
+    "at_least": (lambda a, b, s: at_least(a, s), lambda a, s: np.address_of_array(a <= s, s, a)),
+    "at_most": (lambda a, b, s: at_most(a, s), lambda a, s: np.address_of_array(a >= s, s, a)),
+    "above": (lambda a, b, s: above(a, s), lambda a, s: np.address_of_array(a > s, 1, 0).astype(a.dtype)),
 }
 
 
@@ -550,10 +550,15 @@ def test_sweeps_work_on_whole_registers(name, dtype):
 
 @needs_x86
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("product", "arguments"), [(products.multiply, 11), (products.multiply_samples, 13)])
+@pytest.mark.parametrize(
+    ("product", "arguments"), [(register_products.multiply, 11), (register_products.multiply_samples, 13)]
+)
 def test_products_work_on_whole_registers(product, arguments, dtype):
     assembly = compile_anew(product(np.dtype(dtype).type(0)), arguments)._library.get_asm_str()
     # Every block has its own: at least rows times registers of the largest.
-    assert len(instructions(assembly, multiplies_and_adds_at_once(dtype))) >= products.ROWS * products.wide()
+    assert (
+        len(instructions(assembly, multiplies_and_adds_at_once(dtype)))
+        >= register_products.ROWS * register_products.wide()
+    )
     assert not re.search(rf"\tv?mul{SUFFIXES[dtype].replace('p', 's')}\t", assembly), "multiplies single elements"
     assert not re.search(r"\bfmaf?\b", assembly), "calls the C library"

@@ -25,11 +25,16 @@ _HOME = {
     "CosineDecay": "fusedmlp.training.schedules",
     "Callback": "fusedmlp.training.callbacks",
     "ReduceOnPlateau": "fusedmlp.training.callbacks",
+    "StopAfter": "fusedmlp.training.callbacks",
+    "TrainingState": "fusedmlp.training.state",
+    "GradientPhase": "fusedmlp.engines.options",
     "History": "fusedmlp.training.history",
     "Predictor": "fusedmlp.data.predictor",
     "get_backend": "fusedmlp.backends.selection",
     "available_backends": "fusedmlp.backends.selection",
     "use_backend": "fusedmlp.backends.selection",
+    "register_backend": "fusedmlp.backends.selection",
+    "Backend": "fusedmlp.backends.base",
     "BackendUnavailableError": "fusedmlp.errors",
     "ModelFileError": "fusedmlp.errors",
     "TrainingDivergedError": "fusedmlp.errors",
@@ -38,10 +43,13 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
+    from fusedmlp.backends.base import Backend as Backend
     from fusedmlp.backends.selection import available_backends as available_backends
     from fusedmlp.backends.selection import get_backend as get_backend
+    from fusedmlp.backends.selection import register_backend as register_backend
     from fusedmlp.backends.selection import use_backend as use_backend
     from fusedmlp.data.predictor import Predictor as Predictor
+    from fusedmlp.engines.options import GradientPhase as GradientPhase
     from fusedmlp.errors import BackendUnavailableError as BackendUnavailableError
     from fusedmlp.errors import ModelFileError as ModelFileError
     from fusedmlp.errors import TrainingDivergedError as TrainingDivergedError
@@ -54,12 +62,14 @@ if TYPE_CHECKING:
     from fusedmlp.network import Network as Network
     from fusedmlp.training.callbacks import Callback as Callback
     from fusedmlp.training.callbacks import ReduceOnPlateau as ReduceOnPlateau
+    from fusedmlp.training.callbacks import StopAfter as StopAfter
     from fusedmlp.training.history import History as History
     from fusedmlp.training.schedules import Constant as Constant
     from fusedmlp.training.schedules import CosineDecay as CosineDecay
     from fusedmlp.training.schedules import ExponentialDecay as ExponentialDecay
     from fusedmlp.training.schedules import InverseScaling as InverseScaling
     from fusedmlp.training.schedules import StepDecay as StepDecay
+    from fusedmlp.training.state import TrainingState as TrainingState
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,17 @@
-"""The exceptions that are the project's own. Everything else is a plain ValueError or TypeError."""
+"""The exceptions of the project. Every other error is a plain ValueError or TypeError."""
 
 from __future__ import annotations
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for by name and this machine cannot run it.
+    """A backend was asked for by name, and this machine cannot run it.
 
     Parameters
     ----------
     name : str
         The backend that was asked for, e.g. ``"cupy"``.
     reason : str
-        Why it cannot run, and the pip command that mends it where there is one.
+        Why it cannot run, and the pip command that helps where there is one.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -19,10 +19,14 @@ class BackendUnavailableError(RuntimeError):
         self.name = name
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[BackendUnavailableError], tuple[str, str]]:
+        """Pickle both arguments: by default an exception is made again from its message alone."""
+        return type(self), (self.name, self.reason)
+
 
 class ModelFileError(ValueError):
-    """A model file is missing, truncated, or is not one."""
+    """A model file is missing, is damaged or truncated, or is a file of another kind."""
 
 
 class TrainingDivergedError(ArithmeticError):
-    """The loss became NaN or infinite during training; the best weights so far were put back."""
+    """The loss became NaN or infinite during training. The network has the best weights so far again."""

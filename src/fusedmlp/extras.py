@@ -1,4 +1,4 @@
-"""Packages that come with an extra of the project, imported when they are first needed."""
+"""Optional packages, which an extra of the project installs. They are imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from typing import Any
 
 
 class MissingExtraError(ImportError):
-    """A package of an extra is needed and cannot be imported; the message has the pip command that brings it."""
+    """An optional package is needed and cannot be imported. The message has the pip command that installs it."""
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import `module`, which the extra `extra` brings.
+    """Import an optional package.
 
     Parameters
     ----------
     module : str
-        The name it is imported by.
+        The module to import.
     extra : str
-        The extra of ``fusedmlp`` that it belongs to, e.g. "data".
+        The extra of ``fusedmlp`` that installs it, e.g. "data".
     purpose : str
-        What it is needed for: the subject of the error message.
+        What needs the package: the subject of the error message.
+
+    Returns
+    -------
+    module
 
     Raises
     ------
     MissingExtraError
+        The import failed.
     """
     try:
         return importlib.import_module(module)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -10,21 +12,28 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.selection import get_backend, resolve_precision
+from fusedmlp.backends.selection import get_backend, is_registered, resolve_precision
 from fusedmlp.checks import check_number
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.feeding import HostMatrix
-from fusedmlp.engines.samples import Samples, check_sample_weight, check_X, check_Y, split_validation
+from fusedmlp.engines.options import GradientPhase
+from fusedmlp.engines.samples import Samples, as_inputs, as_samples
+from fusedmlp.errors import BackendUnavailableError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model import reference
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.optimizers import Optimizer, as_optimizer
 from fusedmlp.model.parameters import Gradients, Parameters, glorot_uniform
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training, TrainingSettings
 from fusedmlp.training.schedules import Schedule, as_schedule
+from fusedmlp.training.setup import hold_back, state_for
+from fusedmlp.training.state import TrainingState
+
+_log = logging.getLogger("fusedmlp")
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
@@ -51,7 +60,8 @@ class Network:
     ----------
     layer_sizes : sequence of int
         [n1, n2, ..., nL]: inputs, hidden units of each hidden layer, outputs. [n1, 1] is logistic regression.
-    hidden_activation : {"sigmoid", "tanh", "relu", "identity"}
+    hidden_activation : str
+        "sigmoid", "tanh", "relu", "identity", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu" or "mish".
     loss : {"binary_cross_entropy", "categorical_cross_entropy", "squared_error", "poisson", "sum_squared_error"}
         Brings its output activation: sigmoid, softmax, identity, exp, sigmoid.
     bias : bool
@@ -70,6 +80,8 @@ class Network:
     ----------
     architecture : Architecture
     backend : Backend
+    history : History or None
+        The record of the last training.
     precision : str
         What is allowed; ``backend.precision`` is what float32 products run at.
     parameters : Parameters
@@ -104,6 +116,7 @@ class Network:
     ) -> None:
         architecture = Architecture(layer_sizes, hidden_activation, loss, bias, dtype)
         generator = as_generator(random_state)
+        self.history: History | None = None
         self._set_up(architecture, backend, precision, generator, glorot_uniform(architecture, generator))
 
     def _set_up(
@@ -120,6 +133,7 @@ class Network:
         self.parameters = Parameters(architecture, self.backend.asarray(flat))
         self._generator = generator
         self._engines = threading.local()
+        self._fitting = threading.Lock()
 
     @property
     def weights(self) -> list[Array]:
@@ -146,16 +160,24 @@ class Network:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "architecture": self.architecture,
-            "backend": self.backend.name,
-            "precision": self.precision,
-            "generator": self._generator,
-            "flat": self.backend.to_numpy(self.parameters.flat).copy(),
+        """Attributes; the parameters in host memory, the backend by its name, if it is registered."""
+        state = {
+            name: value for name, value in vars(self).items() if name not in ("_engines", "_fitting", "parameters")
         }
+        state["backend"] = self.backend.name if is_registered(self.backend) else self.backend
+        return state | {"flat": self.backend.to_numpy(self.parameters.flat).copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(*(state[name] for name in ("architecture", "backend", "precision", "generator", "flat")))
+        """On the backend that it had; where this machine has not got that, on the one that it would choose now."""
+        state = dict(state)
+        backend, flat = state.pop("backend"), state.pop("flat")
+        try:
+            backend = get_backend(backend)
+        except (BackendUnavailableError, ValueError) as error:
+            backend = get_backend()
+            _log.warning("a network that was made on another backend comes back on %s: %s", backend.name, error)
+        vars(self).update(state)
+        self._set_up(self.architecture, backend, self.precision, self._generator, flat)
 
     # The mathematics -------------------------------------------------------------------------------------------------
 
@@ -170,18 +192,19 @@ class Network:
         -------
         array of shape (nL, m), of the network's dtype, of the kind that X is
         """
-        return self._like(X, self.engine.forward(self.parameters, self._check_X(X)))
+        inputs = as_inputs(X, self.architecture, self.backend)
+        A_L = self.engine.forward(self.parameters, inputs)
+        if not isinstance(inputs, HostMatrix):
+            self._check_result(A_L)
+        return self._like(X, A_L)
 
     def loss(self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
         """J, as `loss_and_gradients` gives it, from a forward pass alone."""
-        samples = self._check_samples(X, Y, sample_weight)
-        return self.engine.loss(
-            self.parameters,
-            samples.X,
-            samples.Y,
-            samples.sample_weight,
-            check_number("alpha", alpha, 0, include_low=True),
-        )
+        samples = self._samples(X, Y, sample_weight)
+        alpha = check_number("alpha", alpha, 0, include_low=True)
+        J = self.engine.loss(self.parameters, samples.X, samples.Y, samples.sample_weight, alpha)
+        self._check_result(J)
+        return J
 
     def loss_and_gradients(
         self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0
@@ -206,12 +229,13 @@ class Network:
         gradients : Gradients
             `weights` [dW1, dW2, ...], `biases` [db1, ...], `flat`: arrays of the kind that X is.
         """
-        samples = self._check_samples(X, Y, sample_weight)
+        samples = self._samples(X, Y, sample_weight)
         alpha = check_number("alpha", alpha, 0, include_low=True)
         gradients = Gradients(self.architecture, self.backend.xp.empty_like(self.parameters.flat))
         J = self.engine.loss_and_gradients(
             self.parameters, samples.X, samples.Y, gradients, samples.sample_weight, alpha
         )
+        self._check_result(J)
         if self.backend.owns(X):
             return J, gradients
         return J, Gradients(self.architecture, self.backend.to_numpy(gradients.flat))
@@ -236,7 +260,7 @@ class Network:
         """
         if rows:
             X, Y = _transposed(X), _transposed(Y)
-        samples = self._check_samples(X, Y, sample_weight).on_device(self.backend)
+        samples = self._samples(X, Y, sample_weight).on_device(self.backend)
         quantities = reference.trace(self.backend, self.parameters, samples.X, samples.Y, samples.sample_weight)
         quantities = {name: value if name == "J" else self._like(X, value) for name, value in quantities.items()}
         return reference.in_rows(quantities) if rows else quantities
@@ -263,6 +287,10 @@ class Network:
         tolerance: float = 1e-4,
         callbacks: Iterable[Callback | Callable[[Training], object]] = (),
         random_state: RandomState = None,
+        clip_norm: float | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        gradient_phase: GradientPhase | None = None,
+        state: TrainingState | None = None,
     ) -> History:
         """Train in place.
 
@@ -270,7 +298,7 @@ class Network:
         ----------
         X : array of shape (n1, m)
         Y : array of shape (nL, m), or (m,) for one output
-        optimizer : {"sgd", "momentum", "nesterov", "adam"} or Optimizer
+        optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw"} or Optimizer
         epochs : int
         batch_size : int
             Samples of a step; at least m is full-batch training.
@@ -292,36 +320,84 @@ class Network:
             more than `tolerance` for `patience` epochs; the weights with the lowest one are put back.
         callbacks : iterable of Callback, or of functions called with the `Training` after every epoch
         random_state : int or numpy random generator, optional
-            For splitting and shuffling; None goes on with the network's own.
+            For splitting, shuffling and dropout; None goes on with the network's own.
+        clip_norm : float, optional
+            A batch's gradient, L2 term included, whose norm over all parameters is larger is scaled down to it.
+        dropout : float in [0, 1), or a sequence of them
+            The probability that an activation is dropped in training: of every hidden layer, or, as a sequence, of the
+            inputs and then of each hidden layer. What is kept is divided by 1 - rate. Predictions and validation drop
+            nothing. The same seed drops the same numbers on any backend and any number of threads.
+        gradient_phase : GradientPhase, optional
+            Runs between the sums of each batch and its update.
+        state : TrainingState, optional
+            Goes on where the last call with this state stopped, and advances it.
 
         Returns
         -------
         History
+            Also kept as ``network.history``, after an interruption too.
 
         Raises
         ------
         ValueError
             An argument is wrong; the network is as it was.
+        RuntimeError
+            The network is being trained already, by another thread or a callback.
         TrainingDivergedError
-            The loss became NaN or infinite; the best weights so far were put back.
+            The loss became NaN or infinite; the best weights so far were put back: of the first weights and those after
+            the best epoch, the ones whose loss is lower.
+        KeyboardInterrupt
+            Ctrl-C ends the epoch within a fraction of a second. The network has the weights of the last whole batch;
+            with early stopping, the best weights.
+
+        Notes
+        -----
+        With sample weights, the sums of a batch are divided by the mean weight of all training samples times the
+        samples of the batch. So the expectation of a batch's gradient is the gradient of J, whatever the batch size.
         """
-        generator = self._generator if random_state is None else as_generator(random_state)
         if not isinstance(callbacks, Iterable):
             raise ValueError(f"callbacks: expected an iterable of them; got {callbacks!r}")
-        described = as_optimizer(optimizer, learning_rate)
-        settings = TrainingSettings(
-            epochs, batch_size, as_schedule(schedule, epochs), alpha, shuffle, early_stopping, patience, tolerance
-        )
-        train = self._check_samples(X, Y, sample_weight)
-        validation = None
-        check_number("validation_fraction", validation_fraction, 0, 1, include_low=True)
-        if validation_data is not None:
-            if validation_fraction:
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("fit: this network is being trained already, by another thread or a callback")
+        try:
+            if state is not None and random_state is not None and getattr(state, "used", False):
+                raise ValueError("random_state: expected None, as the state has a generator of its own")
+            generator = self._generator if random_state is None else as_generator(random_state)
+            state = state_for(state, as_optimizer(optimizer, learning_rate), generator, self.architecture)
+            settings = TrainingSettings(
+                epochs,
+                batch_size,
+                as_schedule(schedule, state.planned_epochs or epochs),
+                alpha,
+                shuffle,
+                early_stopping,
+                patience,
+                tolerance,
+                clip_norm,
+                as_rates(dropout, len(self.weights)),
+                gradient_phase,
+            )
+            self._check_weights()
+            train = self._samples(X, Y, sample_weight)
+            if validation_data is None:
+                train, validation = hold_back(state, train, validation_fraction, self.backend.workspace_bytes)
+            elif validation_fraction:
                 raise ValueError("validation_fraction: expected 0 where validation_data is given")
-            validation = self._check_validation(validation_data)
-        elif validation_fraction:
-            train, validation = split_validation(train, validation_fraction, generator)
-        return Training(self.engine, self.parameters, described, settings, generator, callbacks).run(train, validation)
+            else:
+                validation = self._validation(validation_data)
+            if settings.dropout is not None and state.dropout_seed is None:
+                state.dropout_seed = int.from_bytes(state.generator.bytes(8), "little")  # type: ignore[union-attr]
+            training = Training(self.engine, self.parameters, state, settings, callbacks)
+            self.history = training.history
+            return training.run(train, validation)
+        finally:
+            self._fitting.release()
+
+    def _validation(self, data: tuple[Any, ...]) -> Samples:
+        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+            raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
+        X, Y, sample_weight = (*data, None)[:3]
+        return self._samples(X, Y, sample_weight, "validation_")
 
     # Files -----------------------------------------------------------------------------------------------------------
 
@@ -352,6 +428,7 @@ class Network:
     ) -> Network:
         """A network that starts from a copy of given parameters (numpy arrays) instead of drawn ones."""
         network = cls.__new__(cls)
+        network.history = None
         generator = as_generator(random_state)
         network._set_up(parameters.architecture, backend, precision, generator, parameters.flat.copy())
         return network
@@ -361,23 +438,17 @@ class Network:
 
     # Arrays in and out -----------------------------------------------------------------------------------------------
 
-    def _check_X(self, X: Any, name: str = "X") -> Array:
+    def _samples(self, X: Any, Y: Any, sample_weight: Any = None, prefix: str = "") -> Samples:
+        return as_samples(X, Y, sample_weight, self.architecture, self.backend, prefix)
+
+    def _check_result(self, result: Any) -> None:
+        """Where a result is not finite, say that the weights are to blame if they are."""
+        if not math.isfinite(result) if isinstance(result, float) else not self.backend.all_finite(result):
+            self._check_weights()
+
+    def _check_weights(self) -> None:
         if not self.backend.all_finite(self.parameters.flat):
             raise ValueError("weights: expected finite numbers; the network's parameters hold NaN or infinity")
-        return check_X(X, self.architecture, self.backend, name)
-
-    def _check_samples(self, X: Any, Y: Any, sample_weight: Any = None, prefix: str = "") -> Samples:
-        X = self._check_X(X, f"{prefix}X")
-        about = X.shape[1], self.architecture, self.backend
-        on_host = isinstance(X, HostMatrix)
-        Y = check_Y(Y, *about, f"{prefix}Y", on_host)
-        return Samples(X, Y, check_sample_weight(sample_weight, *about, f"{prefix}sample_weight", on_host))
-
-    def _check_validation(self, data: tuple[Any, ...]) -> Samples:
-        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-            raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
-        X, Y, sample_weight = (*data, None)[:3]
-        return self._check_samples(X, Y, sample_weight, prefix="validation_")
 
     def _like(self, X: Any, result: Array) -> Array:
         """`result` in the kind of array that X is: one of the backend's own, else numpy."""

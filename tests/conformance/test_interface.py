@@ -13,7 +13,7 @@ from fusedmlp.backends.base import Backend
 from fusedmlp.engines.base import Engine
 
 
-@pytest.mark.parametrize("name", selection.REGISTRY)
+@pytest.mark.parametrize("name", list(selection.registry()))
 def test_overrides_have_the_signature_of_the_base_class(name):
     cls = selection.backend_class(name)
     assert issubclass(cls, Backend)

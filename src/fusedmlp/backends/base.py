@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from fusedmlp.backends.libraries import library_versions
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.architecture import Architecture
@@ -25,8 +26,9 @@ class Backend(Primitives):
         return self
 
     def describe(self) -> dict[str, str]:
-        """Device, threads, libraries and versions, for ``fusedmlp info``."""
-        return {}
+        """Device, threads, libraries and versions, for ``fusedmlp info``; "device" and "versions" at the least."""
+        module = type(self).__module__.partition(".")[0]
+        return {"device": "not described", "versions": library_versions([module, "numpy"]) or "not described"}
 
     @abstractmethod
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:

@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from contextvars import ContextVar, Token
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from fusedmlp.backends.base import PRECISIONS, Backend
@@ -24,12 +25,15 @@ PRECISION_VARIABLE = "FUSEDMLP_PRECISION"
 DEFAULT = "numba-cpu"
 AUTO_ORDER = ("cupy", "numba-cpu", "numpy")
 
-REGISTRY = {
-    "numpy": ("fusedmlp.backends.numpy_backend", "NumpyBackend"),
-    "numba-cpu": ("fusedmlp.backends.numba_cpu", "NumbaCpuBackend"),
-    "cupy": ("fusedmlp.backends.cupy", "CupyBackend"),
+REGISTRY: dict[str, str | type[Backend]] = {
+    "numpy": "fusedmlp.backends.numpy_backend:NumpyBackend",
+    "numba-cpu": "fusedmlp.backends.numba_cpu:NumbaCpuBackend",
+    "cupy": "fusedmlp.backends.cupy:CupyBackend",
 }
-"""Name -> (module, class). A new backend is one class and one line here."""
+"""Name -> "module:class", or the class. Others come by `register_backend` and by entry points."""
+
+ENTRY_POINTS = "fusedmlp.backends"
+"""The group of entry points by which an installed package brings a backend: its name, and module:class."""
 
 
 class _ProcessChoice(NamedTuple):
@@ -42,13 +46,60 @@ class _ProcessChoice(NamedTuple):
 _log = logging.getLogger("fusedmlp")
 _lock = threading.RLock()
 _instances: dict[str, Backend] = {}
+_entry_points_read: list[bool] = []
 _process_choices: list[_ProcessChoice] = []
 _context_choice: ContextVar[str | None] = ContextVar("fusedmlp_backend", default=None)
 
 
+def register_backend(name: str, backend: str | type[Backend]) -> None:
+    """Make a backend known by a name, for FUSEDMLP_BACKEND and every ``backend`` argument.
+
+    Parameters
+    ----------
+    name : str
+        Not empty, without commas, and none of a backend that is there; "auto" is taken.
+    backend : type or str
+        A subclass of `Backend`, or "module:class", which is imported when it is first asked for.
+
+    Raises
+    ------
+    ValueError
+        The name or the class will not do.
+    """
+    if not isinstance(name, str) or not name or name != name.strip() or "," in name or name == "auto":
+        raise ValueError(f"name: expected a name without commas, not 'auto'; got {name!r}")
+    if not (isinstance(backend, str) and backend.count(":") == 1):
+        if not (isinstance(backend, type) and issubclass(backend, Backend)):
+            raise ValueError(f"backend: expected a subclass of Backend, or 'module:class'; got {backend!r}")
+        if backend.name != name:
+            raise ValueError(f"name: expected the name of the class, {backend.name!r}; got {name!r}")
+    with _lock:
+        if name in registry():
+            raise ValueError(f"name: there is a backend {name!r} already")
+        REGISTRY[name] = backend
+
+
+def registry() -> dict[str, str | type[Backend]]:
+    """All backends that are known: this package's, those of installed packages, and registered ones."""
+    with _lock:
+        if not _entry_points_read:
+            for point in entry_points(group=ENTRY_POINTS):
+                REGISTRY.setdefault(point.name, point.value)
+            _entry_points_read.append(True)
+        return REGISTRY
+
+
+def is_registered(backend: Backend) -> bool:
+    """Whether a backend of this class is known by its name."""
+    return backend.name in registry() and type(backend) is backend_class(backend.name)
+
+
 def backend_class(name: str) -> type[Backend]:
-    """The class registered under `name`; importing it needs nothing but the core dependencies."""
-    module, attribute = REGISTRY[name]
+    """The class registered under `name`; importing this package's needs nothing but the core dependencies."""
+    registered = registry()[name]
+    if not isinstance(registered, str):
+        return registered
+    module, _, attribute = registered.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -60,7 +111,7 @@ def unavailable_reason(name: str) -> str | None:
 
 def available_backends() -> list[str]:
     """The names of the backends that this machine can run, in the order of the registry."""
-    return [name for name in REGISTRY if unavailable_reason(name) is None]
+    return [name for name in registry() if unavailable_reason(name) is None]
 
 
 def parse(spec: object, source: str = "backend") -> list[str]:
@@ -69,9 +120,9 @@ def parse(spec: object, source: str = "backend") -> list[str]:
         raise ValueError(f"{source}: expected the name of a backend or a Backend; got {spec!r}")
     names: list[str] = []
     for part in (part.strip() for part in spec.split(",")):
-        if part != "auto" and part not in REGISTRY:
+        if part != "auto" and part not in registry():
             raise ValueError(
-                f"{source}: unknown backend {part!r} in {spec!r}; expected one of {', '.join(REGISTRY)}, auto, "
+                f"{source}: unknown backend {part!r} in {spec!r}; expected one of {', '.join(registry())}, auto, "
                 "or several in order of preference, separated by commas"
             )
         names += [name for name in (AUTO_ORDER if part == "auto" else (part,)) if name not in names]

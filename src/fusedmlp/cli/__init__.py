@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line on the arguments of this process."""
     try:
         from fusedmlp.cli.commands import cli
-    except KeyboardInterrupt:  # from here on the group itself words it
+    except KeyboardInterrupt:  # once imported, the group handles interrupts
         if sys.stderr is not None:
             sys.stderr.write("fusedmlp: interrupted\n")
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The commands and the options before them. Importing this imports click; a command's own needs come when it runs."""
+"""The group of commands and its options. Importing it imports click only; a command is imported when it runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ COMMANDS = {
     "train": "Train a network on a table of data, and write it to a file.",
     "predict": "Predict the target of every row of a data set.",
     "evaluate": "Compare a model's predictions with the true targets.",
-    "info": "Show the backends of this machine, or what a model file holds.",
+    "info": "Show the backends of this machine, or the content of a model file.",
 }
-"""Name -> what ``fusedmlp --help`` says; the command is the function of that name in the module of that name."""
+"""Name -> short help. Each command is the function of that name in the module of that name."""
 
 
 @click.group(
@@ -26,7 +26,7 @@ COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="fusedmlp")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which backend was chosen and why.")
+@click.option("-v", "--verbose", is_flag=True, help="Print on stderr which backend was chosen and why.")
 @click.pass_context
 def cli(context: click.Context, verbose: bool) -> None:
     """Multi-layer perceptrons at the speed of the hardware, on CPU and GPU.
@@ -36,11 +36,11 @@ def cli(context: click.Context, verbose: bool) -> None:
     fusedmlp predict model.safetensors new_rows.csv --proba
     fusedmlp info
 
-    Where it runs is chosen by --backend, else by the environment variable FUSEDMLP_BACKEND (numpy, numba-cpu, cupy,
-    auto, or several in order of preference, separated by commas), else it is numba-cpu. A backend that cannot run
-    here is an error: nothing falls back to a slower one.
+    The backend is the one that --backend names, else the one in the environment variable FUSEDMLP_BACKEND (numpy,
+    numba-cpu, cupy, auto, or several in order of preference, separated by commas), else numba-cpu. If that backend
+    cannot run here, the command fails: it never runs on a slower one instead.
 
-    Exit status: 0; 2 for bad usage or data, with one line on stderr; 130 when interrupted.
+    Exit status: 0 for success; 2 for an error, with one line on stderr; 130 after an interrupt.
     """
     if verbose or (sys.stderr is not None and sys.stderr.isatty()):
         import logging

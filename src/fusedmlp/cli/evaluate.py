@@ -15,8 +15,9 @@ HELP = f"""Compare the predictions of a MODEL that fusedmlp train wrote with the
 fusedmlp evaluate model.safetensors test.csv
 fusedmlp evaluate model.safetensors X_test.npy --target y_test.npy
 
-Printed are the loss and, for classes, the accuracy (the share of rows whose class is predicted rightly); for numbers
-R² (1 is perfect, 0 is as good as the mean) and RMSE in the original units; for poisson the mean Poisson deviance.
+The command prints the loss. For classes it also prints the accuracy (the share of rows whose class is predicted
+correctly), for numbers R² (1 is perfect, 0 is as good as the mean) and RMSE in the original units, and for poisson the
+mean Poisson deviance.
 {DATA_HELP}
 """
 
@@ -27,11 +28,11 @@ R² (1 is perfect, 0 is as good as the mean) and RMSE in the original units; for
 @click.option(
     "--target",
     metavar="COL",
-    help="Where the true targets are, as for train. [default: where they were in the training data]",
+    help="Place of the true targets, as for train. [default: as in the training data]",
 )
 @backend_option
 def evaluate(model: str, data: str, target: str | None, backend: str | None) -> None:
-    """Evaluate and print."""
+    """Evaluate the model and print the scores."""
     predictor = Predictor.load(model, backend)
     table = read_table(data, target, schema=predictor.features.schema)
     scores = predictor.evaluate(table)

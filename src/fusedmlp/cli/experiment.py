@@ -1,4 +1,4 @@
-"""What ``fusedmlp train`` does: read, split, encode, train on each backend, score, write."""
+"""The steps of ``fusedmlp train``: read, split and encode the data, train on each backend, score, draw."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends.selection import REGISTRY, get_backend, unavailable_reason
+from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
-from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
 from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
-from fusedmlp.data.wording import counted
+from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.optimizers import OPTIMIZERS, Optimizer, as_optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 
 ADAM_LEARNING_RATE = 0.005
-"""Small tables are learned in 100 epochs at this rate; Adam's own 0.001 is for longer trainings."""
+"""Default of the command line: 100 epochs suffice for small tables at this rate. Adam's own 0.001 takes longer."""
+
+ADAMS = ("adam", "adamw")
 
 EARLY_STOPPING_FRACTION = 0.1
 
@@ -55,6 +58,8 @@ class Settings:
     epochs: int
     batch_size: int
     alpha: float
+    clip_norm: float | None
+    dropout: float | tuple[float, ...]
     validation_fraction: float | None
     early_stopping: bool
     patience: int
@@ -66,7 +71,7 @@ class Settings:
     metrics: str | None
 
     def check(self) -> None:
-        """Raise where a number makes no sense, or an output could not be written in the end: before data are read."""
+        """Raise, before any data are read, if a number is out of range or an output file cannot be written."""
         for option, count in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
@@ -75,12 +80,17 @@ class Settings:
             check_count(option, count)
         for option, share in (
             ("--test-fraction", self.test_fraction),
-            ("--validation-fraction", self.held_back),
+            ("--validation-fraction", self.validation_share),
         ):
             check_number(option, share, 0, 1, include_low=True)
         check_number("--alpha", self.alpha, 0, include_low=True)
-        if self.learning_rate is not None:
-            check_number("--learning-rate", self.learning_rate, 0)
+        for option, number in (("--learning-rate", self.learning_rate), ("--clip-norm", self.clip_norm)):
+            if number is not None:
+                check_number(option, number, 0)
+        try:
+            as_rates(self.dropout, len(self.hidden) + 1)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
         inputs = {
             "DATA": self.data,
             "--target": self.target,
@@ -92,16 +102,16 @@ class Settings:
             picture_format(self.plot)
             check_plotting()
 
-    def described_optimizer(self) -> Optimizer:
+    def make_optimizer(self) -> Optimizer:
         """The optimizer with its learning rate."""
         rate = self.learning_rate
-        if rate is None and self.optimizer == "adam":
+        if rate is None and self.optimizer in ADAMS:
             rate = ADAM_LEARNING_RATE
         return as_optimizer(OPTIMIZERS[self.optimizer], rate)
 
     @property
-    def held_back(self) -> float:
-        """The share of the training rows that is held back for validation."""
+    def validation_share(self) -> float:
+        """The share of the training rows that is set aside for validation."""
         if self.validation_fraction is None:
             return EARLY_STOPPING_FRACTION if self.early_stopping else 0.0
         return self.validation_fraction
@@ -109,7 +119,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready for any backend.
+    """Encoded data, ready for any backend.
 
     Attributes
     ----------
@@ -121,7 +131,7 @@ class Prepared:
     target : array of shape (m,) or (m, n_outputs)
         As it was read.
     held_out : tuple (X, target), or None
-        The same of the held-out rows.
+        X and target of the held-out rows.
     """
 
     table: Table
@@ -134,18 +144,18 @@ class Prepared:
 
     @property
     def n_train(self) -> int:
-        """Rows to train on, validation rows included."""
+        """Number of rows to train on, validation rows included."""
         return self.X.shape[1]
 
     @property
     def n_test(self) -> int:
-        """Rows held out."""
+        """Number of held-out rows."""
         return 0 if self.held_out is None else len(self.held_out[1])
 
 
 @dataclass(frozen=True)
 class Result:
-    """A training on one backend.
+    """The outcome of a training on one backend.
 
     Attributes
     ----------
@@ -156,7 +166,7 @@ class Result:
     training_loss : float
         J of the training rows with the final weights, without L2.
     scores : dict
-        As `Predictor.scores`, of the held-out rows; empty where there are none.
+        `Predictor.scores` of the held-out rows; empty if there are none.
     """
 
     backend: str
@@ -168,11 +178,11 @@ class Result:
 
 
 def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]:
-    """(the backend whose model is saved, the backends to train on, why the others cannot run)."""
+    """Return (the backend whose model is saved, the backends to train on, the reasons why the others cannot run)."""
     chosen = get_backend(settings.backend).name
     if not settings.all_backends:
         return chosen, [chosen], {}
-    reasons = {name: unavailable_reason(name) for name in REGISTRY}
+    reasons = {name: unavailable_reason(name) for name in registry()}
     return (
         chosen,
         [name for name, reason in reasons.items() if reason is None],
@@ -181,7 +191,7 @@ def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]
 
 
 def prepare(settings: Settings) -> Prepared:
-    """Read the data, split them, and encode both parts by what the training part tells."""
+    """Read the data, split them, fit the preprocessing on the training rows and encode both parts."""
     table = read_table(settings.data, settings.target, drop=settings.drop, categorical=settings.categorical)
     target = table.require_target()
     encoder, loss = fit_target(target, settings.loss, table.classification)
@@ -196,25 +206,35 @@ def prepare(settings: Settings) -> Prepared:
     features = FeatureEncoder.fit(table, train_rows, settings.standardize)
     X = features.transform(table, train_rows, settings.dtype).T
     if test_table is None:
-        return Prepared(table, features, encoder, loss, X, _of(target, train_rows), None)
-    target_test = _of(test_table.require_target(), test_rows)
-    encoder.encode(target_test)  # a class that training does not know is an error now, not after the training
+        return Prepared(table, features, encoder, loss, X, _selected(target, train_rows), None)
+    target_test = _selected(test_table.require_target(), test_rows)
+    encoder.encode(target_test)  # a class that does not occur in training is an error before the training begins
     held_out = (features.transform(test_table, test_rows, settings.dtype).T, target_test)
-    return Prepared(table, features, encoder, loss, X, _of(target, train_rows), held_out)
+    return Prepared(table, features, encoder, loss, X, _selected(target, train_rows), held_out)
 
 
 def split_rows(
     m: int, test_fraction: float, classes: np.ndarray | None, random_state: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(rows to train on, rows to hold out), in order; by class in equal shares where every class is large enough.
+    """Draw the rows to hold out; the same share of every class, if every class is large enough.
 
     Parameters
     ----------
     m : int
-        Rows.
+        Number of rows.
     test_fraction : float in (0, 1)
     classes : array of shape (m,) of int, optional
     random_state : int
+
+    Returns
+    -------
+    train, test : arrays of int
+        Row numbers in rising order.
+
+    Raises
+    ------
+    ValueError
+        No row would be left to train on.
     """
     from sklearn.model_selection import train_test_split
 
@@ -230,7 +250,7 @@ def split_rows(
 
 
 def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequence[Callback]) -> Result:
-    """One training; the same initial weights and the same order of samples on every backend."""
+    """Train on one backend. Initial weights and the order of the samples are the same on every backend."""
     network = Network(
         [data.features.n_outputs, *settings.hidden, data.encoder.n_outputs],
         settings.activation,
@@ -242,30 +262,32 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     )
     predictor = Predictor(network, data.features, data.encoder)
     Y = data.encoder.encode(data.target, settings.dtype)
-    watched = None
-    if data.held_out is not None and not settings.held_back and not settings.early_stopping:
-        watched = (data.held_out[0], data.encoder.encode(data.held_out[1], settings.dtype))
+    validation_data = None
+    if data.held_out is not None and not settings.validation_share and not settings.early_stopping:
+        validation_data = (data.held_out[0], data.encoder.encode(data.held_out[1], settings.dtype))
     history = network.fit(
         data.X,
         Y,
-        settings.described_optimizer(),
+        settings.make_optimizer(),
         settings.epochs,
         settings.batch_size,
         schedule=settings.schedule,
         alpha=settings.alpha,
-        validation_data=watched,
-        validation_fraction=settings.held_back,
+        validation_data=validation_data,
+        validation_fraction=settings.validation_share,
         early_stopping=settings.early_stopping,
         patience=settings.patience,
         callbacks=callbacks,
+        clip_norm=settings.clip_norm,
+        dropout=settings.dropout,
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores)
 
 
 def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> list[Result]:
-    """A training per backend, with a progress bar on a terminal and the metrics file, if one was asked for."""
-    second = "validation" if settings.held_back else "held-out"
+    """Train on every backend, with a progress bar on a terminal, and write the metrics file if one was asked for."""
+    second_loss = "validation" if settings.validation_share else "held-out"
     results = []
     with ExitStack() as stack:
         metrics: IO[str] | None = None
@@ -275,7 +297,7 @@ def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> li
         for backend in backends:
             callbacks: list[Callback] = []
             if progress is not None:
-                callbacks.append(ProgressBar(progress, backend, second))
+                callbacks.append(ProgressBar(progress, backend, second_loss))
             if metrics is not None:
                 callbacks.append(MetricsWriter(metrics, backend))
             results.append(train_on(backend, settings, data, callbacks))
@@ -289,10 +311,10 @@ def draw(settings: Settings, data: Prepared, results: Sequence[Result]) -> None:
         {result.backend: result.history for result in results},
         title=f"{Path(data.table.source).name}, {layers}, {data.loss}",
         training="training (with L2)" if settings.alpha else "training",
-        validation="validation" if settings.held_back else "held-out",
+        validation="validation" if settings.validation_share else "held-out",
     )
     save_figure(figure, settings.plot or "")
 
 
-def _of(target: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+def _selected(target: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     return target if rows is None else target[rows]

@@ -1,27 +1,32 @@
-"""The group of commands: it loads a command when it is asked for, and turns expected errors into one line."""
+"""The group of commands. It imports a command when it is used, and prints an expected error as one line."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
-from fusedmlp.errors import BackendUnavailableError, TrainingDivergedError
+from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.extras import MissingExtraError
 
 EXPECTED_ERRORS = (
     ValueError,
     OSError,
+    EOFError,
     MemoryError,
-    BackendUnavailableError,
+    RuntimeError,
     TrainingDivergedError,
     MissingExtraError,
 )
-"""What bad usage, bad data and missing things raise. Anything else is a mistake of ours and shows its traceback."""
+"""Bad usage, bad data, wrong settings and things that are missing: one line. Other errors are bugs: a traceback."""
+
+BUGS = (RecursionError, NotImplementedError)
+"""Subclasses of the expected errors that are bugs nevertheless."""
 
 BAD_USAGE = 2
 INTERRUPTED = 130
@@ -58,23 +63,25 @@ class CommandGroup(click.Group):
             formatter.write_dl(list(self._short_help.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the arguments; an interrupt is handled as in `invoke`."""
-        with _interrupts():
+        """Read the arguments; errors are handled as in `invoke`."""
+        with _shielded():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an interrupt becomes an error of its own before click turns it into "Aborted!"."""
-        with _interrupts():
+        """Run a command; an interrupt or EOFError becomes an error of its own, because click makes both "Aborted!"."""
+        with _shielded():
             return super().invoke(ctx)
 
     def main(  # type: ignore[override]  # click's own signature is overloaded by standalone_mode
         self, args: Sequence[str] | None = None, standalone_mode: bool = True, **kwargs: Any
     ) -> Any:
-        """Run the command line; where it is the whole program, errors are one line on stderr and an exit status."""
+        """Run the command line. As the whole program, print errors and warnings as one line on stderr, and exit."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **kwargs)
         try:
-            status = super().main(args, standalone_mode=False, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                status = super().main(args, standalone_mode=False, **kwargs)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "fusedmlp"
             _fail(f"{error.format_message()} (see {command} --help)", BAD_USAGE)
@@ -84,6 +91,8 @@ class CommandGroup(click.Group):
             _fail(error.format_message(), BAD_USAGE)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", INTERRUPTED)
+        except BUGS:
+            raise
         except EXPECTED_ERRORS as error:
             _fail(_message(error), BAD_USAGE)
         sys.exit(status if isinstance(status, int) else 0)
@@ -94,20 +103,26 @@ class _Interrupted(click.ClickException):
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
-    """Turn an interrupt into `_Interrupted`, and also an error that a compiled library made of one at its import."""
+def _shielded() -> Iterator[None]:
+    """Turn KeyboardInterrupt and EOFError into errors of their own: click would turn both into "Aborted!".
+
+    A KeyboardInterrupt becomes `_Interrupted`, and so does an error that a compiled library made of one while it was
+    imported. An EOFError, as a damaged file raises it, becomes a ClickException with its message.
+    """
     try:
         yield
     except KeyboardInterrupt as interrupt:
         raise _Interrupted(str(interrupt) or "interrupted") from None
     except Exception as error:
-        if not _is_of_an_interrupt(error):
-            raise
-        raise _Interrupted("interrupted") from None
+        if _comes_from_an_interrupt(error):
+            raise _Interrupted("interrupted") from None
+        if isinstance(error, EOFError):
+            raise click.ClickException(_message(error)) from error
+        raise
 
 
-def _is_of_an_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt is what the error came from."""
+def _comes_from_an_interrupt(error: BaseException) -> bool:
+    """Whether the error was raised because of a KeyboardInterrupt."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
@@ -119,10 +134,22 @@ def _message(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}"
-    return str(error)
+    if isinstance(error, EOFError):
+        return f"a file ended too early: {error}"
+    return str(error) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, *place: Any, **more: Any) -> None:
+    """In place of ``warnings.showwarning``: the place in the source says nothing to a user of the command line."""
+    _print(f"warning: {message}")
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    _print(message)
+    sys.exit(status)
+
+
+def _print(message: str) -> None:
+    """Print a message on stderr, in one line."""
     lines = (line.strip() for line in message.splitlines())
     click.echo("fusedmlp: " + " ".join(line for line in lines if line), err=True)
-    sys.exit(status)

@@ -9,26 +9,25 @@ import click
 from fusedmlp import __version__
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.libraries import library_versions
-from fusedmlp.backends.selection import REGISTRY, get_backend, resolve_precision, specification, unavailable_reason
+from fusedmlp.backends.selection import get_backend, registry, resolve_precision, specification, unavailable_reason
+from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.targets import ClassEncoder
-from fusedmlp.data.wording import counted
 from fusedmlp.files.model_files import load_model
 
-HELP = """Show what this machine can run, or what a MODEL file holds.
+HELP = """Show the backends of this machine, or the content of a MODEL file.
 
 \b
 fusedmlp info
 FUSEDMLP_BACKEND=cupy fusedmlp info
 fusedmlp info model.safetensors
 
-Of every backend: its device, threads, libraries and versions; or why it cannot run here, and the pip command that
-mends it. Then the hashes of the CUDA kernels, and the backend that would be chosen
-now and what decides it. The exit status is 2 where the backend that is asked for cannot run, or a setting of one is
-wrong.
+For every backend it prints the device, threads, libraries and versions, or why the backend cannot run here and the pip
+command that helps. Then come the hashes of the CUDA kernels, the backend that a command would use now, and what decides
+it. The exit status is 2 if the backend that is asked for cannot run, or if a setting of a backend is wrong.
 """
 
-PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "safetensors", "click", "rich", "polars", "matplotlib")
+PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "click", "rich", "polars", "matplotlib")
 
 
 @click.command(help=HELP)
@@ -41,8 +40,8 @@ def info(model: str | None) -> None:
     click.echo(f"fusedmlp {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(library_versions(PACKAGES))
     click.echo("\nBackends")
-    mistakes: list[ValueError] = []
-    for name in REGISTRY:
+    mistakes: list[Exception] = []
+    for name in registry():
         reason = unavailable_reason(name)
         click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
         if reason is None:
@@ -53,15 +52,15 @@ def info(model: str | None) -> None:
     asked_for, source = specification()
     click.echo(f"\nAsked for: {asked_for} ({source})")
     click.echo(f"Chosen:    {get_backend().name}")
-    if mistakes:  # shown, and then reported as every wrong setting is
+    if mistakes:  # the first is also the error of the command
         raise mistakes[0]
 
 
-def _describe_backend(name: str) -> list[ValueError]:
-    """Show a backend, or what is wrong with its settings; that is returned."""
+def _describe_backend(name: str) -> list[Exception]:
+    """Print a backend, or what is wrong with its settings; the errors are returned."""
     try:
         described = get_backend(name).at_precision(resolve_precision()).describe()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         click.echo(f"    {'settings:':<10} {error}")
         return [error]
     for key, value in described.items():
@@ -80,7 +79,7 @@ def _describe_model(path: str) -> None:
     if "features" not in file.extra:
         click.echo("preprocessing: none in this file")
         return
-    predictor = Predictor.load(path, "numpy")
+    predictor = Predictor.from_model_file(file, path, "numpy")
     schema, target = predictor.features.schema, predictor.target
     click.echo(f"numbers:      {_listed(schema.numeric) if schema.named else counted(len(schema.numeric), 'column')}")
     for name, categories in zip(schema.text, predictor.features.categories, strict=True):

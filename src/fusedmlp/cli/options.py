@@ -22,12 +22,12 @@ DATA is one of
 
 
 class HiddenSizes(click.ParamType):
-    """ "128,64" -> (128, 64); "" or "none" -> (): no hidden layer."""
+    """Sizes of the hidden layers: "128,64" is (128, 64); "" and "none" are (), no hidden layer."""
 
     name = "sizes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The sizes of the hidden layers."""
+        """Parse the text of the option."""
         if isinstance(value, tuple):
             return value
         if value.strip().lower() in ("", "none"):
@@ -41,20 +41,38 @@ class HiddenSizes(click.ParamType):
         return sizes
 
 
+class Rates(click.ParamType):
+    """Dropout rates: "0.2" is 0.2, the rate of every hidden layer; "0.1,0.5" is (0.1, 0.5), one rate per layer."""
+
+    name = "rates"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | tuple[float, ...]:
+        """Parse the text of the option."""
+        if isinstance(value, float | tuple):
+            return value
+        try:
+            rates = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no number and no list of numbers such as 0.1,0.5", param, ctx)
+        return rates[0] if len(rates) == 1 else rates
+
+
 class Names(click.ParamType):
-    """ "a,b" -> ("a", "b")."""
+    """Names separated by commas: "a,b" is ("a", "b")."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names, stripped."""
+        """Split the text and strip the names."""
         if isinstance(value, tuple):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--backend, as every command that computes has it."""
+    """Add the option --backend to a command."""
     return click.option(
         "--backend",
         metavar="NAME",

@@ -1,4 +1,4 @@
-"""Pictures of a training."""
+"""Plots of a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def picture_format(path: str | os.PathLike[str]) -> str:
-    """The format that the name of a picture asks for; ValueError where it is none of `FORMATS`."""
+    """Return the format for a file name, from its suffix; ValueError if it is not one of `FORMATS`."""
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise ValueError(f"{os.fspath(path)}: expected a picture whose name ends in .{', .'.join(FORMATS)}")
@@ -24,22 +24,22 @@ def picture_format(path: str | os.PathLike[str]) -> str:
 
 
 def check_plotting() -> None:
-    """Raise MissingExtraError where matplotlib is not there."""
+    """Raise MissingExtraError if matplotlib is not installed."""
     require("matplotlib.figure", "plot", "drawing")
 
 
 def plot_loss(
     histories: Mapping[str, History], title: str = "Loss", training: str = "training", validation: str = "validation"
 ) -> Any:
-    """Loss curves: a colour per training, its training loss solid, its validation loss dashed; log axis.
+    """Draw loss curves on a logarithmic axis: one colour per training, training loss solid, validation loss dashed.
 
     Parameters
     ----------
     histories : mapping of str to History
-        By the name that the legend gives them, e.g. the backend.
+        The keys are the names in the legend, e.g. the backends.
     title : str
     training, validation : str
-        What the legend calls the two losses.
+        The names of the two losses in the legend.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def plot_loss(
     Raises
     ------
     ValueError
-        There is nothing to draw.
+        No history has an epoch.
     MissingExtraError
         matplotlib is not installed.
     """
@@ -57,9 +57,12 @@ def plot_loss(
     figure = require("matplotlib.figure", "plot", "drawing").Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for i, (name, history) in enumerate(histories.items()):
-        # Backends that agree lie on top of each other: the first is drawn widest, so that each can be seen.
+        # Curves of backends that agree coincide: the first is drawn widest, so that each can be seen.
         width = 1.4 + 2.2 * (len(histories) - 1 - i)
-        for losses, style, what in ((history.loss, "-", training), (history.validation_loss, "--", validation)):
+        for losses, style, title_of_loss in (
+            (history.loss, "-", training),
+            (history.validation_loss, "--", validation),
+        ):
             if losses:
                 axes.plot(
                     range(1, len(losses) + 1),
@@ -69,7 +72,7 @@ def plot_loss(
                     linewidth=width,
                     marker="o" if len(losses) == 1 else None,
                     alpha=1.0 if i == len(histories) - 1 else 0.45,
-                    label=f"{name}, {what}",
+                    label=f"{name}, {title_of_loss}",
                 )
     if any(loss > 0 for history in histories.values() for loss in (*history.loss, *history.validation_loss)):
         axes.set_yscale("log")
@@ -81,7 +84,7 @@ def plot_loss(
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write a figure atomically, in the format that its name asks for."""
+    """Write a figure atomically, in the format of the suffix."""
     image = io.BytesIO()
     figure.savefig(image, format=picture_format(path))
     write_atomically(path, image.getvalue())

@@ -10,12 +10,12 @@ import click
 import numpy as np
 
 from fusedmlp.cli.options import DATA_HELP, backend_option
-from fusedmlp.cli.outputs import check_outputs
+from fusedmlp.cli.output_paths import check_outputs
+from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder
-from fusedmlp.data.wording import counted
 from fusedmlp.files.atomic import write_atomically
 
 HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp train wrote.
@@ -24,13 +24,13 @@ HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp tr
 fusedmlp predict model.safetensors new_rows.csv
 fusedmlp predict model.safetensors new_rows.parquet --proba --out answers.csv
 
-The answer is CSV with a line per row, on stdout or in --out: a column "prediction" (class names as they were in the
-training data, numbers in their original units; "prediction_0", ... where there are several), and with --proba a column
-"probability_CLASS" per class.
+The output is CSV with one line per row, on stdout or in the file --out. The column "prediction" has class names as in
+the training data, or numbers in their original units ("prediction_0", ... if there are several). With --proba there is
+also a column "probability_CLASS" for every class.
 {DATA_HELP}
-The columns are those of the training data; their order does not matter where they have names, and others are ignored,
-the target too. A category that training never saw counts as none of the known ones; a missing value is filled in as
-in training.
+DATA needs the columns of the training data. Columns with names may be in any order; other columns, the target
+included, are ignored. A category that did not occur in training counts as none of the known ones. A missing value is
+replaced as in training.
 """
 
 
@@ -41,7 +41,7 @@ in training.
 @click.option("--proba", is_flag=True, help="Add the probability of every class.")
 @backend_option
 def predict(model: str, data: str, out: str | None, proba: bool, backend: str | None) -> None:
-    """Predict and write."""
+    """Predict and write the CSV."""
     check_outputs({"--out": out}, {"MODEL": model, "DATA": data})
     if out is None and sys.stdout is None:
         raise ValueError("--out: stdout is closed; expected a file to write the predictions to")
@@ -77,5 +77,5 @@ def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
 
 
 def _printed(column: np.ndarray) -> list[object]:
-    """Numbers as text: 9 digits tell any two float32 numbers apart."""
+    """Format numbers with 9 digits, which distinguish any two float32 numbers."""
     return [f"{value:.9g}" for value in column.tolist()]

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 PIPE_WIDTH = 160
-"""Characters of a line where stdout is no terminal: nothing is wrapped."""
+"""Characters of a line if stdout is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a score of `Predictor.scores` is shown.
+    """The presentation of one of `Predictor.scores`.
 
     Attributes
     ----------
     title : str
     spec : str
-        Its format.
+        The format specification.
     """
 
     title: str
     spec: str
 
     def form(self, value: float) -> str:
-        """The score as text."""
+        """Format the score."""
         return format(value, self.spec)
 
 
@@ -39,7 +39,7 @@ SCORES = {
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table on stdout: the first `left` columns of words, the others of numbers. Titles wrap, cells do not."""
+    """Print a table on stdout; the first `left` columns are aligned left, the others right. Only titles wrap."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -8,6 +8,7 @@ import click
 
 from fusedmlp.cli.experiment import (
     ADAM_LEARNING_RATE,
+    ADAMS,
     EARLY_STOPPING_FRACTION,
     Prepared,
     Result,
@@ -17,13 +18,13 @@ from fusedmlp.cli.experiment import (
     prepare,
     train_all,
 )
-from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, backend_option
+from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, Rates, backend_option
 from fusedmlp.cli.report import SCORES, print_table
-from fusedmlp.data.wording import counted
+from fusedmlp.data.messages import counted
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES
-from fusedmlp.model.optimizers import OPTIMIZERS
+from fusedmlp.model.optimizers import OPTIMIZERS, AdamW
 from fusedmlp.training.schedules import SCHEDULES
 
 SEED_LIMIT = 2**32 - 1
@@ -39,23 +40,24 @@ fusedmlp train houses.csv --target price --hidden 128,64 --early-stopping
 fusedmlp train digits --hidden 128 --all-backends
 fusedmlp train train-images-idx3-ubyte --test-data t10k-images-idx3-ubyte
 {DATA_HELP}
-Numbers are standardised, categories become columns of 0 and 1, missing values become the mean or the most frequent
-category. All of it is learned from the training rows and kept in the model file. The result is a copy of the data in
---dtype; only a .npy of that type with --no-standardize, and --test-data or --test-fraction 0, is used where it is.
+Columns of numbers are standardised. Each category becomes a column of 0 and 1. A missing number becomes the mean of its
+column, a missing category the most frequent one. All of this is computed from the training rows and kept in the model
+file. The network trains on a copy of the data in --dtype. Only a .npy file of that type is used without a copy, with
+--no-standardize and either --test-data or --test-fraction 0.
 
-What is predicted follows from the target. Text, booleans and up to 20 different whole numbers are classes
-(binary_cross_entropy for two, else categorical_cross_entropy); other numbers are numbers (squared_error, of the
-standardised target; predictions and RMSE are in the original units). --loss overrides this: poisson is for counts and
-rates >= 0, sum_squared_error for classes, or numbers scaled to [0, 1].
+The target decides what is predicted. Text, booleans and up to 20 different whole numbers are classes
+(binary_cross_entropy for two, else categorical_cross_entropy). Other numbers are predicted as numbers (squared_error of
+the standardised target; predictions and RMSE are in the original units). --loss overrides this: poisson is for counts
+and rates >= 0; sum_squared_error is for classes, or for numbers, which are then scaled to [0, 1].
 
 \b
-Losses of a sample; J is their mean over the samples, unless they are summed:
+Loss of one sample; J is the mean over the samples, unless they are summed:
 {_LOSS_LINES}
 
-A part of the rows is held out (equal shares of every class) and never trained on. One row per backend is printed: the
-loss of the training rows and of the held-out rows with the final weights, how good the predictions of the held-out
-rows are, samples trained on per second (the first epoch, which may compile, not counted), and seconds of training. The
-same command gives the same numbers, to the bit, on the same machine.
+A share of the rows, the same of every class, is held out and never trained on. The command prints one line per backend:
+the loss of the training rows and of the held-out rows with the final weights, the scores on the held-out rows, samples
+per second (without the first epoch, which may include compilation), and seconds of training. On one machine the same
+command gives the same numbers, bit for bit.
 """
 
 
@@ -84,7 +86,12 @@ same command gives the same numbers, to the bit, on the same machine.
     show_default=True,
     help="Share of the rows to hold out, where there is no --test-data; 0 for none.",
 )
-@click.option("--standardize/--no-standardize", default=True, show_default=True, help="Bring columns to one scale.")
+@click.option(
+    "--standardize/--no-standardize",
+    default=True,
+    show_default=True,
+    help="Scale every column of numbers to mean 0 and standard deviation 1.",
+)
 @click.option(
     "--hidden",
     type=HiddenSizes(),
@@ -98,35 +105,63 @@ same command gives the same numbers, to the bit, on the same machine.
     type=click.Choice(list(HIDDEN_ACTIVATIONS)),
     default="sigmoid",
     show_default=True,
-    help="Of the hidden layers.",
+    metavar="NAME",
+    help=f"Activation of the hidden layers: {', '.join(HIDDEN_ACTIVATIONS)}.",
 )
 @click.option("--loss", type=click.Choice(list(LOSSES)), metavar="NAME", help="See above. [default: by the target]")
 @click.option("--bias/--no-bias", default=True, show_default=True, help="With or without biases.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default=DTYPES[0], show_default=True, help="Of the network.")
 @click.option(
-    "--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", show_default=True, help="What takes the steps."
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    default=DTYPES[0],
+    show_default=True,
+    help="Type of the network's numbers.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(list(OPTIMIZERS)),
+    default="adam",
+    show_default=True,
+    metavar="NAME",
+    help=f"Rule of the steps: {', '.join(OPTIMIZERS)} (Adam with a decoupled weight decay of "
+    f"{AdamW().weight_decay:g}).",
 )
 @click.option(
     "--learning-rate",
     type=POSITIVE,
     metavar="RATE",
-    help=f"[default: {ADAM_LEARNING_RATE:g} for adam, {OPTIMIZERS['sgd'].learning_rate:g} for the others]",
+    help=f"[default: {ADAM_LEARNING_RATE:g} for {' and '.join(ADAMS)}, {OPTIMIZERS['sgd'].learning_rate:g} otherwise]",
 )
 @click.option(
     "--schedule",
     type=click.Choice(list(SCHEDULES)),
     default="cosine",
     show_default=True,
-    help="How the learning rate changes over the epochs.",
+    metavar="NAME",
+    help=f"Course of the learning rate over the epochs: {', '.join(SCHEDULES)}.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Samples of one step.")
+@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Passes over the training rows.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Rows of one step.")
 @click.option(
     "--alpha",
     type=click.FloatRange(0),
     default=0.01,
     show_default=True,
-    help="L2: a step lowers the loss + ½·alpha·Σ‖W‖² / (samples of the batch).",
+    help="L2 penalty: ½·alpha·Σ‖W‖² / (rows of the batch) is added to the loss.",
+)
+@click.option(
+    "--clip-norm",
+    type=POSITIVE,
+    metavar="NORM",
+    help="Largest norm of a step's gradient, L2 included: a longer gradient is scaled down to it. [default: no limit]",
+)
+@click.option(
+    "--dropout",
+    type=Rates(),
+    default="0",
+    metavar="RATE,...",
+    help="Probability that an activation is dropped in training: one for all hidden layers; or a list, for the inputs "
+    "and then each hidden layer. [default: 0]",
 )
 @click.option(
     "--validation-fraction",
@@ -136,33 +171,39 @@ same command gives the same numbers, to the bit, on the same machine.
     f"[default: {EARLY_STOPPING_FRACTION:g} with --early-stopping, else 0]",
 )
 @click.option(
-    "--early-stopping", is_flag=True, help="Stop when the validation loss no longer falls; keep the best weights."
+    "--early-stopping",
+    is_flag=True,
+    help="Stop when the validation loss no longer falls, and put the best weights back.",
 )
 @click.option(
-    "--patience", type=click.IntRange(1), default=10, show_default=True, help="Epochs that --early-stopping waits."
+    "--patience",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Epochs without a lower validation loss after which --early-stopping stops.",
 )
 @click.option(
     "--random-state",
     type=click.IntRange(0, SEED_LIMIT),
     default=0,
     show_default=True,
-    help="Seed of the split, the first weights and the order of the samples.",
+    help="Seed of the split, the initial weights and the order of the rows.",
 )
 @backend_option
 @click.option(
-    "--all-backends", is_flag=True, help="Train on every backend that can run here; write the model of --backend."
+    "--all-backends", is_flag=True, help="Train on every backend that can run here. --out gets the model of --backend."
 )
-@click.option("--out", metavar="FILE", help="Write the model (safetensors), its preprocessing included.")
+@click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses over the epochs (.png, .svg, .pdf).")
 @click.option(
     "--metrics",
     metavar="FILE",
-    help="Write a line of JSON per epoch: backend, epoch (from 1), loss, validation_loss (of the held-out rows, where "
-    "there is no validation part; null without either), learning_rate, seconds.",
+    help="Write a line of JSON per epoch: backend, epoch (from 1), loss, validation_loss (of the held-out rows if no "
+    "rows are set aside for validation; null without both), learning_rate, seconds.",
 )
 @click.pass_context
 def train(context: click.Context, **options: Any) -> None:
-    """Train, print the results, write the files."""
+    """Train, print the results and write the files."""
     settings = Settings(**options)
     if not settings.early_stopping and _given(context, "patience"):
         raise click.UsageError("--patience is for --early-stopping", context)
@@ -197,7 +238,7 @@ def _given(context: click.Context, name: str) -> bool:
 
 
 def _describe(settings: Settings, data: Prepared) -> None:
-    """Say what was understood of the data, and what will be trained."""
+    """Print how the data were understood, and which network will be trained."""
     schema, classes = data.table.schema, getattr(data.encoder, "classes", None)
     columns = counted(len(schema.numeric), "column")
     if schema.text:
@@ -214,7 +255,7 @@ def _describe(settings: Settings, data: Prepared) -> None:
 
 
 def _print_results(results: list[Result]) -> None:
-    """The table, a row per backend."""
+    """Print the table of results, a row per backend."""
     shown = [name for name in SCORES if name in results[0].scores]
     titles = ["backend", "engine", "epochs", "training loss"]
     if results[0].scores:

@@ -1,16 +1,13 @@
-"""Callbacks that watch a training: the progress bar and the metrics file."""
+"""Callbacks that report on a training: the progress bar and the metrics file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from fusedmlp.training.callbacks import Callback
-
-if TYPE_CHECKING:
-    from fusedmlp.training.loop import Training
+from fusedmlp.training.callbacks import Callback, RunningTraining
 
 
 class ProgressBar(Callback):
@@ -20,35 +17,35 @@ class ProgressBar(Callback):
     ----------
     progress : rich.progress.Progress
     backend : str
-    second : str
-        What the second loss is called, where there is one.
+    second_loss : str
+        The name of the validation loss.
     """
 
-    def __init__(self, progress: Any, backend: str, second: str) -> None:
+    def __init__(self, progress: Any, backend: str, second_loss: str) -> None:
         self._progress = progress
         self._backend = backend
-        self._second = second
+        self._second_loss = second_loss
 
-    def on_fit_begin(self, training: Training) -> None:
-        """Show the bar."""
+    def on_fit_begin(self, training: RunningTraining) -> None:
+        """Add the bar."""
         self._task = self._progress.add_task(self._backend, total=training.epochs, losses="")
 
-    def on_epoch_end(self, training: Training) -> None:
-        """Move it on."""
+    def on_epoch_end(self, training: RunningTraining) -> None:
+        """Advance the bar by one epoch and show the losses."""
         history = training.history
         losses = f"loss {history.loss[-1]:.4g}"
         if history.validation_loss:
-            losses += f"  {self._second} {history.validation_loss[-1]:.4g}"
+            losses += f"  {self._second_loss} {history.validation_loss[-1]:.4g}"
         self._progress.update(self._task, advance=1, losses=losses)
 
-    def on_fit_end(self, training: Training) -> None:
-        """Fill it, where the training stopped early."""
+    def on_fit_end(self, training: RunningTraining) -> None:
+        """Fill the bar if the training stopped early."""
         self._progress.update(self._task, total=training.history.epochs)
 
 
 @contextmanager
 def progress_display() -> Iterator[Any]:
-    """A rich progress display on stderr, or None where that is no terminal."""
+    """Give a rich progress display on stderr, or None if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,7 +66,7 @@ def progress_display() -> Iterator[Any]:
 
 
 class MetricsWriter(Callback):
-    """A line of JSON per epoch, written as the training goes on.
+    """Writes one line of JSON per epoch, at the end of the epoch.
 
     Parameters
     ----------
@@ -81,8 +78,8 @@ class MetricsWriter(Callback):
         self._file = file
         self._backend = backend
 
-    def on_epoch_end(self, training: Training) -> None:
-        """Write the epoch, whole, and hand it to the system."""
+    def on_epoch_end(self, training: RunningTraining) -> None:
+        """Write the line of this epoch and flush the file."""
         history = training.history
         line = {
             "backend": self._backend,

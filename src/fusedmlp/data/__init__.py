@@ -1,4 +1,4 @@
-"""Reading data, and turning it into what a network takes. Here rows are samples, as in the files."""
+"""Reading data, and encoding it as the input and the target of a network. Here rows are samples, as in the files."""
 
 from __future__ import annotations
 

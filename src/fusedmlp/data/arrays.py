@@ -1,4 +1,4 @@
-"""NumPy's files: ``.npy`` and ``.npz``, memory-mapped wherever the numbers lie uncompressed. Never unpickled."""
+"""NumPy's files: ``.npy`` and ``.npz``. Uncompressed numbers are memory-mapped. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _HEADER_READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
-# What numpy raises at a header that is none: it is a Python literal, read by a tokenizer.
+# The errors that numpy raises for a damaged header, which is a Python literal.
 _DAMAGED = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
+
+# What zipfile raises for a damaged archive: RuntimeError, or NotImplementedError, where a flag or a method is damaged.
+_DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, memory-mapped."""
+    """Memory-map the array of a ``.npy`` file."""
     with open(path, "rb") as file:
         magic = file.read(len(np.lib.format.MAGIC_PREFIX))
     if magic != np.lib.format.MAGIC_PREFIX:
@@ -33,7 +36,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz_member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """One array of a ``.npz`` file: memory-mapped where it is stored uncompressed (then unchecked by its CRC)."""
+    """Read one array of a ``.npz`` file. It is memory-mapped if it is not compressed; then its CRC is not checked."""
     names = [name.removesuffix(".npy") for name in archive.namelist()]
     if key not in names:
         raise ValueError(f"{path}: expected an array named {key!r}; the file has {', '.join(names) or 'none'}")
@@ -44,15 +47,15 @@ def read_npz_member(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarra
             return mapped
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+    except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{source}: not an array of numbers or text, or a damaged one: {error}") from None
 
 
 def _map_member(path: Path, info: zipfile.ZipInfo) -> np.ndarray | None:
-    """A stored member as a memory map; None where it has to be loaded."""
+    """Memory-map an uncompressed member of an archive; None if it has to be loaded instead."""
     with open(path, "rb") as file:
-        # The data follow a local header of 30 bytes, a name and an extra field, whose lengths stand at 26 and 28
-        # (APPNOTE.TXT, section 4.3.7). The archive's directory does not know the length of the local extra field.
+        # The data come after a local header of 30 bytes, a name and an extra field. The lengths of these two are in
+        # bytes 26 and 28 of the header (APPNOTE.TXT, section 4.3.7); the archive's directory lacks the second.
         file.seek(info.header_offset)
         local = file.read(30)
         if local[:4] != b"PK\x03\x04":
@@ -77,18 +80,20 @@ def _map_member(path: Path, info: zipfile.ZipInfo) -> np.ndarray | None:
 def read_npy_table(
     path: Path, target: str | None = None, schema: Schema | None = None, target_required: bool = True
 ) -> Table:
-    """A table from a ``.npy`` file of shape (m, columns).
+    """Read a table from a ``.npy`` file of shape (m, columns).
 
     Parameters
     ----------
     target : str, optional
-        The number of the target's column (-1 is the last), or a ``.npy`` file that holds the target.
+        The number of the target's column (-1 is the last), or a ``.npy`` file with the target.
     schema : Schema, optional
-        What a model reads: says whether the array has the target among its columns.
+        The schema of a trained model. It says whether one of the columns is the target.
+    target_required : bool, default True
+        False: the table may lack the target.
     """
     array = as_features(read_npy(path), str(path))
     if target is None and schema is not None and not schema.named and _is_column_number(schema.target):
-        # A model trained on a table with the target inside reads tables with it and without it.
+        # A model that was trained on a table with the target among its columns reads tables with and without it.
         if array.shape[1] != len(schema.numeric):
             target = schema.target
         elif target_required:
@@ -111,16 +116,16 @@ def read_npy_table(
 def read_npz_table(
     path: Path, target: str | None = None, schema: Schema | None = None, target_required: bool = True
 ) -> Table:
-    """A table from a ``.npz`` file: the array named ``X``, and that of the target.
+    """Read a table from a ``.npz`` file: the array ``X`` and the array of the target.
 
-    The target's is named by `target`, else as in training (`schema`), else ``y``.
+    The name of the latter is `target`, else the name in training (`schema`), else ``y``.
     """
     if target is None:
         known = None if schema is None or schema.named or _is_column_number(schema.target) else schema.target
         target = known or "y"
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{path}: not a .npz archive, or a truncated one: {error}") from None
     with archive:
         X = as_features(read_npz_member(path, archive, "X"), f"{path}: X")
@@ -135,7 +140,7 @@ def _is_column_number(spec: str | None) -> bool:
 
 
 def _split_column(array: np.ndarray, column: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the other columns, the column): views where it is the first or the last, else a copy of the others."""
+    """Return (the other columns, the column). The first is a copy, unless the column is the first or the last."""
     n = array.shape[1]
     if not -n <= column < n:
         raise ValueError(f"target: {source}: expected a column from {-n} to {n - 1}; got {column}")

@@ -1,4 +1,4 @@
-"""The small real data sets that scikit-learn brings along: nothing is downloaded."""
+"""The small real data sets that scikit-learn contains. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bundled:
     loader : str
         The function of ``sklearn.datasets``.
     about : str
-        What it holds, for ``--help``.
+        Its content, for ``--help``.
     classification : bool
     """
 
@@ -37,7 +37,7 @@ BUNDLED = {
 
 
 def read_bundled(name: str) -> Table:
-    """A bundled data set by name; classes by their names ("malignant"), where they have some."""
+    """Read a bundled data set. Classes are given by their names ("malignant") if the data set has names for them."""
     from sklearn import datasets
 
     data = getattr(datasets, BUNDLED[name].loader)()

@@ -1,4 +1,4 @@
-"""FeatureEncoder: columns of numbers and categories -> the inputs of a network. Kept as arrays and JSON, no pickle."""
+"""FeatureEncoder: turns columns of numbers and categories into the inputs of a network. Saved as arrays and JSON."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """The preprocessing of a model, by scikit-learn's transformers.
+    """The preprocessing of a model, with scikit-learn's transformers.
 
-    Numbers: a missing one becomes its column's mean, then every column is standardised (mean 0, standard deviation 1).
-    A column that is constant or empty in training tells nothing: it enters as 0 whatever it holds later.
-    Categories: a missing one becomes the most frequent, then each category is a column of 0 and 1; one that did not
-    occur in training is 0 in all of them.
+    Numbers: a missing value is replaced by the mean of its column, then every column is standardised (mean 0, standard
+    deviation 1). A column that is constant or empty in training becomes 0, whatever its values are later.
+    Categories: a missing value is replaced by the most frequent category, then each category becomes a column of 0 and
+    1. A category that did not occur in training is 0 in all of them.
 
-    Rows pass in blocks, so that beside the result memory does not grow with their number.
+    The rows are processed in blocks, so that the memory besides the result does not grow with their number.
 
     Attributes
     ----------
     schema : Schema
     standardize : bool
-        False: numbers enter as they are.
+        False: numbers are not scaled.
     mean, scale : arrays of shape (n_numeric,), float64
-        A number x enters as (x − mean) / scale; scale is infinite for a column that tells nothing.
+        A number x becomes (x − mean) / scale. The scale of a constant or empty column is infinite.
     categories : tuple of tuples of str
-        Of each text column.
+        The categories of each text column.
     most_frequent : tuple of str
-        Of each text column.
+        The most frequent category of each text column.
     """
 
     schema: Schema
@@ -57,13 +57,13 @@ class FeatureEncoder:
 
     @classmethod
     def fit(cls, table: Table, rows: np.ndarray | None = None, standardize: bool = True) -> FeatureEncoder:
-        """Learn means, scales and categories.
+        """Compute means, scales and categories.
 
         Parameters
         ----------
         table : Table
         rows : array of int, optional
-            The rows to learn from; None: all.
+            The rows to use; None: all.
         standardize : bool, default True
 
         Raises
@@ -78,12 +78,12 @@ class FeatureEncoder:
         for block in _blocks(table, rows, n) if n else ():
             numbers = np.asarray(table.numeric[block], dtype=np.float64)
             _check_finite(numbers, table, block)
-            # A column without values has the mean nan, as wanted; a variance that overflows makes the scale infinite.
+            # A column without values has the mean NaN; see below. An overflowing variance makes the scale infinite.
             with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                 scaler.partial_fit(numbers)
         mean, scale = np.zeros(n), np.ones(n)
         if n:
-            # scikit-learn puts 1 where a column is constant up to rounding; nan comes from a column without values.
+            # scikit-learn sets the scale of a column to 1 if it is constant up to rounding.
             with np.errstate(invalid="ignore"):
                 varies = scaler.scale_ == np.sqrt(scaler.var_)
             mean = np.nan_to_num(scaler.mean_)
@@ -93,23 +93,23 @@ class FeatureEncoder:
 
     @property
     def n_outputs(self) -> int:
-        """Columns of the result: n1 of the network."""
+        """Number of columns of the result, which is n1 of the network."""
         return len(self.schema.numeric) + sum(map(len, self.categories))
 
     def transform(self, table: Table, rows: np.ndarray | None = None, dtype: str = "float32") -> np.ndarray:
-        """The inputs of a network, shape (rows, n_outputs), all finite.
+        """Return the inputs of a network, shape (rows, n_outputs), all finite.
 
-        Numbers that are not standardised, have the right type and miss nothing are returned where they are,
-        memory-mapped or not.
+        Numbers are returned without a copy, memory-mapped or not, if they are not standardised, have the right type and
+        none is missing.
 
         Parameters
         ----------
         table : Table
-            With the columns of `schema`, as `Table.aligned` gives it.
+            With exactly the columns of `schema`, as `Table.aligned` returns it.
         rows : array of int, optional
         dtype : {"float32", "float64"}
         """
-        if rows is None and self._usable_as_it_is(table, dtype):
+        if rows is None and self._needs_no_copy(table, dtype):
             return table.numeric
         out = np.empty((len(table) if rows is None else len(rows), self.n_outputs), dtype=dtype)
         n = len(self.schema.numeric)
@@ -120,7 +120,7 @@ class FeatureEncoder:
             if n:
                 numbers = np.asarray(numeric, dtype=np.float64)
                 _check_finite(numbers, table, block)
-                with np.errstate(over="ignore"):  # what does not fit the type is found next
+                with np.errstate(over="ignore"):  # the next check finds overflows
                     part[:, :n] = self._numbers.transform(numbers)
                 _check_finite(part[:, :n], table, block, f"numbers that {dtype} can hold")
             if self.categories:
@@ -129,7 +129,7 @@ class FeatureEncoder:
         return out
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """(arrays, JSON data): all that `from_state` needs."""
+        """Return (arrays, JSON data) for `from_state`."""
         arrays = {"features.mean": self.mean, "features.scale": self.scale} if self.schema.numeric else {}
         return arrays, {
             "schema": self.schema.to_dict(),
@@ -140,12 +140,12 @@ class FeatureEncoder:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> FeatureEncoder:
-        """The encoder that `state` described; its results are the same bits.
+        """Make the encoder that `state` described. Its results are the same, bit for bit.
 
         Raises
         ------
         ValueError, KeyError, TypeError
-            The state is not one.
+            The data are not a state.
         """
         none = np.empty(0)
         categories = tuple(tuple(categories) for categories in data["categories"])
@@ -163,7 +163,7 @@ class FeatureEncoder:
 
     @cached_property
     def _numbers(self) -> Any:
-        """Imputer and scaler, fitted by what they are to know."""
+        """The imputer and the scaler, with their attributes set from `mean` and `scale`."""
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -178,7 +178,7 @@ class FeatureEncoder:
 
     @cached_property
     def _texts(self) -> Any:
-        """Imputer and one-hot encoder, fitted by what they are to know."""
+        """The imputer and the one-hot encoder, fitted on the known categories."""
         from sklearn.impute import SimpleImputer
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder
@@ -191,7 +191,8 @@ class FeatureEncoder:
         ).fit(row)
         return make_pipeline(imputer, encoder)
 
-    def _usable_as_it_is(self, table: Table, dtype: str) -> bool:
+    def _needs_no_copy(self, table: Table, dtype: str) -> bool:
+        """Whether the numbers of the table are the inputs already."""
         numeric = table.numeric
         if self.standardize or self.categories or numeric.dtype != dtype or not numeric.flags.aligned:
             return False
@@ -204,7 +205,7 @@ class FeatureEncoder:
 
 
 def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """(categories, the most frequent one) of each column; a column without values has the one category ""."""
+    """Return (categories, most frequent category) of each column. A column without values has the one category ""."""
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import OneHotEncoder
 
@@ -218,7 +219,7 @@ def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str,
 
 
 def _blocks(table: Table, rows: np.ndarray | None, width: int) -> Iterator[slice | np.ndarray]:
-    """The rows in pieces whose float64 numbers take `_BLOCK_BYTES`."""
+    """Give the rows in blocks of at most `_BLOCK_BYTES` bytes of float64."""
     m = len(table) if rows is None else len(rows)
     step = max(1, _BLOCK_BYTES // (8 * max(1, width)))
     for start in range(0, m, step):

@@ -1,4 +1,4 @@
-"""CSV and Parquet through polars: which columns are numbers, which are categories, which values are missing."""
+"""CSV and Parquet files, read with polars: finds out which columns are numbers and which values are missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from fusedmlp.data.messages import counted, missing_values
 from fusedmlp.data.table import Schema, Table, as_target, check_columns, is_number
-from fusedmlp.data.wording import counted, missing_values
 from fusedmlp.extras import require
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
-"""What stands for a missing value in a CSV file."""
+"""Texts that stand for a missing value in a CSV file."""
 
 SEPARATORS = (",", ";", "\t", "|")
 MOST_CATEGORIES = 1000
@@ -32,27 +32,27 @@ def read_frame_table(
     schema: Schema | None = None,
     target_required: bool = True,
 ) -> Table:
-    """A table from a CSV or Parquet file.
+    """Read a table from a CSV or Parquet file.
 
     Parameters
     ----------
     path : Path
-        Read as Parquet where it ends in .parquet or .pq, else as CSV.
+        Read as Parquet if the name ends in .parquet or .pq, else as CSV.
     target : str, optional
-        The target's column; else that of `schema`; else "target", if there is one.
+        The target's column. By default the one of `schema`, else "target", if there is such a column.
     drop : collection of str
         Columns to leave out.
     categorical : collection of str
-        Columns of categories, even where they look like numbers.
+        Columns to read as categories, even if they look like numbers.
     schema : Schema, optional
-        What a model reads: only these columns are converted, and a text column is text whatever it looks like.
+        The schema of a trained model: only its columns are converted, and its text columns are always read as text.
     target_required : bool
-        False: no target is fine.
+        False: the table may lack the target.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
     source = str(path)
     with open(path, "rb"):
-        pass  # a file that may not be read is an OSError that says so, before polars words it in its own way
+        pass  # raises an OSError that names the file, if the file cannot be read; polars' own error is less clear
     is_parquet = path.suffix.lower() in (".parquet", ".pq")
     frame = _read_parquet(pl, path) if is_parquet else _read_csv(pl, path)
     if len(frame) == 0:
@@ -83,7 +83,7 @@ def read_frame_table(
 
 
 def _read_csv(pl: Any, path: Path) -> Any:
-    """Every column as text: what is a number is decided over whole columns, the same way every time."""
+    """Read every column as text; `_parsed` then looks at whole columns to find out whether they are numbers."""
     with _open(path) as file:
         try:
             header = file.readline(2**20)
@@ -94,7 +94,7 @@ def _read_csv(pl: Any, path: Path) -> Any:
         frame = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
     except pl.exceptions.NoDataError:
         raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = _first_fault(path, separator) or _first_line(error)
         raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
     names = [name.strip() for name in frame.columns]
@@ -104,12 +104,12 @@ def _read_csv(pl: Any, path: Path) -> Any:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The bytes of a CSV file, decompressed."""
+    """Open a CSV file, decompressed."""
     return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
 def _first_fault(path: Path, separator: str) -> str | None:
-    """What is wrong with a CSV file that polars refused, and where; None where only polars can say it."""
+    """Describe the first fault of a CSV file that polars refused, with its line; None if no fault is found."""
     try:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
@@ -142,12 +142,12 @@ def _check_header(names: list[str], source: str) -> None:
 def _read_parquet(pl: Any, path: Path) -> Any:
     try:
         return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one: {_first_line(error)}") from None
 
 
 def _typed(pl: Any, column: Any, source: str, as_text: bool, parse: bool) -> Any:
-    """The column as integers, floats, booleans or text; text is parsed where that is asked for."""
+    """Convert a column to integers, floats, booleans or text. Text is parsed if `parse`."""
     dtype = column.dtype
     if dtype == pl.String:
         return _parsed(pl, column) if parse else column
@@ -166,7 +166,7 @@ def _typed(pl: Any, column: Any, source: str, as_text: bool, parse: bool) -> Any
 
 
 def _parsed(pl: Any, column: Any) -> Any:
-    """Text as whole numbers, numbers or booleans where every value that is not missing is one."""
+    """Convert text to whole numbers, numbers or booleans, if every value that is not missing is one."""
     for dtype in (pl.Int64, pl.Float64):
         numbers = column.cast(dtype, strict=False)
         if numbers.null_count() == column.null_count():
@@ -178,7 +178,7 @@ def _parsed(pl: Any, column: Any) -> Any:
 
 
 def _check_categories(pl: Any, columns: dict[str, Any], source: str) -> None:
-    """One-hot columns are for categories that come again, not for names, identifiers or free text."""
+    """Refuse text columns whose values hardly repeat, such as names, identifiers and free text."""
     bad = {}
     for name, column in columns.items():
         if column.dtype == pl.String:
@@ -197,7 +197,7 @@ def _target(column: Any, source: str) -> np.ndarray:
     if column.null_count():
         row = column.is_null().arg_true()[0]
         raise ValueError(f"target: {name}: {missing_values(column.null_count(), row)}; expected a target in every row")
-    # Without nulls polars gives text as an array of str objects, numbers and booleans as such.
+    # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
     return as_target(column.to_numpy(), name)
 
 
@@ -222,5 +222,5 @@ def _check_known(argument: str, names: Collection[str], columns: list[str], sour
         )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]

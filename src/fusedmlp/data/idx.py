@@ -1,7 +1,7 @@
-"""IDX files, the format of the MNIST images and their like; ``.gz`` too.
+"""IDX files, the format of the MNIST images, also compressed with gzip.
 
-A header of big-endian fields: two zero bytes, a byte for the type, a byte for the number of axes, and 4 bytes for the
-length of each axis; then the numbers, big-endian, in C order (described at the home of the MNIST database).
+A file begins with two zero bytes, a byte for the type, a byte for the number of axes, and 4 bytes for the length of
+each axis. The numbers follow in C order. Everything is big-endian. (The format is described with the MNIST database.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = 2**20
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file: memory-mapped, or loaded where the file is compressed.
+    """Memory-map the array of an IDX file, or load it if the file is compressed.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def _read_header(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[np.dtype, 
 
 
 def _read_at_most(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
-    """Up to `limit` bytes. In blocks: a header that promises too much must not claim the memory for it."""
+    """Read up to `limit` bytes, in blocks: a damaged header must not make us allocate what the file does not have."""
     data = bytearray()
     while len(data) < limit and (block := file.read(min(_BLOCK, limit - len(data)))):
         data += block
@@ -68,7 +68,7 @@ def _read_at_most(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
 
 
 def find_labels(images: Path) -> Path | None:
-    """The file that by its name holds the labels of `images`: "labels" for "images", "idx1" for "idx3"."""
+    """Find the labels of `images` by the file's name: "labels" in place of "images", "idx1" in place of "idx3"."""
     stem = images.name.removesuffix(".gz")
     labels = stem.replace("images", "labels").replace("idx3", "idx1")
     if labels == stem:
@@ -78,7 +78,7 @@ def find_labels(images: Path) -> Path | None:
 
 
 def read_idx_table(path: Path, target: str | None = None, target_required: bool = True) -> Table:
-    """A table from a file of images (a sample per entry of the first axis) and one of labels."""
+    """Read a table from a file of images, whose first axis counts the samples, and a file of labels."""
     X = as_features(read_idx(path), str(path))
     labels = Path(target) if target is not None else find_labels(path)
     if labels is None and target_required:

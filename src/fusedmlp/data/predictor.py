@@ -1,7 +1,7 @@
-"""Predictor: a network together with the preprocessing of its inputs and the meaning of its outputs, in one file.
+"""Predictor: a network together with the preprocessing of its inputs and the decoding of its outputs, in one file.
 
-The network sees columns of standardised numbers; a `Predictor` takes tables as they were read, a row per sample, and
-answers with class names or numbers in their original units.
+The network takes columns of standardised numbers. A `Predictor` takes tables with a row per sample and returns class
+names, or numbers in their original units.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.messages import counted
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, target_from_state
-from fusedmlp.data.wording import counted
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model.architecture import Architecture
@@ -26,7 +26,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 class Predictor:
-    """A trained network that knows its preprocessing.
+    """A trained network with its preprocessing.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Predictor:
     Raises
     ------
     ValueError
-        The three do not fit together.
+        The numbers of inputs or outputs differ.
     """
 
     def __init__(self, network: Network, features: FeatureEncoder, target: TargetEncoder) -> None:
@@ -55,29 +55,29 @@ class Predictor:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it predicts classes; else numbers."""
+        """True if the network predicts classes, False if it predicts numbers."""
         return isinstance(self.target, ClassEncoder)
 
     def encode_features(self, table: Table, rows: np.ndarray | None = None) -> np.ndarray:
-        """X (n1, m): a view of a table with a row per sample."""
+        """Return X (n1, m), the transpose of an array with a row per sample."""
         return self.features.transform(table, rows, self.network.architecture.dtype).T
 
     def predict(self, table: Table) -> np.ndarray:
-        """Class labels, shape (m,), text as objects; or numbers in original units, (m,) or (m, n_outputs)."""
+        """Return class labels, shape (m,), text as objects; or numbers in original units, (m,) or (m, n_outputs)."""
         return self.target.decode(self._forward(table))
 
     def predict_proba(self, table: Table) -> np.ndarray:
-        """The probability of each class, shape (m, number of classes), in the order of ``target.classes``.
+        """Return the probability of each class, shape (m, number of classes), in the order of ``target.classes``.
 
         Raises
         ------
         ValueError
-            The network predicts numbers, or its loss is not one of probabilities.
+            The network predicts numbers, or its loss is not a cross-entropy.
         """
         return self.predict_with_proba(table)[1]
 
     def predict_with_proba(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
-        """(what `predict` gives, what `predict_proba` gives), of one pass over the table.
+        """Return the results of `predict` and of `predict_proba`, computed in one pass over the table.
 
         Raises
         ------
@@ -93,17 +93,11 @@ class Predictor:
         return self.target.decode(A), self.target.probabilities(A)
 
     def evaluate(self, table: Table) -> dict[str, float]:
-        """Compare predictions with the table's target.
-
-        Returns
-        -------
-        dict
-            As `scores`.
-        """
+        """Compare the predictions with the table's target; returns the dict of `scores`."""
         return self.scores(self.encode_features(table), table.require_target())
 
     def scores(self, X: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """How good the network is on encoded features and a target as it was read.
+        """Score the network on encoded features and a target as it was read.
 
         Parameters
         ----------
@@ -113,8 +107,8 @@ class Predictor:
         Returns
         -------
         dict
-            "loss" (without L2; of the scaled target, where numbers are scaled), and for classes "accuracy"; for numbers
-            "r2" (not with fewer than 2 rows) and "rmse" in original units; for poisson "deviance", the mean Poisson
+            "loss": without L2, and of the scaled target if numbers are scaled. For classes also "accuracy". For numbers
+            also "r2" (from 2 rows on) and "rmse" in original units. For poisson also "deviance", the mean Poisson
             deviance per output.
         """
         Y = self.target.encode(target, self.network.architecture.dtype)
@@ -132,9 +126,9 @@ class Predictor:
         return scores | {"rmse": float(root_mean_squared_error(truth, predicted))}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically: an interrupted call leaves an older file whole.
+        """Write everything to one safetensors file, atomically: an interrupted call leaves an older file unchanged.
 
-        ``Network.load`` reads the network alone from the same file.
+        ``Network.load`` reads only the network from the same file.
         """
         feature_arrays, features = self.features.state()
         target_arrays, target = self.target.state()
@@ -145,16 +139,22 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str | Backend | None = None) -> Predictor:
-        """Read what `save` wrote. Nothing in the file is executed.
+        """Read a file that `save` wrote. Nothing in the file is executed.
 
         Raises
         ------
         ModelFileError
-            The file is missing, truncated, not a model file, or holds a network without preprocessing.
+            The file is missing, damaged, not a model file, or holds a network without preprocessing.
         ValueError, BackendUnavailableError
             As `fusedmlp.get_backend`.
         """
-        model = load_model(path)
+        return cls.from_model_file(load_model(path), path, backend)
+
+    @classmethod
+    def from_model_file(
+        cls, model: ModelFile, path: str | os.PathLike[str], backend: str | Backend | None = None
+    ) -> Predictor:
+        """Make a predictor of what `load_model` read from `path`; errors as `load`."""
         if "features" not in model.extra or "target" not in model.extra:
             raise ModelFileError(
                 f"{path}: a network without its preprocessing, as Network.save writes it; expected a file that "
@@ -164,12 +164,12 @@ class Predictor:
             features = FeatureEncoder.from_state(model.extra_tensors, model.extra["features"])
             target = target_from_state(model.extra_tensors, model.extra["target"])
             _check_fit(model.parameters.architecture, features, target)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
         return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
 
     def _forward(self, table: Table) -> np.ndarray:
-        """A_L (nL, m) in main memory. Rows pass in blocks: a table larger than the memory is fine."""
+        """Return A_L (nL, m) in host memory. Rows are processed in blocks: the table may be larger than the memory."""
         architecture = self.network.architecture
         A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
         step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))

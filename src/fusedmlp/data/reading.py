@@ -1,4 +1,4 @@
-"""One function that reads whatever DATA names."""
+"""`read_table`: one function for every format."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def read_table(
         A bundled name (a key of `BUNDLED`), or a file: .npy, .npz, .csv, .tsv, .parquet, .pq, or IDX (any other name).
         A file that is called like a bundled data set is read as ``./name``.
     target : str, optional
-        .csv, .parquet: the name of the column (default "target"). .npy: the number of the column, -1 being the last,
-        or a .npy file. .npz: the name of the array (default "y"). IDX: the file of the labels (default: the one found
-        by its name).
+        .csv, .parquet: the name of the column (default "target"). .npy: the number of the column, -1 for the last one,
+        or a .npy file. .npz: the name of the array (default "y"). IDX: the file of the labels (default: found by its
+        name).
     drop, categorical : collections of str
-        CSV and Parquet: columns to leave out, and columns of categories that look like numbers.
+        CSV and Parquet: columns to leave out, and columns to read as categories although they look like numbers.
     schema : Schema, optional
-        That of a trained model: the table has exactly its columns, in its order.
+        The schema of a trained model: the result has exactly its columns, in its order.
     target_required : bool, default True
-        False: a table without its target is fine, and the target is not read.
+        False: the table may lack the target, and the target is not read.
 
     Returns
     -------
@@ -49,11 +49,11 @@ def read_table(
     Raises
     ------
     ValueError
-        The data are not what they should be.
+        The file is damaged, or its content is not a table with a target as described.
     OSError
         The file cannot be read.
     MissingExtraError
-        polars is needed and is not there.
+        polars is needed and not installed.
     """
     name = os.fspath(source)
     if name not in BUNDLED:
@@ -75,7 +75,7 @@ def read_table(
 
 
 def _read_numbers(name: str, target: str | None, schema: Schema | None, target_required: bool) -> Table:
-    """A table that is no frame: bundled, .npy, .npz or IDX."""
+    """Read a bundled data set, or a .npy, .npz or IDX file."""
     if name in BUNDLED:
         if target is not None:
             raise ValueError(f"target: the bundled data set {name} brings its own; got {target!r}")
@@ -101,7 +101,7 @@ def _check_is_file(path: Path) -> None:
 
 
 def _looks_like_idx(path: Path) -> bool:
-    """Whether the name or the first bytes say so; reading then says what is wrong with it."""
+    """Whether the name or the first bytes are those of an IDX file. It may still be damaged."""
     if "idx" in path.name.lower():
         return True
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Table: data as it was read, before any preprocessing. Rows are samples."""
+"""Table: data before any preprocessing. Rows are samples."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.data.wording import counted, missing_values
+from fusedmlp.data.messages import counted, missing_values
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Which columns there are, and as what they are read.
+    """The columns of a table and their types.
 
     Attributes
     ----------
     numeric : tuple of str
-        Columns of numbers, in order; of an array without names the column numbers "0", "1", ...
+        Columns of numbers, in order. Columns of an array without names are called "0", "1", ...
     text : tuple of str
         Columns of categories.
     named : bool
-        False: the columns are known by their place only.
+        False: the columns have no names.
     target : str or None
-        Where the target stands in data of the same form: a column's name or number, or a key; None: elsewhere.
+        The target's place in such data: the name or number of a column, or the name of an array; None: another file.
     text_target : bool
-        Whether the target is text even where it looks like numbers.
+        True: the target is read as text even if it looks like numbers.
     """
 
     numeric: tuple[str, ...]
@@ -37,7 +37,7 @@ class Schema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column but the target."""
+        """The names of all columns except the target."""
         return (*self.numeric, *self.text)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Schema:
-        """What `to_dict` gave; ValueError, KeyError or TypeError where it is something else."""
+        """Make a schema of what `to_dict` returned; ValueError, KeyError or TypeError for other data."""
         numeric, text, target = tuple(data["numeric"]), tuple(data["text"]), data["target"]
         if not all(isinstance(name, str) for name in (*numeric, *text)) or not isinstance(target, str | None):
             raise ValueError("schema: expected columns named by text")
@@ -61,22 +61,22 @@ class Schema:
 
 @dataclass(frozen=True)
 class Table:
-    """Data as it was read: columns of numbers, columns of categories, and a target where there is one.
+    """Columns of numbers, columns of categories, and possibly a target, as they were read.
 
     Attributes
     ----------
     source : str
-        Where it came from, for messages.
+        The file or the bundled name, for messages.
     schema : Schema
         `numeric` and `text` name the columns of the two arrays, in order.
     numeric : array of shape (m, n)
-        Of any numeric type, memory-mapped where the file allows; NaN is a missing value.
+        Of any numeric type; memory-mapped if the file allows it. NaN stands for a missing value.
     text : array of object, shape (m, k)
-        str, or None for a missing value.
+        Each entry is a str, or None for a missing value.
     target : array of shape (m,) or (m, n_outputs), or None
-        Numbers, bool, or str as objects; nothing missing.
+        Numbers, bool, or str as objects; no value is missing.
     classification : bool or None
-        What the source says about its target; None: the values decide.
+        Whether the target is one of classes, if the source says so; None: the values decide.
     """
 
     source: str
@@ -100,22 +100,22 @@ class Table:
         return len(self.numeric)
 
     def take(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(numeric, text) of some of the rows."""
+        """Return (numeric, text) of some of the rows."""
         return self.numeric[rows], self.text[rows]
 
     def require_target(self) -> np.ndarray:
-        """The target, or a ValueError that says there is none."""
+        """Return the target; a ValueError if there is none."""
         if self.target is None:
             raise ValueError(f"target: {self.source} has no target {self.schema.target or ''}".rstrip())
         return self.target
 
     def aligned(self, schema: Schema) -> Table:
-        """The same rows with exactly the columns of `schema`, in its order; columns it does not know are left out.
+        """Return the same rows with exactly the columns of `schema`, in its order. Other columns are left out.
 
         Raises
         ------
         ValueError
-            Columns are missing, or of another kind than in `schema`.
+            Columns are missing, or are of another type than in `schema`.
         """
         if not self.schema.named:
             return self._aligned_by_place(schema)
@@ -142,7 +142,7 @@ class Table:
         for name in schema.numeric:
             if name in self.schema.text:
                 column = self.text[:, self.schema.text.index(name)].tolist()
-                # Numbers and truth values are fine each by itself; mixed, the truth values are what does not belong.
+                # In a column that mixes numbers and truth values, the message names a truth value last of all.
                 bad = [i for i, value in enumerate(column) if value is not None and not is_number(value)]
                 row = next((i for i in bad if column[i].lower() not in ("true", "false")), bad[0] if bad else 0)
                 raise ValueError(
@@ -152,7 +152,7 @@ class Table:
 
 
 def check_columns(schema: Schema, columns: Sequence[str], source: str) -> None:
-    """Raise a ValueError where `schema` has columns that are not among the named `columns`."""
+    """Raise a ValueError if a column of `schema` is not among the named `columns`."""
     if not schema.named:
         raise ValueError(
             f"{source}: the model was trained on an array of {counted(len(schema.numeric), 'column')} without "
@@ -165,7 +165,7 @@ def check_columns(schema: Schema, columns: Sequence[str], source: str) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a column of a CSV file with this text can be one of numbers: as polars, and not all that Python takes."""
+    """Whether polars reads this text as a number; Python's float accepts more."""
     if not text.isascii() or "_" in text or text != text.strip():
         return False
     try:
@@ -176,7 +176,7 @@ def is_number(text: str) -> bool:
 
 
 def _columns(array: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
-    """The wanted columns; the array itself where they are all of them in the same order."""
+    """Select columns; the array itself is returned if these are all of its columns in the same order."""
     if names == wanted:
         return array
     place = {name: i for i, name in enumerate(names)}
@@ -184,17 +184,17 @@ def _columns(array: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...])
 
 
 def no_text(m: int) -> np.ndarray:
-    """The text columns of a table that has none."""
+    """Return the text array of a table without text columns."""
     return np.empty((m, 0), dtype=object)
 
 
 def is_none(text: np.ndarray) -> np.ndarray:
-    """Where an array of objects has None, a missing value."""
+    """Return a bool array that is True where an array of objects has None, a missing value."""
     return np.equal(text, np.array(None, dtype=object)).astype(bool)
 
 
 def as_features(array: np.ndarray, source: str) -> np.ndarray:
-    """An array of numbers with a row per sample; of more than two axes, all but the first become one."""
+    """Check an array of numbers with a row per sample, and merge all axes but the first."""
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{source}: expected an array of real numbers; got dtype {array.dtype}")
     if array.ndim < 2:
@@ -203,12 +203,12 @@ def as_features(array: np.ndarray, source: str) -> np.ndarray:
 
 
 def as_target(array: np.ndarray, source: str) -> np.ndarray:
-    """A target without missing values, shape (m,) or (m, n_outputs); text as objects.
+    """Check a target and return it with shape (m,) or (m, n_outputs); text becomes objects.
 
     Raises
     ------
     ValueError
-        It is of another type or shape, or has missing or infinite values.
+        The target is of another type or shape, or has missing or infinite values.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -1,4 +1,4 @@
-"""Encoders of the target: classes as labels of 0 and 1, numbers scaled; and back."""
+"""Encoders of the target: classes to labels of 0 and 1, numbers to scaled numbers, and back."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.data.wording import counted
+from fusedmlp.checks import check_count
+from fusedmlp.data.messages import counted
 
 Label = int | float | str | bool
 
 CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")
 NUMBER_LOSSES = ("squared_error", "poisson")
 MOST_NUMBERED_CLASSES = 20
-"""Whole numbers are taken for classes up to so many different ones."""
+"""A target with more different whole numbers is one of numbers, not of classes."""
 
 
 @dataclass(frozen=True)
 class ClassEncoder:
-    """Classes to labels: one output for two classes, else one per class.
+    """Encodes classes as labels of 0 and 1: in one output for two classes, else in one output per class.
 
     Attributes
     ----------
     classes : tuple of int, float, str or bool
-        In order; with one output the second is the label 1.
+        In order. With one output the second class has the label 1.
     n_outputs : int
     """
 
@@ -44,7 +45,7 @@ class ClassEncoder:
             )
 
     def indices(self, target: np.ndarray) -> np.ndarray:
-        """The place of each label among the classes, shape (m,) of int; ValueError for one that is none of them."""
+        """Return the index of each label among the classes, shape (m,); ValueError for an unknown label."""
         if target.ndim != 1:
             raise ValueError(f"target: expected one class per row; got shape {target.shape}")
         labels, inverse = np.unique(target, return_inverse=True)
@@ -55,7 +56,7 @@ class ClassEncoder:
         return np.array([place[label] for label in labels.tolist()])[inverse]
 
     def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
-        """Y, shape (n_outputs, m)."""
+        """Encode the target as Y, shape (n_outputs, m)."""
         indices = self.indices(target)
         if self.n_outputs == 1:
             return indices[None].astype(dtype)
@@ -64,29 +65,29 @@ class ClassEncoder:
         return Y.T
 
     def decode_indices(self, A: np.ndarray) -> np.ndarray:
-        """The place of the likeliest class, shape (m,), from the network's output (n_outputs, m)."""
+        """Return the index of the likeliest class, shape (m,), for the network's output A_L (n_outputs, m)."""
         return (A[0] >= 0.5).astype(np.intp) if self.n_outputs == 1 else A.argmax(axis=0)
 
     def decode(self, A: np.ndarray) -> np.ndarray:
-        """The likeliest class of each sample, shape (m,); text as objects."""
+        """Return the likeliest class of each sample, shape (m,); text as objects."""
         return self.labels(self.decode_indices(A))
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """The classes at some places; text as objects."""
+        """Return the classes with the given indices; text as objects."""
         return np.array(self.classes, dtype=object if isinstance(self.classes[0], str) else None)[indices]
 
     def probabilities(self, A: np.ndarray) -> np.ndarray:
-        """Shape (m, number of classes)."""
+        """Return the probability of each class, shape (m, number of classes)."""
         return np.column_stack([1 - A[0], A[0]]) if self.n_outputs == 1 else A.T
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """(arrays, JSON data)."""
+        """Return (arrays, JSON data) for `target_from_state`."""
         return {}, {"classes": list(self.classes), "n_outputs": self.n_outputs}
 
 
 @dataclass(frozen=True)
 class NumberEncoder:
-    """Numbers y to (y − offset) / scale, per output.
+    """Encodes numbers y as (y − offset) / scale, for each output.
 
     Attributes
     ----------
@@ -104,15 +105,15 @@ class NumberEncoder:
 
     @property
     def n_outputs(self) -> int:
-        """Numbers per sample."""
+        """Number of outputs."""
         return len(self.offset)
 
     def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
-        """Y, shape (n_outputs, m)."""
+        """Encode the target as Y, shape (n_outputs, m)."""
         return ((self.columns(target) - self.offset) / self.scale).astype(dtype).T
 
     def columns(self, target: np.ndarray) -> np.ndarray:
-        """The target as numbers of shape (m, n_outputs); ValueError where it is none."""
+        """Return the target as float64 of shape (m, n_outputs); ValueError if it is not numeric."""
         if target.dtype.kind not in "fiub":
             raise ValueError(f"target: expected numbers; got text such as {target[0]!r}")
         columns = target.reshape(len(target), -1).astype(np.float64)
@@ -121,12 +122,12 @@ class NumberEncoder:
         return columns
 
     def decode(self, A: np.ndarray) -> np.ndarray:
-        """Numbers in their original units, shape (m,), or (m, n_outputs) for several, float64."""
+        """Return numbers in their original units, float64 of shape (m,), or (m, n_outputs) for several outputs."""
         numbers = A.T.astype(np.float64) * self.scale + self.offset
         return numbers[:, 0] if self.n_outputs == 1 else numbers
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """(arrays, JSON data)."""
+        """Return (arrays, JSON data) for `target_from_state`."""
         return {"target.offset": self.offset, "target.scale": self.scale}, {}
 
 
@@ -134,9 +135,9 @@ TargetEncoder = ClassEncoder | NumberEncoder
 
 
 def target_from_state(arrays: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> TargetEncoder:
-    """The encoder that `state` described; ValueError, KeyError or TypeError where it is none."""
+    """Make the encoder that `state` described; ValueError, KeyError or TypeError for other data."""
     if "classes" in data:
-        return ClassEncoder(tuple(data["classes"]), int(data["n_outputs"]))
+        return ClassEncoder(tuple(data["classes"]), check_count("n_outputs", data["n_outputs"]))
     return NumberEncoder(arrays["target.offset"], arrays["target.scale"])
 
 
@@ -146,21 +147,22 @@ def fit_target(
     classification: bool | None = None,
     rows: np.ndarray | slice = slice(None),
 ) -> tuple[TargetEncoder, str]:
-    """Choose the loss where none is given, and learn how the target is encoded.
+    """Choose the loss if none is given, and fit the encoder of the target.
 
-    Text and booleans are classes; whole numbers are classes where at most 20 different ones occur; other numbers are
-    numbers. Two classes: binary_cross_entropy; more: categorical_cross_entropy; numbers: squared_error.
+    Text and booleans are classes. Whole numbers are classes if at most 20 different ones occur. Other numbers are
+    numbers. The loss is binary_cross_entropy for two classes, categorical_cross_entropy for more, and squared_error for
+    numbers.
 
     Parameters
     ----------
     target : array of shape (m,) or (m, n_outputs)
     loss : str, optional
-        Numbers are standardised for squared_error, scaled to [0, 1] for sum_squared_error, whose outputs lie there, and
-        left as they are for poisson.
+        Numbers are standardised for squared_error, scaled to [0, 1], the range of its outputs, for sum_squared_error,
+        and not scaled for poisson.
     classification : bool, optional
-        What is known about the target, where the loss does not say it.
+        Whether the target is one of classes, if that is known and does not follow from the loss.
     rows : array of int, optional
-        The rows that offsets and scales are learned from; classes are those of all rows.
+        The rows from which offsets and scales are computed. Classes are taken from all rows.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def fit_target(
     Raises
     ------
     ValueError
-        The target does not suit the loss, or tells nothing.
+        The target does not suit the loss, or has one value only.
     """
     if loss in CLASS_LOSSES:
         classification = True

@@ -1,7 +1,13 @@
-"""Checks of whole arrays: X, Y and sample_weight become arrays of a backend, or a ValueError says what is wrong.
+"""Samples: X, Y and sample weights, checked in one place, where the engines of a backend take them.
 
-The axes in the messages are the core's: a column is a sample. Where a backend has no room for X and all that goes with
-it, they stay in main memory, each as a `HostMatrix`, and are checked there, some columns at a time.
+`as_samples` and `as_inputs` are the only ways in: a ValueError says what is wrong. The axes in the messages are the
+core's: a column is a sample. Three things may become of an array, and none of them copies it needlessly:
+
+- it is converted and placed on the backend's device, if it is not there in the right type already;
+- where a device has no room for X and all that goes with it, or where X would have to be converted and is large, each
+  becomes a `HostMatrix`, which stays in host memory and is converted chunk by chunk;
+- where a backend's engines convert X tile by tile (`Primitives.converts_by_tile`), large X of the other floating-point
+  type is used as it is.
 """
 
 from __future__ import annotations
@@ -22,64 +28,139 @@ from fusedmlp.model.losses import LOSSES
 
 @dataclass(frozen=True)
 class Samples:
-    """Validated samples on a backend, or, each as a `HostMatrix`, in main memory for it.
+    """Validated samples on a backend, or, each as a `HostMatrix`, in host memory for it.
 
     Attributes
     ----------
     X : array of shape (n1, m)
     Y : array of shape (nL, m)
     sample_weight : array of shape (1, m), or None
+    order : numpy.ndarray of int, or None
+        The columns that are meant, where not all are: a part of large samples is not a copy.
     """
 
     X: Array
     Y: Array
     sample_weight: Array | None = None
+    order: np.ndarray | None = None
 
     @property
     def m(self) -> int:
         """The number of samples."""
-        return self.X.shape[1]
+        return self.X.shape[1] if self.order is None else len(self.order)
 
-    def take(self, columns: np.ndarray) -> Samples:
-        """Some of the samples: a copy, each contiguous, or, in main memory, the same numbers in another order."""
-        if isinstance(self.X, HostMatrix):
-            weight = None if self.sample_weight is None else self.sample_weight.take(columns)
-            return Samples(self.X.take(columns), self.Y.take(columns), weight)
-        weight = None if self.sample_weight is None else self.sample_weight[:, columns]
-        return Samples(self.X.T[columns].T, self.Y.T[columns].T, weight)
+    @property
+    def weight_sum(self) -> float:
+        """Σ wᵢ in float64; the number of samples where there are no weights."""
+        if self.sample_weight is None:
+            return float(self.m)
+        weights = self.sample_weight if self.order is None else self.sample_weight[:, self.order]
+        return float(weights.sum(dtype=np.float64))
+
+    @property
+    def mean_weight(self) -> float | None:
+        """Σ wᵢ / m, or None where there are no weights."""
+        return None if self.sample_weight is None else self.weight_sum / self.m
+
+    def ordered(self, order: np.ndarray | None) -> np.ndarray | None:
+        """The columns of X of these samples, in an order; None: as they lie, all of them."""
+        if self.order is None:
+            return order
+        return self.order if order is None else self.order[order]
+
+    def take(self, columns: np.ndarray, largest_copy: int) -> Samples:
+        """Some of the samples.
+
+        Parameters
+        ----------
+        columns : numpy.ndarray of int
+        largest_copy : int
+            Arrays in host memory of more bytes are not copied: the result has an `order`.
+        """
+        X, Y, weight = self.X, self.Y, self.sample_weight
+        if isinstance(X, HostMatrix):
+            return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))
+        if isinstance(X, np.ndarray) and (X.nbytes > largest_copy or isinstance(X, np.memmap)):
+            return Samples(X, Y, weight, self.ordered(columns))
+        return Samples(X.T[columns].T, Y.T[columns].T, None if weight is None else weight[:, columns])
 
     def on_device(self, backend: Primitives) -> Samples:
         """These samples on the backend, all of them, whether it says that they fit or not."""
         if not isinstance(self.X, HostMatrix):
-            return self
+            dtype = self.Y.dtype
+            return (
+                self if self.X.dtype == dtype else Samples(backend.asarray(self.X, dtype), self.Y, self.sample_weight)
+            )
         weight = None if self.sample_weight is None else backend.asarray(self.sample_weight.columns())
         return Samples(backend.asarray(self.X.columns()), backend.asarray(self.Y.columns()), weight)
 
 
-def check_X(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
-    """X as an array of the backend, shape (n1, m), finite, of the architecture's dtype; copied only if it must be.
+def as_samples(
+    X: Any, Y: Any, sample_weight: Any, architecture: Architecture, backend: Primitives, prefix: str = ""
+) -> Samples:
+    """X, Y and weights, checked, where the backend's engines take them.
 
-    A numpy array that does not fit onto the backend's device, with Y and weights, becomes a `HostMatrix`, not copied.
+    Parameters
+    ----------
+    X : array of shape (n1, m)
+    Y : array of shape (nL, m), or (m,) for one output
+    sample_weight : array of shape (m,) or (1, m), or None
+    architecture : Architecture
+    backend : Primitives
+    prefix : str
+        What the names of the arguments begin with in error messages.
+
+    Raises
+    ------
+    ValueError
+        A shape or a type is wrong; a number is not finite in the network's dtype; a target is not one of the loss; a
+        weight is negative, or their sum cannot be divided by in the network's dtype.
     """
-    X = _as_array(X, backend, name)
+    X = as_inputs(X, architecture, backend, f"{prefix}X")
+    about = X.shape[1], architecture, backend
+    on_host = isinstance(X, HostMatrix)
+    Y = _check_Y(Y, *about, f"{prefix}Y", on_host)
+    if sample_weight is None:
+        return Samples(X, Y)
+    return Samples(X, Y, _check_sample_weight(sample_weight, *about, f"{prefix}sample_weight", on_host))
+
+
+def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
+    """X alone, as `as_samples` takes it."""
+    dtype = architecture.dtype
+    if type(X) is not np.ndarray or X.dtype != dtype:
+        X = _as_array(X, backend, name)
     n1 = architecture.n_inputs
+    if X.ndim != 2 or X.shape[0] != n1 or X.shape[1] == 0:
+        raise _wrong_shape_of_X(X, n1, name)
+    n_bytes = X.shape[1] * (n1 + architecture.n_outputs + 1) * architecture.itemsize
+    owned = backend.owns(X)
+    large = isinstance(X, np.ndarray) and X.nbytes > backend.workspace_bytes and X.dtype != dtype
+    if large and owned and backend.converts_by_tile and X.dtype.kind == "f" and X.dtype.itemsize in (4, 8):
+        _check_finite_blocks(HostMatrix(X, dtype), X, architecture, backend, name)
+        return X
+    return _finite(
+        X,
+        architecture,
+        backend,
+        name,
+        on_host=(large and owned and not backend.converts_by_tile) or not (owned or backend.fits(n_bytes)),
+    )
+
+
+def _wrong_shape_of_X(X: Array, n1: int, name: str) -> ValueError:
     if X.ndim != 2:
         hint = f"; a single sample is {name}[:, None]" if X.ndim == 1 else ""
-        raise ValueError(f"{name}: expected 2 axes, (n1={n1}, m) with a column per sample; got shape {X.shape}{hint}")
+        return ValueError(f"{name}: expected 2 axes, (n1={n1}, m) with a column per sample; got shape {X.shape}{hint}")
     if X.shape[0] != n1:
         hint = ""
         if X.shape[1] == n1:
             hint = f". The second axis is samples here: pass {name}.T, a view, for a table with a row per sample"
-        raise ValueError(f"{name}: expected shape (n1={n1}, m) with a column per sample; got {X.shape}{hint}")
-    if X.shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one sample; got shape {X.shape} (the second axis is samples)")
-    n_bytes = X.shape[1] * (n1 + architecture.n_outputs + 1) * architecture.itemsize
-    return _finite(X, architecture, backend, name, on_host=not (backend.owns(X) or backend.fits(n_bytes)))
+        return ValueError(f"{name}: expected shape (n1={n1}, m) with a column per sample; got {X.shape}{hint}")
+    return ValueError(f"{name}: expected at least one sample; got shape {X.shape} (the second axis is samples)")
 
 
-def check_Y(
-    Y: Any, m: int, architecture: Architecture, backend: Primitives, name: str = "Y", on_host: bool = False
-) -> Array:
+def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, name: str, on_host: bool) -> Array:
     """Y as an array of the backend, shape (nL, m), with targets that the loss allows. (m,) will do for one output.
 
     With `on_host`, where X is one, a `HostMatrix`.
@@ -95,8 +176,12 @@ def check_Y(
         elif Y.ndim == 1 and nL > 1 and Y.shape[0] == m:
             hint = ". Class numbers are not accepted here: pass one-hot columns, e.g. np.eye(nL)[y].T"
         raise ValueError(f"{name}: expected shape (nL={nL}, m={m}), a column per sample of X; got {Y.shape}{hint}")
-    Y = _finite(Y, architecture, backend, name, on_host)
     loss = LOSSES[architecture.loss]
+    if not on_host:
+        converted = backend.asarray(Y, dtype=architecture.dtype) if Y.dtype.kind in "iub" else Y
+        if converted.dtype == architecture.dtype and bool(loss.valid_targets(backend.xp, converted).all()):
+            return converted  # valid targets are finite
+    Y = _finite(Y, architecture, backend, name, on_host)
     for first, block in _blocks(Y):
         valid = loss.valid_targets(np if on_host else backend.xp, block)
         if not bool(valid.all()):
@@ -109,20 +194,18 @@ def check_Y(
     return Y
 
 
-def check_sample_weight(
+def _check_sample_weight(
     sample_weight: Any,
     m: int,
     architecture: Architecture,
     backend: Primitives,
-    name: str = "sample_weight",
-    on_host: bool = False,
-) -> Array | None:
-    """sample_weight as an array of the backend, shape (1, m), or None: finite, >= 0, not all 0.
+    name: str,
+    on_host: bool,
+) -> Array:
+    """sample_weight as an array of the backend, shape (1, m): finite, >= 0, with a sum that can be divided by.
 
     With `on_host`, where X is one, a `HostMatrix`.
     """
-    if sample_weight is None:
-        return None
     weight = _as_array(sample_weight, backend, name)
     if weight.shape not in ((m,), (1, m)):
         raise ValueError(f"{name}: expected shape (m={m},), a number per sample of X; got {weight.shape}")
@@ -133,11 +216,19 @@ def check_sample_weight(
         raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
     if total == 0:
         raise ValueError(f"{name}: expected at least one weight > 0; all are 0")
+    limits = np.finfo(architecture.dtype)
+    if not limits.tiny <= total / m <= total <= limits.max:
+        raise ValueError(
+            f"{name}: expected weights whose sum and mean are between {limits.tiny:.2g} and {limits.max:.2g}, the "
+            f"normal numbers of {architecture.dtype}; the sum is {total:.3g}. Multiply all weights by a constant"
+        )
     return weight
 
 
 def _as_array(x: Any, backend: Primitives, name: str) -> Array:
     """x as an array, still of its own dtype, once it is known to hold real numbers."""
+    if type(x) is np.ndarray and x.dtype.kind in "fiub" and backend.xp is np:
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError(f"{name}: masked arrays are not supported; pass {name}.filled(value)")
     if backend.owns(x):
@@ -154,6 +245,8 @@ def _as_array(x: Any, backend: Primitives, name: str) -> Array:
             x = np.asarray(x)
         except ValueError as error:
             raise ValueError(f"{name}: expected an array of numbers; got rows of different lengths ({error})") from None
+        except Exception as error:  # whatever another library's __array__ raises
+            raise ValueError(f"{name}: expected an array of numbers; got {type(x).__name__} ({error})") from None
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers; got an array of dtype {x.dtype}")
     return x
@@ -163,12 +256,11 @@ def _finite(x: Array, architecture: Architecture, backend: Primitives, name: str
     """x in the architecture's dtype, on the backend or as a `HostMatrix`, once it is known to be finite there."""
     if on_host:
         matrix = HostMatrix(backend.to_numpy(x), architecture.dtype)
-        with np.errstate(over="ignore"):  # an overflow is reported below, with its place
-            for first, block in _blocks(matrix):
-                if not all_finite(np, block):
-                    raise _not_finite(block, x[:, first:], architecture, backend, name, first)
+        _check_finite_blocks(matrix, x, architecture, backend, name)
         return matrix
-    if x.dtype.kind in "iub" or x.dtype == architecture.dtype:
+    if x.dtype == architecture.dtype and backend.xp is np:
+        converted = x
+    elif x.dtype.kind in "iub" or x.dtype == architecture.dtype:
         x = converted = backend.asarray(x, dtype=architecture.dtype)
     else:
         with np.errstate(over="ignore"):  # as above
@@ -176,6 +268,16 @@ def _finite(x: Array, architecture: Architecture, backend: Primitives, name: str
     if not backend.all_finite(converted):
         raise _not_finite(converted, x, architecture, backend, name)
     return converted
+
+
+def _check_finite_blocks(
+    matrix: HostMatrix, x: Array, architecture: Architecture, backend: Primitives, name: str
+) -> None:
+    """Raise where a number of `matrix`, converted from `x`, is not finite."""
+    with np.errstate(over="ignore"):  # an overflow is reported below, with its place
+        for first, block in _blocks(matrix):
+            if not all_finite(np, block):
+                raise _not_finite(block, x[:, first:], architecture, backend, name, first)
 
 
 def _not_finite(
@@ -195,19 +297,24 @@ def _blocks(x: Array) -> Iterator[tuple[int, Array]]:
     return x.blocks() if isinstance(x, HostMatrix) else iter([(0, x)])
 
 
-def split_validation(
-    samples: Samples, fraction: float, generator: np.random.Generator | np.random.RandomState
-) -> tuple[Samples, Samples]:
-    """(training samples, validation samples): a random split, the validation part rounded to at least one sample."""
+def validation_part(
+    m: int, fraction: float, generator: np.random.Generator | np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """(samples to train on, samples to validate on) of m: a random split, with at least one sample to validate on."""
     check_number("validation_fraction", fraction, 0, 1)
-    n_validation = max(1, round(samples.m * fraction))
-    if n_validation >= samples.m:
+    n_validation = max(1, round(m * fraction))
+    if n_validation >= m:
         raise ValueError(
-            f"validation_fraction: {fraction} of {samples.m} samples leaves none to train on; expected more samples"
+            f"validation_fraction: {fraction} of {m} samples leaves none to train on; expected more samples"
         )
-    order = generator.permutation(samples.m)
-    train, validation = samples.take(order[n_validation:]), samples.take(order[:n_validation])
+    order = generator.permutation(m)
+    return order[n_validation:], order[:n_validation]
+
+
+def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int) -> tuple[Samples, Samples]:
+    """(training samples, validation samples) of a split; arrays in host memory of more bytes are not copied."""
+    train, validation = (samples.take(part, largest_copy) for part in parts)
     for name, part in (("training", train), ("validation", validation)):
-        if part.sample_weight is not None and float(part.sample_weight.sum()) == 0:
+        if part.sample_weight is not None and part.weight_sum == 0:
             raise ValueError(f"sample_weight: all weights of the {part.m} samples in the {name} part are 0")
     return train, validation

@@ -1,1 +1,1 @@
-"""Model files, and writing files such that nothing is ever half-written."""
+"""Model files, and writing files so that a reader never finds one half-written."""

@@ -1,38 +1,39 @@
-"""Model files: safetensors with the architecture as JSON in its metadata. Nothing that is read is ever executed.
+"""Model files: the weights and biases of a network, its architecture, and what a caller keeps with them.
 
-A file holds one tensor per W and b ("W1", "b1", ...), and under other names whatever a caller keeps with the model.
+A file holds one tensor per W and b ("W1", "b1", ...), and under other names the caller's own tensors.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.errors import ModelFileError
-from fusedmlp.files.atomic import write_atomically
+from fusedmlp.files.tensor_files import TensorFile, read_tensors, write_tensors
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.parameters import Parameters
 
-FORMAT = "fusedmlp-1"
+FORMAT = "fusedmlp-2"
+FORMAT_WITHOUT_CHECKSUM = "fusedmlp-1"
+"""Written by version 0.1.0."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds.
+    """The content of a model file.
 
     Attributes
     ----------
     parameters : Parameters
         Over a numpy array.
-    extra_tensors : dict of numpy arrays
-    extra : dict
-        JSON data.
+    extra_tensors : dict of str to numpy array
+        Tensors that the caller keeps with the network.
+    extra : dict of str to JSON data
+        Data that the caller keeps with the network.
     """
 
     parameters: Parameters
@@ -41,55 +42,38 @@ class ModelFile:
 
 
 def save_model(path: str | os.PathLike[str], model: ModelFile) -> None:
-    """Write a model file, atomically; an interrupted call leaves an older file whole."""
-    import safetensors.numpy
+    """Write a model file atomically: an interrupted call leaves an older file unchanged.
 
+    Raises
+    ------
+    ValueError
+        A weight is NaN or infinite, an extra tensor has the name of a weight, or `path` is a folder or a device.
+    OSError
+        The system refuses.
+    """
     if not np.isfinite(model.parameters.flat).all():
         raise ValueError("weights: expected finite numbers to save; the network's parameters hold NaN or infinity")
-    tensors = {name: np.ascontiguousarray(array) for name, array in model.parameters.named()}
+    tensors = dict(model.parameters.named())
     clash = tensors.keys() & model.extra_tensors.keys()
     if clash:
         raise ValueError(f"extra_tensors: names that weights and biases have: {sorted(clash)}")
-    tensors |= {name: np.ascontiguousarray(array) for name, array in model.extra_tensors.items()}
-    metadata = {
-        "format": FORMAT,
-        "architecture": json.dumps(model.parameters.architecture.to_dict()),
-        "extra": json.dumps(model.extra),
-    }
-    write_atomically(path, _in_fixed_order(safetensors.numpy.save(tensors, metadata=metadata)))
-
-
-def _in_fixed_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors lays them in another order every time."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    return len(text).to_bytes(8, "little") + text + data[start:]
+    metadata = {"architecture": model.parameters.architecture.to_dict(), "extra": model.extra}
+    write_tensors(path, FORMAT, tensors | model.extra_tensors, metadata)
 
 
 def load_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Read a model file.
+    """Read a model file and check its checksum.
+
+    A file of version 0.1.0 has none. It is read with a UserWarning; saving the model again adds the checksum.
 
     Raises
     ------
     ModelFileError
-        The file is not there, truncated, not a model file, or its tensors do not fit its architecture.
+        The file is missing, truncated, changed, not a model file, or its tensors do not fit its architecture.
     """
-    metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path}: expected a model file of format {FORMAT!r}; "
-            f"got a safetensors file of format {metadata.get('format')!r}"
-        )
-    try:
-        architecture = Architecture(**json.loads(metadata["architecture"]))
-        extra = json.loads(metadata["extra"])
-        if not isinstance(extra, Mapping):
-            raise ValueError(f"extra: expected a JSON object; got {type(extra).__name__}")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: the description of the network cannot be read: {error}") from None
+    file = read_tensors(path, FORMAT, without_checksum=(FORMAT_WITHOUT_CHECKSUM,))
+    architecture, extra = _description(path, file)
+    tensors = file.tensors
     # The size is known to fit what the file really holds before anything of that size is allocated.
     stored = sum(array.size for array in tensors.values())
     if architecture.n_parameters > stored:
@@ -109,17 +93,21 @@ def load_model(path: str | os.PathLike[str]) -> ModelFile:
         view[...] = stored_array
     if not np.isfinite(parameters.flat).all():
         raise ModelFileError(f"{path}: expected finite weights; the file holds NaN or infinity")
-    return ModelFile(parameters, tensors, dict(extra))
+    if file.format == FORMAT_WITHOUT_CHECKSUM:
+        warnings.warn(
+            f"{path}: a model file of fusedmlp 0.1.0, which has no checksum: damage would go unnoticed; save it again",
+            stacklevel=3,
+        )
+    # Copies: a view would keep the buffer with all weights alive.
+    return ModelFile(parameters, {name: array.copy() for name, array in tensors.items()}, extra)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """(metadata, tensors) of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ModelFileError(f"{path}: {'expected a file; got a folder' if Path(path).is_dir() else 'no such file'}")
+def _description(path: str | os.PathLike[str], file: TensorFile) -> tuple[Architecture, dict[str, Any]]:
+    """(architecture, extra) from the metadata of a model file."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: not a model file, or a truncated one: {error}") from None
+        architecture, extra = Architecture(**file.metadata["architecture"]), file.metadata["extra"]
+        if not isinstance(extra, dict):
+            raise ValueError(f"extra: expected a JSON object; got {type(extra).__name__}")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise ModelFileError(f"{path}: the description of the network cannot be read: {error}") from None
+    return architecture, extra

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -82,12 +83,12 @@ class Architecture:
         """nL."""
         return self.layer_sizes[-1]
 
-    @property
+    @cached_property
     def weight_shapes(self) -> tuple[tuple[int, int], ...]:
         """(n_in, n_out) of W1, W2, ..., in order."""
         return tuple(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
 
-    @property
+    @cached_property
     def weight_ranges(self) -> tuple[tuple[int, int], ...]:
         """(start, end) of W1, W2, ... in the flat parameter vector; where there are biases, b1 begins at W1's end."""
         ends = list(accumulate((n_in + self.bias) * n_out for n_in, n_out in self.weight_shapes))
@@ -96,7 +97,7 @@ class Architecture:
             (start, start + n_in * n_out) for start, (n_in, n_out) in zip(starts, self.weight_shapes, strict=True)
         )
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """The length of the flat parameter vector."""
         return sum((n_in + self.bias) * n_out for n_in, n_out in self.weight_shapes)

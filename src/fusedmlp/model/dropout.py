@@ -130,6 +130,6 @@ def as_rates(dropout: float | Sequence[float], layers: int) -> tuple[float, ...]
                 f"dropout: expected a number, or {layers} of them (inputs, then each hidden layer); got {len(rates)}"
             )
     else:
-        rate = check_number("dropout", dropout, 0, 1, include_low=True)  # type: ignore[arg-type]
+        rate = check_number("dropout", dropout, 0, 1, include_low=True)
         rates = (0.0, *[rate] * (layers - 1))
     return rates if any(rates) else None

@@ -40,7 +40,7 @@ class Loss:
     targets : str
         What Y may hold, in words, for error messages.
     valid_targets : callable ``(xp, Y) -> (n_L, m) or (1, m) bool``
-        Where Y is allowed.
+        Where Y is allowed; nowhere where it is not finite.
     """
 
     name: str
@@ -154,7 +154,7 @@ LOSSES: dict[str, Loss] = {
             _poisson,
             _output_error,
             "numbers >= 0",
-            lambda xp, Y: Y >= 0,
+            lambda xp, Y: (Y >= 0) & xp.isfinite(Y),
         ),
         Loss(
             "sum_squared_error",

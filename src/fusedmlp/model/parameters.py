@@ -54,12 +54,29 @@ class Parameters:
             )
         self.architecture = architecture
         self._flat = flat
-        self.weights: list[Array] = Views()
-        self.biases: list[Array] = Views()
-        for shape, (start, end) in zip(architecture.weight_shapes, architecture.weight_ranges, strict=True):
-            self.weights.append(flat[start:end].reshape(shape))
-            if architecture.bias:
-                self.biases.append(flat[end : end + shape[1]].reshape(shape[1], 1))
+        self._views: tuple[list[Array], list[Array]] | None = None
+
+    @property
+    def weights(self) -> list[Array]:
+        """W_l, shape (n_in, n_out), as views of `flat`."""
+        return self._all_views()[0]
+
+    @property
+    def biases(self) -> list[Array]:
+        """b_l, shape (n_out, 1), as views of `flat`; empty where the architecture has no bias."""
+        return self._all_views()[1]
+
+    def _all_views(self) -> tuple[list[Array], list[Array]]:
+        """Made when they are first asked for: a pass of a compiled engine needs none."""
+        if self._views is None:
+            weights, biases = Views(), Views()
+            a = self.architecture
+            for shape, (start, end) in zip(a.weight_shapes, a.weight_ranges, strict=True):
+                weights.append(self._flat[start:end].reshape(shape))
+                if a.bias:
+                    biases.append(self._flat[end : end + shape[1]].reshape(shape[1], 1))
+            self._views = weights, biases
+        return self._views
 
     @property
     def flat(self) -> Array:

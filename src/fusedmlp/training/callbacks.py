@@ -3,51 +3,90 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from fusedmlp.checks import check_count, check_number
-
-if TYPE_CHECKING:
-    from fusedmlp.training.loop import Training
+from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Parameters
+from fusedmlp.training.history import History
+from fusedmlp.training.state import TrainingState
 
 _log = logging.getLogger("fusedmlp")
+
+
+class RunningTraining(Protocol):
+    """What a callback sees of a training; `fusedmlp.training.loop.Training` has it all."""
+
+    parameters: Parameters
+    state: TrainingState
+    optimizer_state: OptimizerState
+    history: History
+    epoch: int
+    epochs: int
+    deadline: float | None
+    rate_factor: float
+
+    def stop(self, reason: str = ...) -> None:
+        """End the training after this epoch."""
+
+    @property
+    def monitored_loss(self) -> float:
+        """The newest validation loss, or training loss where there are no validation samples."""
 
 
 class Callback:
     """Called at the start, after every epoch and at the end; override what is needed.
 
-    `training` has ``epoch`` (from 0), ``epochs``, ``history``, ``parameters``, ``optimizer_state``, ``rate_factor`` and
+    `training` has ``epoch`` (from 0), ``epochs``, ``history``, ``parameters``, ``optimizer_state``, ``state``,
+    ``rate_factor``, ``deadline`` (a time of ``time.monotonic()`` that ends the training in the middle of an epoch) and
     ``stop(reason)``. An exception from a callback ends the training and reaches the caller.
     """
 
-    def on_fit_begin(self, training: Training) -> None:
+    def on_fit_begin(self, training: RunningTraining) -> None:
         """Before the first epoch."""
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """After an epoch; ``training.history`` already has its entry."""
 
-    def on_fit_end(self, training: Training) -> None:
+    def on_fit_end(self, training: RunningTraining) -> None:
         """After the last epoch, with the final weights in place; not called where an exception ended the training."""
 
 
 class _EpochFunction(Callback):
     """A plain function in a callback's place."""
 
-    def __init__(self, function: Callable[[Training], object]) -> None:
+    def __init__(self, function: Callable[[Any], object]) -> None:
         self._function = function
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         self._function(training)
 
 
-def as_callback(callback: Callback | Callable[[Training], object]) -> Callback:
+def as_callback(callback: Callback | Callable[[Any], object]) -> Callback:
     """The callback itself, or one that calls a plain function after every epoch."""
     if isinstance(callback, Callback):
         return callback
     if not callable(callback):
         raise ValueError(f"callbacks: expected Callback objects or functions of a Training; got {callback!r}")
     return _EpochFunction(callback)
+
+
+class StopAfter(Callback):
+    """End the training after some seconds, in the middle of an epoch if need be.
+
+    Parameters
+    ----------
+    seconds : float
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = check_number("seconds", seconds, 0)
+
+    def on_fit_begin(self, training: RunningTraining) -> None:
+        """Set the training's deadline."""
+        training.deadline = time.monotonic() + self.seconds
 
 
 class ReduceOnPlateau(Callback):
@@ -73,12 +112,13 @@ class ReduceOnPlateau(Callback):
         self.tolerance = check_number("tolerance", tolerance, 0, include_low=True)
         self.smallest = check_number("smallest", smallest, 0, include_low=True)
 
-    def on_fit_begin(self, training: Training) -> None:
-        """Forget any training before."""
-        self._best = float("inf")
-        self._epochs_since = 0
+    def on_fit_begin(self, training: RunningTraining) -> None:
+        """Forget any training before; a training that goes on by its state is remembered."""
+        if training.state.epoch == 0 or not hasattr(self, "_best"):
+            self._best = float("inf")
+            self._epochs_since = 0
 
-    def on_epoch_end(self, training: Training) -> None:
+    def on_epoch_end(self, training: RunningTraining) -> None:
         """Lower ``training.rate_factor`` on a plateau."""
         loss = training.monitored_loss
         self._epochs_since = 0 if loss < self._best - self.tolerance else self._epochs_since + 1

@@ -13,6 +13,7 @@ class History:
     ----------
     loss : list of float
         Training loss: the batches' losses, each before its step, averaged by their number of samples; L2 included.
+        With sample weights it is the weighted mean over the samples.
     validation_loss : list of float
         J of the validation samples after the epoch, without L2; empty where there are none.
     learning_rate : list of float

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 
 from fusedmlp.checks import check_count, check_flag, check_number
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import EpochOptions
+from fusedmlp.engines.options import EpochOptions, GradientPhase
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
-from fusedmlp.model.optimizers import Optimizer, OptimizerState
+from fusedmlp.model.activations import Array
+from fusedmlp.model.dropout import Dropout
+from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.training.callbacks import Callback, as_callback
 from fusedmlp.training.history import History
 from fusedmlp.training.schedules import Schedule
+from fusedmlp.training.state import TrainingState
 
 _log = logging.getLogger("fusedmlp")
 
@@ -39,6 +46,10 @@ class TrainingSettings:
         Stop after `patience` epochs without an improvement of more than `tolerance`, and put the best weights back.
     patience : int
     tolerance : float
+    clip_norm : float, optional
+    dropout : tuple of float, optional
+        A rate for the inputs of each layer.
+    gradient_phase : GradientPhase, optional
     """
 
     epochs: int
@@ -49,6 +60,9 @@ class TrainingSettings:
     early_stopping: bool = False
     patience: int = 10
     tolerance: float = 1e-4
+    clip_norm: float | None = None
+    dropout: tuple[float, ...] | None = None
+    gradient_phase: GradientPhase | None = None
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs)
@@ -58,6 +72,14 @@ class TrainingSettings:
         check_flag("early_stopping", self.early_stopping)
         check_count("patience", self.patience)
         check_number("tolerance", self.tolerance, 0, include_low=True)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, 0)
+        if self.gradient_phase is not None and not isinstance(self.gradient_phase, GradientPhase):
+            raise ValueError(f"gradient_phase: expected a GradientPhase; got {self.gradient_phase!r}")
+
+
+class _DeadlineError(Exception):
+    """Ends an epoch at a deadline."""
 
 
 class Training:
@@ -67,41 +89,60 @@ class Training:
     ----------
     parameters : Parameters
         Changed in place as the training goes on.
+    state : TrainingState
+        Advanced after every epoch.
     optimizer_state : OptimizerState
     history : History
     epoch : int
-        The epoch at work, from 0.
+        The number of the current epoch, from 0.
     epochs : int
-        How many were planned.
-    rate_factor : float
-        The schedule's rate is multiplied by this; callbacks may change it.
+        The number of epochs after which the training ends.
+    deadline : float or None
+        A time of ``time.monotonic()``, in seconds, at which the training ends in the middle of an epoch.
     """
 
     def __init__(
         self,
         engine: Engine,
         parameters: Parameters,
-        optimizer: Optimizer,
+        state: TrainingState,
         settings: TrainingSettings,
-        generator: np.random.Generator | np.random.RandomState,
         callbacks: Iterable[Callback | Callable[[Training], object]] = (),
     ) -> None:
-        self.engine = engine
-        self.parameters = parameters
-        self.settings = settings
-        self.optimizer_state = OptimizerState(optimizer, engine.backend.xp, parameters)
-        self.history = History()
-        self.epoch = 0
-        self.epochs = settings.epochs
-        self.rate_factor = 1.0
-        self._generator = generator
+        if state.optimizer is None or state.generator is None:
+            raise ValueError("state: expected an optimizer and a generator; got none")
+        self.engine, self.parameters, self.state, self.settings = engine, parameters, state, settings
+        backend = engine.backend
+        self.optimizer_state = OptimizerState(state.optimizer, backend.xp, parameters)
+        for name, moment in state.moments.items():
+            self.optimizer_state.moments[name] = backend.asarray(moment)
+        self.optimizer_state.t = state.steps
+        if state.weights is not None:
+            parameters.flat[...] = backend.asarray(state.weights)
+            state.weights = None
+        if state.first_weights is None:
+            state.first_weights = parameters.flat.copy()
+        self.history = state.history
+        self.history.stopped = ""
+        self.epoch = state.epoch
+        self.epochs = state.epoch + settings.epochs
+        self.deadline: float | None = None
         self._callbacks = [as_callback(callback) for callback in callbacks]
-        self._best_loss = math.inf
-        self._best_flat = parameters.flat.copy()
-        self._epochs_since_best = 0
+        self._interrupted = False
+
+    @property
+    def rate_factor(self) -> float:
+        """The schedule's rate is multiplied by this number >= 0; callbacks may change it."""
+        return self.state.rate_factor
+
+    @rate_factor.setter
+    def rate_factor(self, value: float) -> None:
+        self.state.rate_factor = check_number("rate_factor", value, 0, include_low=True)
 
     def stop(self, reason: str = "stopped by a callback") -> None:
-        """End the training after this epoch."""
+        """End the training after this epoch; before the first one, without an epoch."""
+        if not isinstance(reason, str) or not reason:
+            raise ValueError(f"reason: expected a text that says why the training ends; got {reason!r}")
         self.history.stopped = reason
 
     @property
@@ -110,82 +151,181 @@ class Training:
         return (self.history.validation_loss or self.history.loss)[-1]
 
     def run(self, train: Samples, validation: Samples | None = None) -> History:
-        """Train to the end of the plan, or until something stops it.
+        """Train to the end of the settings' epochs, or until something stops it.
 
         Raises
         ------
         TrainingDivergedError
             The loss became NaN or infinite; the best weights so far were put back.
+        KeyboardInterrupt
+            Ctrl-C. The history, the weights of the last whole batch (with early stopping, the best weights) and the
+            state are kept.
         """
         self.history.samples = train.m
         for callback in self._callbacks:
             callback.on_fit_begin(self)
-        for epoch in range(self.settings.epochs):
-            self.epoch = epoch
-            with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
-                self._train_epoch(train, validation)
-            self._follow_best()
-            for callback in self._callbacks:
-                callback.on_epoch_end(self)
-            if self.history.stopped:
-                break
-        else:
-            self.history.stopped = f"all {self.settings.epochs} epochs done"
-        if self.settings.early_stopping:
-            self.parameters.flat[...] = self._best_flat
+        try:
+            self._run_epochs(train, validation)
+        except _DeadlineError:
+            self.stop(f"the deadline passed in epoch {self.epoch}")
+        except KeyboardInterrupt:
+            self.stop(f"interrupted in epoch {self.epoch}")
+            raise
+        finally:
+            self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
+            if self.settings.early_stopping and self.history.stopped:
+                self.state.weights = self.parameters.flat.copy()
+                self._put_back_best(train, validation)
         for callback in self._callbacks:
             callback.on_fit_end(self)
         return self.history
 
+    def _run_epochs(self, train: Samples, validation: Samples | None) -> None:
+        self._stop_without_patience()
+        while not self.history.stopped:
+            with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
+                self._train_epoch(train, validation)
+            self._follow_best(train, validation)
+            for callback in self._callbacks:
+                callback.on_epoch_end(self)
+            if self._callbacks:
+                self._check_weights(train, validation)
+            self.state.epoch += 1
+            if self.state.epoch == self.epochs and not self.history.stopped:
+                self.history.stopped = f"all {self.epochs} epochs done"
+            if not self.history.stopped:
+                self.epoch = self.state.epoch
+
     def _train_epoch(self, train: Samples, validation: Samples | None) -> None:
         start = time.perf_counter()
-        planned = self.settings.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
+        assert self.state.generator is not None
+        settings = self.settings
+        planned = settings.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
         rate = check_number("schedule", planned, 0, include_low=True) * self.rate_factor
         self.optimizer_state.learning_rate = rate
         order = None
-        if self.settings.shuffle and self.settings.batch_size < train.m:
-            order = self._generator.permutation(train.m)
-        loss = self.engine.train_epoch(
-            self.parameters,
-            self.optimizer_state,
-            train.X,
-            train.Y,
-            train.sample_weight,
-            order,
-            self.settings.batch_size,
-            EpochOptions(alpha=self.settings.alpha),
-        )
+        if settings.shuffle and settings.batch_size < train.m:
+            order = self.state.generator.permutation(train.m)
+        with self._catching_interrupts():
+            loss = self.engine.train_epoch(
+                self.parameters,
+                self.optimizer_state,
+                train.X,
+                train.Y,
+                train.sample_weight,
+                train.ordered(order),
+                settings.batch_size,
+                self._options(train),
+            )
         self.engine.backend.synchronize()
         history = self.history
         history.seconds.append(time.perf_counter() - start)
         history.loss.append(loss)
         history.learning_rate.append(rate)
         if validation is not None:
-            history.validation_loss.append(
-                self.engine.loss(self.parameters, validation.X, validation.Y, validation.sample_weight)
-            )
+            history.validation_loss.append(self._loss(validation))
 
-    def _follow_best(self) -> None:
+    def _options(self, train: Samples) -> EpochOptions:
+        settings, dropout = self.settings, None
+        if settings.dropout is not None:
+            assert self.state.dropout_seed is not None
+            dropout = Dropout(settings.dropout, self.state.dropout_seed)
+        mean_weight = train.mean_weight
+        return EpochOptions(
+            settings.alpha, mean_weight, dropout, settings.clip_norm, settings.gradient_phase, self._poll
+        )
+
+    def _loss(self, samples: Samples) -> float:
+        return self.engine.loss(
+            self.parameters, samples.X, samples.Y, samples.sample_weight, order=samples.ordered(None)
+        )
+
+    # Ending an epoch early -------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        """Called by the engine between batches, and within long ones."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise _DeadlineError
+
+    @contextmanager
+    def _catching_interrupts(self) -> Iterator[None]:
+        """Let Ctrl-C end the epoch between two batches: an update is not interrupted in its middle.
+
+        Only in the main thread, and only where Ctrl-C has Python's own meaning. A second Ctrl-C acts at once.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._interrupted = True
+
+        self._interrupted = False
+        signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._interrupted:  # after the last poll
+            raise KeyboardInterrupt
+
+    # The best weights ------------------------------------------------------------------------------------------------
+
+    def _follow_best(self, train: Samples, validation: Samples | None) -> None:
         """Remember the best weights; stop on a plateau if that was asked for, and at NaN or infinity in any case."""
-        loss = self.monitored_loss
-        finite = math.isfinite(loss) and math.isfinite(self.history.loss[-1])
-        # The last step comes after the last loss: only the weights themselves tell that it went wrong.
-        if not (finite and self.engine.backend.all_finite(self.parameters.flat)):
-            self.parameters.flat[...] = self._best_flat
-            what = "the weights became NaN or infinite" if finite else f"the loss became {loss}"
-            best = (
-                f"those after epoch {self.history.best_epoch}" if self.history.best_epoch is not None else "the first"
-            )
-            raise TrainingDivergedError(
-                f"{what} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
-                f"the best weights so far ({best}) were put back"
-            )
-        improved = loss < self._best_loss - (self.settings.tolerance if self.settings.early_stopping else 0)
-        self._epochs_since_best = 0 if improved else self._epochs_since_best + 1
-        if loss < self._best_loss:
-            self._best_loss = loss
-            self._best_flat[...] = self.parameters.flat
+        loss, state = self.monitored_loss, self.state
+        if not (math.isfinite(loss) and math.isfinite(self.history.loss[-1])):
+            self._diverged(f"the loss became {loss}", train, validation)
+        self._check_weights(train, validation)
+        improved = loss < state.best_loss - (self.settings.tolerance if self.settings.early_stopping else 0)
+        state.epochs_since_best = 0 if improved else state.epochs_since_best + 1
+        if loss < state.best_loss:
+            state.best_loss = loss
+            if state.best_weights is None:
+                state.best_weights = self.parameters.flat.copy()
+            else:
+                state.best_weights[...] = self.parameters.flat
             self.history.best_epoch = self.epoch
-        if self.settings.early_stopping and self._epochs_since_best >= self.settings.patience:
-            self.stop(f"no improvement of more than {self.settings.tolerance:g} for {self.settings.patience} epochs")
+        self._stop_without_patience()
+
+    def _stop_without_patience(self) -> None:
+        settings = self.settings
+        if settings.early_stopping and self.state.epochs_since_best >= settings.patience:
+            self.stop(f"no improvement of more than {settings.tolerance:g} for {settings.patience} epochs")
             _log.info("epoch %d: %s", self.epoch, self.history.stopped)
+
+    def _check_weights(self, train: Samples, validation: Samples | None) -> None:
+        # The last step comes after the last loss, and callbacks after that: only the weights tell what they did.
+        if not self.engine.backend.all_finite(self.parameters.flat):
+            self._diverged("the weights became NaN or infinite", train, validation)
+
+    def _diverged(self, what: str, train: Samples, validation: Samples | None) -> None:
+        best, loss = self._put_back_best(train, validation)
+        raise TrainingDivergedError(
+            f"{what} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
+            f"the best weights so far ({best}, whose loss is {loss:g}) were put back"
+        )
+
+    def _put_back_best(self, train: Samples, validation: Samples | None) -> tuple[str, float]:
+        """Put the best weights into the network: (which these are, their loss).
+
+        The loss of an epoch is that of the weights before each of its steps, so that weights after the best epoch may
+        be worse than the first ones. Both are measured, on the validation samples or else on those of the training.
+        """
+        samples = validation or train
+        state, flat = self.state, self.parameters.flat
+        choices: list[tuple[str, Array]] = [("the first", state.first_weights)]
+        if state.best_weights is not None:
+            choices.append((f"those after epoch {self.history.best_epoch}", state.best_weights))
+        losses = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _, weights in choices:
+                flat[...] = self.engine.backend.asarray(weights)
+                losses.append(self._loss(samples))
+        best = min(range(len(choices)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
+        flat[...] = self.engine.backend.asarray(choices[best][1])
+        return choices[best][0], losses[best]

@@ -16,6 +16,7 @@ from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.backends.numba_cpu import blas, gemm, threads
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 
 # A task is worth a thread from about here: waking one takes 60 to 100 µs, an element of an activation 0.2 to 0.8 ns.
@@ -32,9 +33,10 @@ _EXPONENT_MASKS: dict[np.dtype, Any] = {
 
 
 class NumbaCpuBackend(Backend):
-    """Backend ``numba-cpu``: numpy's arrays and BLAS, element-wise work in compiled kernels."""
+    """Backend ``numba-cpu``: numpy's arrays and BLAS, element-wise work in compiled elementwise."""
 
     name = "numba-cpu"
+    converts_by_tile = True
 
     @property
     def xp(self) -> Any:
@@ -62,25 +64,23 @@ class NumbaCpuBackend(Backend):
         }
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The fused engine, which covers every architecture; the composed one with ``fused=False``."""
-        from fusedmlp.backends.numba_cpu import mathematics
-
-        if not fused or architecture.hidden_activation not in mathematics.TAGS:
+        """The fused engine where it covers the architecture; else, or with ``fused=False``, the composed one."""
+        if not fused:
             return ComposedEngine(self, architecture)
-        from fusedmlp.backends.numba_cpu.fused_engine import FusedEngine
+        from fusedmlp.backends.numba_cpu.tiled_engine import TiledEngine
 
-        return FusedEngine(self, architecture)
+        return (TiledEngine if TiledEngine.covers(architecture) else ComposedEngine)(self, architecture)
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
-        from fusedmlp.backends.numba_cpu import kernels
+        from fusedmlp.backends.numba_cpu import elementwise
 
         vectors = _flat(x)
         if vectors is None or x.dtype not in _EXPONENT_MASKS:
             return super().all_finite(x)
         flat, mask = vectors[0], _EXPONENT_MASKS[x.dtype]
         bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_CHECK)
-        return not sum(threads.run([partial(kernels.count_not_finite, bits, mask, *part) for part in parts]))
+        return not sum(threads.run([partial(elementwise.count_not_finite, bits, mask, *part) for part in parts]))
 
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""
@@ -103,26 +103,30 @@ class NumbaCpuBackend(Backend):
         slope: np.ndarray | None = None,
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
-        from fusedmlp.backends.numba_cpu import kernels, mathematics
+        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        if activation not in mathematics.TAGS:
+        tag = activation_formulas.TAGS.get(activation)
+        if tag is None:
             return super().activate(Z, activation, bias, out, slope)
-        tag = mathematics.TAGS[activation]
+        slope = slope if HIDDEN_ACTIVATIONS[activation].stores_slope else None
         out = np.empty_like(Z) if out is None else out
+        written = [out] if slope is None else [out, slope]
         if bias is None:
-            flat = _flat(Z, out)
+            flat = _flat(Z, *written)
             if flat is not None:
-                vector_Z, vector_out = flat
-                given = None if out is Z else vector_Z
-                _over(vector_out.size, _SMALLEST_TASK, kernels.activate_flat, tag, given, vector_out)
+                given = None if out is Z else flat[0]
+                vector_slope = None if slope is None else flat[2]
+                _over(flat[1].size, _SMALLEST_TASK, elementwise.activate_flat, tag, given, flat[1], vector_slope)
                 return out
             bias = np.zeros((Z.shape[0], 1), Z.dtype)
         b = np.ascontiguousarray(bias).reshape(-1)
-        kernel, Z_rows, out_rows = kernels.activate_rows, Z, out
-        if Z.flags.f_contiguous and out.flags.f_contiguous and not Z.flags.c_contiguous:
-            kernel, Z_rows, out_rows = kernels.activate_columns, Z.T, out.T
-        given = None if out is Z else Z_rows
-        _over(out_rows.shape[0], _rows_for(out_rows), kernel, tag, given, b, out_rows)
+        kernel, rows = elementwise.activate_rows, [Z, *written]
+        in_F_order = all(x.flags.f_contiguous for x in rows)
+        if in_F_order and not Z.flags.c_contiguous:
+            kernel, rows = elementwise.activate_columns, [x.T for x in rows]
+        given = None if out is Z else rows[0]
+        slope_rows = None if slope is None else rows[2]
+        _over(rows[1].shape[0], _rows_for(rows[1]), kernel, tag, given, b, rows[1], slope_rows)
         return out
 
     def fused_backward(
@@ -134,11 +138,11 @@ class NumbaCpuBackend(Backend):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
-        from fusedmlp.backends.numba_cpu import kernels, mathematics
+        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
 
-        if activation not in mathematics.TAGS:
+        tag = activation_formulas.TAGS.get(activation)
+        if tag is None:
             return super().fused_backward(W, dZ, A, activation, out)
-        tag = mathematics.TAGS[activation]
         out = np.empty_like(A) if out is None else out
         few = W.shape[1] <= _FEW_OUTPUTS
         if few and A.flags.c_contiguous and out.flags.c_contiguous:
@@ -152,9 +156,9 @@ class NumbaCpuBackend(Backend):
             return out
         flat = _flat(A, out)
         if flat is not None:
-            _over(flat[0].size, _SMALLEST_TASK, kernels.times_derivative_flat, tag, *flat)
+            _over(flat[0].size, _SMALLEST_TASK, elementwise.times_derivative_flat, tag, *flat)
         else:
-            _over(A.shape[0], _rows_for(A), kernels.times_derivative_rows, tag, A, out)
+            _over(A.shape[0], _rows_for(A), elementwise.times_derivative_rows, tag, A, out)
         return out
 
 
@@ -182,14 +186,14 @@ def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
 
 def _products(tag: Any, U: np.ndarray, V: np.ndarray, A: np.ndarray, out: np.ndarray) -> None:
     """out = U V ⊙ f'(A) by the compiled kernels, for A and out in C order, shared out along their longer side."""
-    from fusedmlp.backends.numba_cpu import kernels
+    from fusedmlp.backends.numba_cpu import elementwise
 
     U, V = np.ascontiguousarray(U), np.ascontiguousarray(V)
     n, m = A.shape
     if U.shape[1] == 1:
-        kernel, U, V = kernels.outer_times_derivative, U.reshape(-1), V.reshape(-1)
+        kernel, U, V = elementwise.outer_times_derivative, U.reshape(-1), V.reshape(-1)
     else:
-        kernel = kernels.products_times_derivative
+        kernel = elementwise.products_times_derivative
     if n * m < 2 * _SMALLEST_TASK:
         kernel(tag, U, V, A, out, 0, n, 0, m)
         return

@@ -2,8 +2,8 @@
 
 Waking a thread takes 60 to 100 µs, which is more than a small step. A helper that has nothing to do looks for a new run
 some tenths of a millisecond long, without the GIL; then it sleeps until it is called. A run is given to helpers on a
-board in memory, without Python: who leads posts it, who is awake joins, and the leader withdraws it when it is done.
-Nobody waits for a helper that has not joined.
+board in memory, without Python: the leader posts it, helpers that are awake join, and the leader withdraws it when it
+is done. It does not wait for a helper that has not joined.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,27 +19,28 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any
 
+from fusedmlp.backends.numba_cpu.buffers import AlignedArray
 from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.memory import Block
-from fusedmlp.backends.numba_cpu.primitives import (
+from fusedmlp.backends.numba_cpu.intrinsics import (
     INTEGER,
     atomic_add,
     atomic_load,
     atomic_store,
+    call_function,
     load,
     relax,
+    swap_if,
     yield_address,
-    yield_processor,
 )
 from fusedmlp.backends.numba_cpu.simd import call, store
 
 # The board: what is posted, and, each on cache lines of its own, what the helpers write.
 _TICKET, _WORK, _RUN, _WORKERS, _WANTED, _LAST, _YIELDER = (8 * place for place in range(7))
-_TAKEN, _INSIDE, _AWAKE = 128, 256, 384
+_TAKEN, _INSIDE, _AWAKE, _LEADING = 128, 256, 384, 448
 _BOARD_SIZE = 64
 _CLOSED = -(1 << 62)
 _LOOKS = 4000
-"""At nothing new before a helper sleeps: 0.1 to 0.2 ms."""
+"""How often a helper looks for a run before it sleeps: 0.1 to 0.2 ms."""
 _SPINS_BEFORE_YIELD = 1000
 # Runs that are shorter than this wake nobody, unless the last was so short a time ago that helpers would be awake.
 _WORTH_WAKING_NS, _PATIENCE_NS = 150_000, 100_000
@@ -53,7 +54,7 @@ def attend(board):
         ticket = atomic_load(board + _TICKET)
         if ticket < 0:
             break
-        if ticket == 0 or ticket == seen:
+        if ticket in (0, seen):
             relax()
             looks += 1
             continue
@@ -69,7 +70,12 @@ def attend(board):
 
 
 def post(board, work, run, workers, wanted):
-    """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers."""
+    """Let helpers join a run: work(run, worker), with the second to the last of `wanted` workers.
+
+    Nothing happens while another run has the helpers.
+    """
+    if not swap_if(board + _LEADING, 0, run):
+        return
     store(work, board + _WORK)
     store(run, board + _RUN)
     store(workers, board + _WORKERS)
@@ -80,15 +86,18 @@ def post(board, work, run, workers, wanted):
     atomic_add(board + _TICKET, ticket)
 
 
-def withdraw(board):
-    """Let no more helpers join, and wait for those that have."""
+def withdraw(board, run):
+    """Let no more helpers join a run, and wait for those that have; nothing, if it has not been posted."""
+    if atomic_load(board + _LEADING) != run:
+        return
     atomic_add(board + _TICKET, -load(INTEGER, board + _LAST))
     spins = 0
     while atomic_load(board + _INSIDE) > 0:
         relax()
         spins += 1
         if spins > _SPINS_BEFORE_YIELD and load(INTEGER, board + _YIELDER):
-            yield_processor(load(INTEGER, board + _YIELDER))
+            call_function(load(INTEGER, board + _YIELDER))
+    atomic_store(board + _LEADING, 0)
 
 
 @cache
@@ -98,35 +107,34 @@ def called(address: int, arguments: int) -> Any:
 
 
 @cache
-def _compiled() -> tuple[Any, Any, Any]:
+def _compiled() -> tuple[Any, ...]:
     """`attend`, `post` and `withdraw`."""
-    return tuple(
-        called(routine_address(*function), function[1]) for function in ((attend, 1), (post, 5), (withdraw, 1))
-    )
+    functions = (attend, 1), (post, 5), (withdraw, 2)
+    return tuple(called(routine_address(*function), function[1]) for function in functions)
 
 
 class Crew:
     """The helpers of a process."""
 
     def __init__(self) -> None:
-        self._board = Block(_BOARD_SIZE, "int64")
+        self._board = AlignedArray(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
         self._attend, self._post, self._withdraw = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
-        self._starting, self._leading = threading.Lock(), threading.Lock()
+        self._starting = threading.Lock()
         self._last = 0
         atexit.register(self._dismiss)
 
-    def share(self, work: int, run: int, workers: Block, wanted: int, nanoseconds: float) -> None:
+    def share(self, work: int, run: int, workers: AlignedArray, wanted: int, nanoseconds: float) -> None:
         """Do a run: work(run, worker), here and in helpers; without them while another run has them.
 
         Parameters
         ----------
         work, run : int
-            Addresses: of a compiled function of two int64, and its first argument. It returns when the run is done,
+            AddressCache: of a compiled function of two int64, and its first argument. It returns when the run is done,
             whoever did it.
-        workers : Block
+        workers : AlignedArray
             Its second argument, for each.
         wanted : int
             Workers, one for each of them.
@@ -134,21 +142,22 @@ class Crew:
             About how long one takes for it all.
         """
         worker = int(workers.numbers[0])
-        if wanted == 1 or not self._leading.acquire(blocking=False):
+        if wanted == 1:
             called(work, 2)(run, worker)
             return
+        # An exception of a signal handler can come after any of these calls. `_withdraw` knows what was posted.
         try:
             self._post(self._board.address, work, run, workers.address, wanted)
-            self._call(wanted - 1, nanoseconds)
+            if self._board.numbers[_LEADING // 8] == run:
+                self._wake(wanted - 1, nanoseconds)
             called(work, 2)(run, worker)
         finally:
-            self._withdraw(self._board.address)
-            self._leading.release()
+            self._withdraw(self._board.address, run)
 
-    def _call(self, wanted: int, nanoseconds: float) -> None:
+    def _wake(self, wanted: int, nanoseconds: float) -> None:
         """Wake helpers, if the run is worth it: all for a long one, as one that is awake may be about to sleep.
 
-        The run is posted: who answers a call finds it.
+        The run is posted: a helper that is called finds it.
         """
         now = perf_counter_ns()
         quick, self._last = now - self._last < _PATIENCE_NS + nanoseconds, now

@@ -8,14 +8,20 @@ of.
 
 from __future__ import annotations
 
-from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.primitives import INTEGER, copy_bytes, load
-from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, store, transposition
+from functools import cache
+
+import numpy as np
+
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, copy_bytes, load
+from fusedmlp.backends.numba_cpu.random_masks import HASH_BYTES, layer_key, store_sample_hash
+from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, store, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input.
 SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
 _SQUARE = 4
+_STRIP = 16
 _transpose_lanes, _transpose_square = transposition(None), transposition(_SQUARE)
 
 
@@ -67,26 +73,67 @@ def pack_samples(like, out, sources, n_in, x_row, t):
 
 
 @internal
-def reach_X(like, plan, run, worker, n_in, start, t):
+def reach_X(like, network, run, worker, n_in, start, t):
     """A tile of X, packed first where it must be: the worker's x, x_step and x_by_sample."""
-    if run.how == SAMPLES_IN_PLACE or run.how == ROWS_IN_PLACE:
+    if run.x_access == SAMPLES_IN_PLACE or run.x_access == ROWS_IN_PLACE:
         worker.x = run.X + start * run.x_sample
-        worker.x_step = run.x_sample if run.how == SAMPLES_IN_PLACE else run.x_row
-        worker.x_by_sample = run.how == SAMPLES_IN_PLACE
+        worker.x_step = run.x_sample if run.x_access == SAMPLES_IN_PLACE else run.x_row
+        worker.x_by_sample = run.x_access == SAMPLES_IN_PLACE
         return
-    n, packed = samples_of(like, t), worker.workspace + plan.X
+    n, packed = samples_of(like, t), worker.workspace + network.X
     # A store might be to a record, for all that LLVM knows: loops do not read them.
     x, x_sample, order, sources = run.X, run.x_sample, run.order, worker.sources
     for i in range(n):
         store(x + x_sample * sample_of(order, start + min(i, t - 1)), sources + 8 * i)
     worker.x = packed
-    worker.x_by_sample = run.how == SAMPLES_PACKED
-    if run.how == SAMPLES_PACKED:
-        worker.x_step = n_in * item_bytes(like)
+    worker.x_by_sample = run.x_access == SAMPLES_PACKED
+    worker.x_step = n_in * item_bytes(like) if run.x_access == SAMPLES_PACKED else network.row
+    if run.convert:
+        call(run.convert, (packed, worker.x_step, sources, n_in, run.x_row, n, np.int64(worker.x_by_sample)))
+    elif run.x_access == SAMPLES_PACKED:
         pack_samples(like, packed, worker.sources, n_in, run.x_row, t)
     else:
-        worker.x_step = plan.row
-        pack_rows(like, packed, plan.row, worker.sources, n_in, run.x_row, n)
+        pack_rows(like, packed, network.row, worker.sources, n_in, run.x_row, n)
+    if run.masks:  # packed with a row per input
+        width = n * item_bytes(like)
+        key = layer_key(worker.key, 0)
+        call(network.mask_inputs, (packed, network.row, n_in, width, worker.hashes, key, run.masks))
+
+
+@internal
+def hash_samples(run, worker, start, t, n):
+    """The hashes of a tile's samples, for dropout; those beyond the last are its."""
+    hashes, order, key = worker.hashes, run.order, worker.key
+    for i in range(n):
+        store_sample_hash(key, sample_of(order, start + min(i, t - 1)), hashes + HASH_BYTES * i)
+
+
+def convert_tile(like, other):
+    """`pack_rows` or `pack_samples` of an X whose numbers have the type of `other`."""
+    number = type(like)
+
+    def convert_tile(out, step, sources, n_in, x_row, n, by_sample):
+        item = item_bytes(like)
+        if by_sample:
+            for i in range(n):
+                source = load(INTEGER, sources + 8 * i)
+                for k in range(n_in):
+                    store(number(load(other, source + k * x_row)), out + i * step + k * item)
+        else:
+            for first in range(0, n, _STRIP):  # a cache line of the result at a time
+                last = min(first + _STRIP, n)
+                for k in range(n_in):
+                    for i in range(first, last):
+                        x = load(other, load(INTEGER, sources + 8 * i) + k * x_row)
+                        store(number(x), out + k * step + i * item)
+
+    return convert_tile
+
+
+@cache
+def convert_address(dtype: str, other: str) -> int:
+    """Where `convert_tile` of two dtypes starts; compiled at the first call."""
+    return routine_address(convert_tile(np.dtype(dtype).type(0), np.dtype(other).type(0)), 7)
 
 
 @internal
@@ -104,11 +151,11 @@ def copy_row(like, out, x, x_sample, order, start, t, n):
 
 
 @internal
-def copy_targets(like, plan, run, worker, n_outputs, start, t, n):
+def copy_targets(like, network, run, worker, n_outputs, start, t, n):
     """Y[k, i] = y[k, sample i], and the samples' weights if there are any."""
     for k in range(n_outputs):
-        y, row = run.Y + k * run.y_row, worker.workspace + plan.Y + k * plan.row
+        y, row = run.Y + k * run.y_row, worker.workspace + network.Y + k * network.row
         copy_row(like, row, y, run.y_sample, run.order, start, t, n)
     if run.weights:
-        weights = worker.workspace + plan.weights
+        weights = worker.workspace + network.weights
         copy_row(like, weights, run.weights, item_bytes(like), run.order, start, t, n)

@@ -1,4 +1,4 @@
-"""How an engine's tiles lie in memory, and which routines work on them: the `records.Plan` of an architecture."""
+"""How an engine's tiles lie in memory, and which routines work on them: an architecture's `NetworkRecord`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu import outputs, passes, primitives, products, sweeps, updates
-from fusedmlp.backends.numba_cpu.memory import LINE_BYTES, Block
-from fusedmlp.backends.numba_cpu.records import Layer, Plan, written
+from fusedmlp.backends.numba_cpu import (
+    interruption,
+    intrinsics,
+    loss_kernels,
+    passes,
+    register_products,
+    sweeps,
+    updates,
+)
+from fusedmlp.backends.numba_cpu.buffers import LINE_BYTES, AlignedArray
+from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 
@@ -30,6 +38,7 @@ class Layout(NamedTuple):
     scratch: int
     D: int
     X: int
+    slopes: int
     end: int
 
 
@@ -48,53 +57,64 @@ def blocked_layers(architecture: Architecture) -> list[bool]:
     return [n_in * architecture.itemsize <= _BLOCKED_BYTES for n_in, _ in architecture.weight_shapes]
 
 
-def lay_out(architecture: Architecture) -> Layout:
-    """Where the parts of a workspace start: Z_1 ... Z_L, then Y, weights, scratch of products, W dZ, and packed X.
+def lay_out(architecture: Architecture, dropout: bool = False) -> Layout:
+    """Where the parts of a workspace start: Z_1 ... Z_L, Y, weights, scratch of products, W dZ, packed X, and slopes.
 
     A tile fits a core's second-level cache; that of a wide network takes more, because products slow down on fewer
     samples. Rows are a cache line longer than the tile: at a distance of a power of two they would share few lines of
-    the first-level cache.
+    the first-level cache. There are rows for slopes where the sweeps need them.
     """
     n1, *layers = architecture.layer_sizes
     widest = max(layers[:-1], default=0) if architecture.n_outputs > 1 or len(layers) > 2 else 0
-    resident = (sum(layers) + architecture.n_outputs + 1 + widest + n1) * architecture.itemsize
+    slopes = sum(layers[:-1]) if sweeps.uses_slopes(architecture.hidden_activation, dropout) else 0
+    resident = (sum(layers) + architecture.n_outputs + 1 + widest + n1 + slopes) * architecture.itemsize
     tile = max(_SMALLEST_TILE, min(_LARGEST_TILE, cache_bytes() // resident // _TILE_STEP * _TILE_STEP))
     row = tile * architecture.itemsize + LINE_BYTES
-    scratch = -(-products.SCRATCH_BYTES // row)
-    starts = np.cumsum([0, *layers, architecture.n_outputs, 1, scratch, widest, n1]) * row
+    scratch = -(-register_products.SCRATCH_BYTES // row)
+    starts = np.cumsum([0, *layers, architecture.n_outputs, 1, scratch, widest, n1, slopes]) * row
     first, rest = starts[: len(layers)].tolist(), starts[len(layers) :].tolist()
     return Layout(tile, row, first, *rest)
 
 
-def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, Block]:
-    """The plan's record, and its layers'. What is called by address is compiled at the first call.
+def network_record(
+    architecture: Architecture, layout: Layout, gemm: int, dropout: bool = False, long_tiles: bool = False
+) -> tuple[AlignedArray, AlignedArray]:
+    """The network's record, and its layers'. What is called by address is compiled at the first call.
 
     Parameters
     ----------
     architecture : Architecture
     layout : Layout
-        Of `lay_out`.
+        Of `lay_out`, with the same `dropout`.
     gemm : int
         Address of a Fortran gemm of the architecture's dtype.
+    dropout : bool
+        Whether the sweeps mask what they make.
+    long_tiles : bool
+        Whether runs can end in the middle of a tile.
     """
     a = architecture
     layers = [
-        Layer(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
+        LayerRecord(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
         for shape, (start, end), Z, blocked in zip(
             a.weight_shapes, a.weight_ranges, layout.layers, blocked_layers(a), strict=True
         )
     ]
     table = written(*layers)
-    forward, backward = sweeps.sweeps(a.hidden_activation, a.dtype)
-    routines = (products.products(a.dtype), outputs.outputs(a.dtype), updates.updates(a.dtype), passes.passes(a.dtype))
+    routines = (
+        sweeps.sweeps(a.hidden_activation, a.dtype, dropout),
+        register_products.register_products(a.dtype),
+        loss_kernels.loss_kernels(a.loss, a.dtype),
+        updates.updates(a.dtype),
+        passes.passes(a.dtype),
+    )
     addresses = {name: address for group in routines for name, address in group._asdict().items()}
     addresses.pop("work")
-    record = Plan(
+    record = NetworkRecord(
         layers=len(layers),
         layer=table.address,
         n_parameters=a.n_parameters,
         item=a.itemsize,
-        loss=outputs.LOSS_CODES[a.loss],
         mean=int(LOSSES[a.loss].reduction == "mean"),
         tile=layout.tile,
         row=layout.row,
@@ -103,10 +123,11 @@ def plan(architecture: Architecture, layout: Layout, gemm: int) -> tuple[Block, 
         scratch=layout.scratch,
         D=layout.D,
         X=layout.X,
-        forward=forward,
-        backward=backward,
+        slopes=layout.slopes if sweeps.uses_slopes(a.hidden_activation, dropout) else 0,
+        long_tiles=int(long_tiles),
         gemm=gemm,
-        yielder=primitives.yield_address(),
+        yielder=intrinsics.yield_address(),
+        clock=interruption.clock_address(),
         **addresses,
     )
     return written(record), table

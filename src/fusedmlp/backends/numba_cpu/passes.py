@@ -16,17 +16,25 @@ import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.inputs import copy_targets, samples_of
-from fusedmlp.backends.numba_cpu.primitives import (
+from fusedmlp.backends.numba_cpu.interruption import (
+    STOP_AT_ONCE,
+    call_python,
+    flush_subnormals,
+    interrupted,
+    set_mode,
+)
+from fusedmlp.backends.numba_cpu.intrinsics import (
     atomic_add,
     atomic_load,
     atomic_store,
+    call_function,
     copy_bytes,
     load,
     relax,
     swap_if,
-    yield_processor,
 )
-from fusedmlp.backends.numba_cpu.records import plan_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.random_masks import step_key
+from fusedmlp.backends.numba_cpu.records import network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 from fusedmlp.backends.numba_cpu.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.updates import NO_STEP
@@ -36,7 +44,16 @@ CHUNK = 2048
 SLOT_STEP = 16
 """Slots start at multiples of so many samples: only the last has a register that is not full."""
 _SPINS_BEFORE_YIELD = 1000
-_TASK_BITS = 32
+# A number in memory says what is to be done: batch, part of a batch, and the part's next task, from the high bits on.
+_TASK_BITS, _PART_BITS = 32, 3
+SUMS, GATHER, PHASE, SCALE, STEP = range(5)
+"""The parts of a batch: the sums of the slots; their total; the gradient phase; factor, L2 term and norm; the step.
+
+Without a gradient phase or a norm, the step does the second and the fourth for a chunk of parameters at a time.
+"""
+# Where `RunRecord.sums` has what.
+_LOSS, _WEIGHT, _COUNT, _SQUARES, _L2, NORMS = 0, 8, 16, 24, 32, 40
+_CLIP_EPSILON = 1e-6
 
 
 class Passes(NamedTuple):
@@ -53,7 +70,7 @@ class Passes(NamedTuple):
 def passes(dtype: str) -> Passes:
     """Compiled at the first call."""
     like = np.dtype(dtype).type(0)
-    functions = (forward_tile(like), 4), (backward_tile(like), 5), (sum_samples(like), 5), (predict(like), 4), (work, 2)
+    functions = (forward_tile(like), 4), (backward_tile(like), 5), (sum_samples(like), 6), (predict(like), 4), (work, 2)
     return Passes(*(routine_address(function, arguments) for function, arguments in functions))
 
 
@@ -86,30 +103,39 @@ def sum_of(losses, t):
 def sum_samples(like):
     """Σ wᵢ jᵢ and Σ wᵢ over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters, into what the run has for a slot."""
 
-    def sum_samples(run_address, worker_address, slot, start, stop):
+    def sum_samples(run_address, worker_address, slot, start, stop, batch):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(plan, plan.layers - 1)
-        Z, Y, weights, step = workspace + outputs.Z, workspace + plan.Y, workspace + plan.weights, plan.row // item
-        gradient = run.slots + slot * plan.n_parameters * item
+        network = network_at(run.network)
+        item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(network, network.layers - 1)
+        Z, Y, weights, step = (
+            workspace + outputs.Z,
+            workspace + network.Y,
+            workspace + network.weights,
+            network.row // item,
+        )
+        gradient = run.slots + slot * network.n_parameters * item
         if run.result:
-            clear_gradient(like, plan, gradient)
+            clear_gradient(like, network, gradient)
+        if run.masks:
+            worker.key = step_key(run.seed, run.first_step + batch)
         loss, total_weight = 0.0, 0.0
-        for first in range(start, stop, plan.tile):
-            t = min(plan.tile, stop - first)
+        for first in range(start, stop, network.tile):
+            if interrupted(network, run, worker):
+                return
+            t = min(network.tile, stop - first)
             n = samples_of(like, t)
-            copy_targets(like, plan, run, worker, outputs.n_out, first, t, n)
-            call(plan.forward_tile, (run_address, worker_address, first, t))
-            call(plan.losses, (plan.loss, Z, Y, outputs.n_out, step, worker.losses, workspace + plan.scratch, n))
+            copy_targets(like, network, run, worker, outputs.n_out, first, t, n)
+            call(network.forward_tile, (run_address, worker_address, first, t))
+            call(network.losses, (Z, Y, outputs.n_out, step, worker.losses, workspace + network.scratch, n))
             if run.weights:
                 loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
             else:
                 loss, total_weight = loss + sum_of(worker.losses, t), total_weight + t
             if run.result:
-                call(plan.activate, (plan.loss, Z, outputs.n_out, step, n))
+                call(network.activate, (Z, outputs.n_out, step, n))
                 weighted = t if run.weights else 0
-                call(plan.error, (plan.loss, Z, Y, outputs.n_out, step, weights, weighted, t, n))
-                call(plan.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
+                call(network.error, (Z, Y, outputs.n_out, step, weights, weighted, t, n))
+                call(network.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
         store(loss, run.slot_sums + 16 * slot)
         store(total_weight, run.slot_sums + 16 * slot + 8)
 
@@ -121,15 +147,17 @@ def predict(like):
 
     def predict(run_address, worker_address, start, stop):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        outputs, item = layer_of(plan, plan.layers - 1), item_bytes(like)
+        network = network_at(run.network)
+        outputs, item = layer_of(network, network.layers - 1), item_bytes(like)
         Z = worker.workspace + outputs.Z
-        for first in range(start, stop, plan.tile):
-            t = min(plan.tile, stop - first)
-            call(plan.forward_tile, (run_address, worker_address, first, t))
-            call(plan.activate, (plan.loss, Z, outputs.n_out, plan.row // item, samples_of(like, t)))
+        for first in range(start, stop, network.tile):
+            if interrupted(network, run, worker):
+                return
+            t = min(network.tile, stop - first)
+            call(network.forward_tile, (run_address, worker_address, first, t))
+            call(network.activate, (Z, outputs.n_out, network.row // item, samples_of(like, t)))
             for k in range(outputs.n_out):
-                copy_bytes(run.out + (k * run.samples + first) * item, Z + k * plan.row, t * item)
+                copy_bytes(run.out + (k * run.samples + first) * item, Z + k * network.row, t * item)
 
     return predict
 
@@ -138,38 +166,95 @@ def predict(like):
 
 
 @internal
-def end_of_sums(plan, run, batch, slots, size):
-    """J of a batch, and the factor that its sums take."""
+def end_of_sums(run, slots, size):
+    """Σ w j, Σ w and the number of samples of a batch, from its slots."""
     loss, total_weight = 0.0, 0.0
     for slot in range(slots):
         loss += load(0.0, run.slot_sums + 16 * slot)
         total_weight += load(0.0, run.slot_sums + 16 * slot + 8)
+    store(loss, run.sums + _LOSS)
+    store(total_weight, run.sums + _WEIGHT)
+    store(np.float64(size), run.sums + _COUNT)
     run.scale = 1.0
-    if plan.mean:  # a batch whose weights are all 0 adds nothing
-        run.scale = 1.0 / total_weight if total_weight > 0 else 0.0
-    decay = 0.5 * run.alpha / size * run.squares if run.alpha > 0 else 0.0
-    store(loss * run.scale + decay, run.losses + 8 * batch)
 
 
 @internal
-def update(plan, run, run_address, batch, first, slots, size):
-    """A chunk of the vector after a batch: add the slots and the L2 term, take the optimizer's step."""
-    item = plan.item
-    last = min(plan.n_parameters, first + CHUNK)
+def end_of_loss(network, run, batch):
+    """J of a batch, and the factors of its sums and of the L2 term."""
+    count, total_weight = load(0.0, run.sums + _COUNT), load(0.0, run.sums + _WEIGHT)
+    divisor = 1.0
+    if network.mean:
+        divisor = run.mean_weight * count if run.mean_weight > 0 else total_weight
+    run.scale = 1.0 / divisor if divisor > 0 else 0.0  # a batch whose weights are all 0 adds nothing
+    l2 = run.alpha / count if run.alpha > 0 and count > 0 else 0.0
+    store(l2, run.sums + _L2)
+    decay = 0.5 * l2 * load(0.0, run.sums + _SQUARES) if run.alpha > 0 else 0.0
+    store(load(0.0, run.sums + _LOSS) * run.scale + decay, run.losses + 8 * batch)
+
+
+@internal
+def clip(run):
+    """The factor that brings the gradient to the largest norm allowed."""
+    squares = 0.0
+    for piece in range(run.pieces):
+        squares += load(0.0, run.sums + NORMS + 8 * piece)
+    coefficient = run.clip_norm / (np.sqrt(squares) + _CLIP_EPSILON)
+    run.scale = 1.0 if coefficient > 1.0 else coefficient  # NaN stays
+
+
+@internal
+def add_to_weights(network, run, factor, source, target, first, last):
+    """target += factor · source, where parameters first to last are weights."""
+    for layer in range(network.layers):
+        here = layer_of(network, layer)
+        start = max(first, here.W // network.item)
+        stop = min(last, here.W // network.item + here.n_in * here.n_out)
+        if start < stop:
+            at = start * network.item
+            call(network.add_scaled, (factor, source + at, target + at, stop - start))
+
+
+@internal
+def update(network, run, run_address, batch, first, slots, part):
+    """A part of a batch for a chunk of the vector: the sum of the slots, the L2 term, the optimizer's step."""
+    item = network.item
+    last = min(network.n_parameters, first + CHUNK)
     count, at = last - first, first * item
     result = run.result + at
-    call(plan.add_slots, (run_address, run.slots + at, plan.n_parameters, slots, result, count))
-    if run.alpha > 0:
-        for layer in range(plan.layers):
-            here = layer_of(plan, layer)
-            start = max(first, here.W // item)
-            stop = min(last, here.W // item + here.n_in * here.n_out)
-            if start < stop:
-                at_W = start * item
-                call(plan.add_decay, (run_address, size, run.flat + at_W, run.result + at_W, stop - start))
-    if run.kind != NO_STEP:
+    if part == GATHER or not run.separate:
+        call(network.add_slots, (run_address, run.slots + at, network.n_parameters, slots, result, count))
+    elif part == SCALE or run.scale != 1.0:
+        call(network.add_slots, (run_address, result, network.n_parameters, 1, result, count))
+    if run.alpha > 0 and part == (SCALE if run.separate else STEP):
+        add_to_weights(network, run, run.sums + _L2, run.flat, run.result, first, last)
+    if part == STEP and run.kind != NO_STEP:
+        if run.decays:
+            add_to_weights(network, run, run.decays + 8 * batch, run.flat, run.flat, first, last)
         moments = run.first_moment + at, run.second_moment + at
-        call(plan.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
+        call(network.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
+
+
+@internal
+def update_task(network, run, run_address, batch, slots, part, piece):
+    """A part of a batch for a piece of the vector, chunk by chunk."""
+    norm = run.sums + NORMS + 8 * piece
+    if part == SCALE:
+        store(0.0, norm)
+    end = min(network.n_parameters, (piece + 1) * run.piece)
+    for first in range(piece * run.piece, end, CHUNK):
+        update(network, run, run_address, batch, first, slots, part)
+        if part == SCALE and run.clip_norm > 0:
+            count = min(network.n_parameters, first + CHUNK) - first
+            call(network.sum_squares, (norm, run.result + first * network.item, count))
+
+
+@internal
+def apply_phase(network, run):
+    """The gradient phase, with the sums of a batch."""
+    if run.phase_callback:
+        call_python(run.phase_callback)
+    else:
+        call(run.phase, (run.result, network.n_parameters, run.sums, run.phase_context))
 
 
 # Sharing the work -----------------------------------------------------------------------------------------------------
@@ -182,63 +267,125 @@ def start_of(slot, slots, size):
 
 
 @internal
-def sum_task(plan, run, run_address, worker_address, start, size, task, slots):
+def sum_task(network, run, run_address, worker_address, batch, size, task, slots):
     """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
+    start = batch * run.batch_size
     if run.out:
         first = task * run.part
-        call(plan.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
+        call(network.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
     elif task < slots:
         first, last = start + start_of(task, slots, size), start + start_of(task + 1, slots, size)
-        call(plan.sum_samples, (run_address, worker_address, task, first, last))
+        call(network.sum_samples, (run_address, worker_address, task, first, last, batch))
     else:
-        run.squares = 0.0
-        for layer in range(plan.layers):
-            here = layer_of(plan, layer)
-            call(plan.sum_squares, (run_address, run.flat + here.W, here.n_in * here.n_out))
+        squares = run.sums + _SQUARES
+        store(0.0, squares)
+        for layer in range(network.layers):
+            here = layer_of(network, layer)
+            call(network.sum_squares, (squares, run.flat + here.W, here.n_in * here.n_out))
+
+
+@internal
+def number_of_tasks(run, part, slots):
+    """Tasks of a part of a batch."""
+    if part == PHASE:
+        return 1
+    if part != SUMS:
+        return run.pieces
+    return (run.samples + run.part - 1) // run.part if run.out else slots + np.int64(run.alpha > 0)
+
+
+@internal
+def next_part(network, run, batch, part, slots, size):
+    """What follows on a part of a batch whose tasks are all done, as (batch, part); its sums are brought to an end."""
+    if part == SUMS:
+        if run.out:
+            return batch + 1, SUMS
+        end_of_sums(run, slots, size)
+        if run.result and run.separate:
+            return batch, GATHER
+        end_of_loss(network, run, batch)
+        return (batch, STEP) if run.result else (batch + 1, SUMS)
+    if part == GATHER and (run.phase or run.phase_callback):
+        return batch, PHASE
+    if part in (GATHER, PHASE):
+        end_of_loss(network, run, batch)
+        return batch, SCALE
+    if part == SCALE:
+        run.scale = 1.0
+        if run.clip_norm > 0:
+            clip(run)
+        return batch, STEP
+    store(batch + 1, run.steps)
+    return batch + 1, SUMS
+
+
+@internal
+def state_of(batch, part):
+    """The number that says: the first task of a part."""
+    return ((batch << _PART_BITS) + part) << _TASK_BITS
+
+
+@internal
+def wait(network, run, worker, spins):
+    """Look again later."""
+    relax()
+    if spins > _SPINS_BEFORE_YIELD:
+        interrupted(network, run, worker)
+        if network.yielder:
+            call_function(network.yielder)
+
+
+@internal
+def share(run_address, worker_address):
+    """See `work`."""
+    run, worker = run_at(run_address), worker_at(worker_address)
+    network = network_at(run.network)
+    spins = 0
+    while True:
+        state = atomic_load(run.state)
+        phase, task = state >> _TASK_BITS, state & ((1 << _TASK_BITS) - 1)
+        batch, part = phase >> _PART_BITS, phase & ((1 << _PART_BITS) - 1)
+        if batch >= run.batches:
+            return
+        stop = atomic_load(run.stop)
+        if stop and (part == SUMS or stop == STOP_AT_ONCE):
+            swap_if(run.state, state, state_of(run.batches, SUMS))
+            continue
+        size = min(run.batch_size, run.samples - batch * run.batch_size)
+        slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+        tasks = number_of_tasks(run, part, slots)
+        if task >= tasks or (part == PHASE and not worker.leader):
+            spins += 1
+            wait(network, run, worker, spins)
+            continue
+        if not swap_if(run.state, state, state + 1):
+            continue
+        spins = 0
+        if part == SUMS:
+            sum_task(network, run, run_address, worker_address, batch, size, task, slots)
+        elif part == PHASE:
+            apply_phase(network, run)
+        else:
+            update_task(network, run, run_address, batch, slots, part, task)
+        stop = atomic_load(run.stop)
+        if stop and (part == SUMS or stop == STOP_AT_ONCE):
+            continue  # what this was may not be complete
+        if atomic_add(run.done, 1) + 1 == tasks:
+            atomic_store(run.done, 0)
+            following = next_part(network, run, batch, part, slots, size)
+            swap_if(run.state, state_of(batch, part) + tasks, state_of(following[0], following[1]))
 
 
 def work(run_address, worker_address):
     """A worker's part in a run; any number of workers may come, at any time, and each stays to the end.
 
-    The phases of a run are two a batch: sums, then updates. `state` holds the phase and the next of its tasks; who
-    moves it from one task to the next has that task. Who finishes the last task of a phase begins the next phase. So a
-    worker that is late, or on a slower core, does less, and nobody waits for one that has not come.
+    The number at `state` holds the part of a batch that is being done, and the next of its tasks; whoever advances it
+    owns that task. Whoever completes the last task of a part begins the next one. So a worker that is late, or on a
+    slower core, does less, and nobody waits for one that has not come. A gradient phase is left to the leader.
+
+    A run that is to stop ends at the next tile. Numbers below the normal ones count as 0 meanwhile, in products, sums
+    and parameters alike: a weight, an input or a moment that small (1.2e-38 in float32) is a 0.
     """
-    run = run_at(run_address)
-    plan = plan_at(run.plan)
-    spins = 0
-    while True:
-        state = atomic_load(run.state)
-        phase, task = state >> _TASK_BITS, state & ((1 << _TASK_BITS) - 1)
-        batch, updating = phase >> 1, phase & 1
-        if batch >= run.batches:
-            return
-        start = batch * run.batch_size
-        size = min(run.batch_size, run.samples - start)
-        slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
-        tasks = slots + np.int64(run.alpha > 0)
-        if updating:
-            tasks = run.pieces
-        elif run.out:
-            tasks = (run.samples + run.part - 1) // run.part
-        if task >= tasks:
-            relax()
-            spins += 1
-            if spins > _SPINS_BEFORE_YIELD and plan.yielder:
-                yield_processor(plan.yielder)
-            continue
-        if not swap_if(run.state, state, state + 1):
-            continue
-        spins = 0
-        if updating:
-            end = min(plan.n_parameters, (task + 1) * run.piece)
-            for first in range(task * run.piece, end, CHUNK):
-                update(plan, run, run_address, batch, first, slots, size)
-        else:
-            sum_task(plan, run, run_address, worker_address, start, size, task, slots)
-        if atomic_add(run.done, 1) + 1 == tasks:
-            atomic_store(run.done, 0)
-            if not updating and not run.out:
-                end_of_sums(plan, run, batch, slots, size)
-            skipped = 0 if updating or run.result else 1
-            atomic_store(run.state, (phase + 1 + skipped) << _TASK_BITS)
+    mode = flush_subnormals()
+    share(run_address, worker_address)
+    set_mode(mode)

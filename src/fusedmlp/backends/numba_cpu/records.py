@@ -1,7 +1,8 @@
 """What Python tells compiled code: records in memory, read by address.
 
 Compiled functions that take arrays and tuples are slow to compile, as every level of calls hands dozens of values
-down, and slow to call. These take the address of a `Run`, which leads to all the rest. Steps and offsets are bytes.
+down, and slow to call. These take the address of a `RunRecord`, which leads to all the rest. Steps and offsets are
+bytes.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -9,17 +10,17 @@ down, and slow to call. These take the address of a `Run`, which leads to all th
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fusedmlp.backends.numba_cpu.memory import Block
+from fusedmlp.backends.numba_cpu.buffers import AlignedArray
 
 
-class Layer(NamedTuple):
+class LayerRecord(NamedTuple):
     """A layer's sizes, and where its numbers lie."""
 
     n_in: int
@@ -34,17 +35,15 @@ class Layer(NamedTuple):
     """Whether its products are blocked over registers; else BLAS makes them."""
 
 
-class Plan(NamedTuple):
+class NetworkRecord(NamedTuple):
     """A network, how its tiles lie in a workspace, and the compiled routines that work on them."""
 
     layers: int
     layer: int
-    """Address of the first `Layer`; the others follow."""
+    """Address of the first `LayerRecord`; the others follow."""
     n_parameters: int
     item: int
     """Bytes of a number."""
-    loss: int
-    """Of `outputs.LOSS_CODES`."""
     mean: int
     """Whether J is a mean over samples, not a sum."""
     tile: int
@@ -55,14 +54,19 @@ class Plan(NamedTuple):
     """From the start of a workspace, like those that follow: the targets."""
     weights: int
     scratch: int
-    """`products.SCRATCH_BYTES`, and two rows."""
+    """`register_products.SCRATCH_BYTES`, and two rows."""
     D: int
     """W dZ of the layer below."""
     X: int
     """A packed tile of X."""
+    slopes: int
+    """From a row of Z to the row with its slopes; 0 where there are none."""
+    long_tiles: int
+    """Whether a tile takes so long that a run can end in the middle of one."""
     forward: int
-    """Address of a sweep, like those that follow: of `sweeps`, `products.Products`, `outputs.Outputs`, ..."""
+    """Address of a routine, like those that follow: of `sweeps`, `register_products`, `loss_kernels`, ..."""
     backward: int
+    mask_inputs: int
     multiply: int
     deep: int
     samples: int
@@ -70,7 +74,7 @@ class Plan(NamedTuple):
     activate: int
     error: int
     add_slots: int
-    add_decay: int
+    add_scaled: int
     sum_squares: int
     step: int
     forward_tile: int
@@ -80,21 +84,30 @@ class Plan(NamedTuple):
     gemm: int
     yielder: int
     """Address of sched_yield, or 0."""
+    clock: int
+    """Address of clock_gettime, or 0."""
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """Work to share: batches to sum, perhaps to step after, or samples to predict. Unnamed ints are addresses."""
 
-    plan: int
+    network: int
     state: int
-    """What is to be done next, and, a cache line away, how much of it is done; see `passes.work`."""
+    """What is to be done next, and, each on a cache line of its own, what follows; see `passes.work`."""
     done: int
+    """How much of it is done."""
+    stop: int
+    """Not 0: the run is to end, see `passes.STOP_EARLY` and `passes.STOP_AT_ONCE`."""
+    steps: int
+    """How many batches had their step."""
     flat: int
     X: int
     x_row: int
     x_sample: int
-    how: int
+    x_access: int
     """How a tile of X is reached; see `inputs`."""
+    convert: int
+    """A routine that packs a tile of an X of another dtype; 0 for the network's own."""
     samples: int
     """Their number."""
     order: int = 0
@@ -118,6 +131,8 @@ class Run(NamedTuple):
     """Gradients of the slots, one after the other."""
     slot_sums: int = 0
     """Loss and weight of each slot."""
+    sums: int = 0
+    """float64: Σ w j, Σ w, count and Σ‖W‖² of a batch, the L2 term's factor, then ‖gradient‖² of each piece."""
     losses: int = 0
     """J of each batch."""
     result: int = 0
@@ -127,22 +142,43 @@ class Run(NamedTuple):
     piece: int = 0
     """Parameters of a piece, a multiple of `passes.CHUNK`."""
     kind: int = 0
-    """Of step, see `updates`."""
+    """Of step: a code of `optimizers.RULES`, 0 for none."""
     rates: int = 0
     """Learning rate of each batch's step, with Adam's corrections in it."""
+    epsilons: int = 0
+    """Of each batch's step."""
+    decays: int = 0
+    """What each batch's step adds to the weights first, as a share of them, < 0; address 0: nothing."""
     first_moment: int = 0
     second_moment: int = 0
+    separate: int = 0
+    """Whether the sums of a batch are complete before anything else happens to them: for a gradient phase or a norm."""
+    phase: int = 0
+    """The gradient phase: compiled, of (gradient, its length, sums, context); 0 for none."""
+    phase_context: int = 0
+    phase_callback: int = 0
+    """In its place, a callback into Python without arguments."""
+    poll: int = 0
+    """A callback into Python that the leader makes every `passes.POLL_NS`; 0 for none."""
+    next_poll: int = 0
+    """When, in nanoseconds of the clock."""
+    masks: int = 0
+    """`random_masks.MaskRecord` of the inputs of every layer; 0 without dropout."""
+    seed: int = 0
+    first_step: int = 0
+    """Steps that were taken before this run."""
     alpha: float = 0.0
+    mean_weight: float = 0.0
+    """Divides the sums, times the number of samples; 0: the batch's own sum of weights divides them."""
+    clip_norm: float = 0.0
+    """The largest norm of the gradient; 0 for any."""
     beta_1: float = 0.0
     beta_2: float = 0.0
-    epsilon: float = 0.0
     scale: float = 0.0
-    """Of a batch's sums, written by compiled code, as is what follows."""
-    squares: float = 0.0
-    """Σ‖W‖²."""
+    """What `add_slots` multiplies sums with; written by compiled code."""
 
 
-class Worker(NamedTuple):
+class WorkerRecord(NamedTuple):
     """What a thread has for itself: addresses, then how it reached its tile of X."""
 
     workspace: int
@@ -150,10 +186,16 @@ class Worker(NamedTuple):
     """Of a tile's samples, float64."""
     sources: int
     """Addresses of a tile's samples."""
+    hashes: int
+    """Of a tile's samples, for dropout."""
+    leader: int
+    """Whether it is the thread that called the engine."""
     x: int = 0
     x_step: int = 0
     x_by_sample: int = 0
     """Whether BLAS finds a sample in each of its columns."""
+    key: int = 0
+    """Of the step, for dropout."""
 
 
 _FORMATS = {int: "q", float: "d"}
@@ -169,18 +211,37 @@ def size_of(kind: type) -> int:
     return _format(kind).size
 
 
-def written(*records: NamedTuple) -> Block:
+def written(*records: NamedTuple) -> AlignedArray:
     """Memory that holds records of one kind, one after the other."""
     size = size_of(type(records[0]))
-    block = Block(len(records) * size // 8, "int64")
+    block = AlignedArray(len(records) * size // 8, "int64")
     for place, record in enumerate(records):
         write(record, block, place * size)
     return block
 
 
-def write(record: NamedTuple, block: Block, offset: int = 0) -> None:
+def write(record: NamedTuple, block: AlignedArray, offset: int = 0) -> None:
     """Put a record into memory, so many bytes from its start."""
     _format(type(record)).pack_into(block.numbers.data, offset, *record)
+
+
+class Writer:
+    """Puts records of a kind into memory from a few fields, the others being given once: a microsecond, not ten.
+
+    Parameters
+    ----------
+    record : NamedTuple
+        With the fields that stay.
+    block : AlignedArray
+    """
+
+    def __init__(self, record: NamedTuple, block: AlignedArray) -> None:
+        self._fields = record._asdict()
+        self._pack = partial(_format(type(record)).pack_into, block.numbers.data, 0)
+
+    def write(self, **fields: Any) -> None:
+        """Write the record with these fields; no others than the record's."""
+        self._pack(*(self._fields | fields).values())
 
 
 def _reader(kind: type) -> Any:
@@ -196,6 +257,8 @@ def _reader(kind: type) -> Any:
     return at
 
 
-layer_at, plan_at, run_at, worker_at = (_reader(kind) for kind in (Layer, Plan, Run, Worker))
+layer_at, network_at, run_at, worker_at = (
+    _reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord)
+)
 """Compiled: the record at an address."""
-LAYER_BYTES = size_of(Layer)
+LAYER_BYTES = size_of(LayerRecord)

@@ -155,6 +155,23 @@ def fma(typing_context, a, b, c):
     return wanted(*kinds), codegen
 
 
+@intrinsic
+def magnitude(typing_context, x):
+    """|x| of a number or `Lanes`."""
+    element = element_of(x)
+    if element is None:
+        raise TypingError(f"expected a number or Lanes; got {x}")
+
+    def codegen(context, builder, signature, arguments):
+        (value,) = arguments
+        count = f"v{value.type.count}" if isinstance(x, Lanes) else ""
+        name = f"llvm.fabs.{count}f{8 * BYTES[element]}"
+        kind = ir.FunctionType(value.type, [value.type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
+
+    return x(x), codegen
+
+
 def _choice(comparison, pick):
     """An intrinsic of (x, bound) for numbers and `Lanes`: pick(x, bound) gives (where true, where false)."""
 
@@ -183,13 +200,17 @@ above = _choice(">", lambda x, bound: (ir.Constant(x.type, _all(x.type, 1.0)), i
 
 @intrinsic
 def where_above(typing_context, x, bound, yes, no):
-    """`yes` where x > bound, else `no`: all `Lanes`, but the bound."""
+    """`yes` where x > bound, else `no`: numbers or `Lanes` of the precision of x, and of its form."""
+    kinds = (bound, yes, no)
+    if element_of(x) is None or any(kind not in (x, element_of(x)) for kind in kinds):
+        raise TypingError(f"expected numbers or Lanes of one precision; got {(x, *kinds)}")
 
     def codegen(context, builder, signature, arguments):
-        limit = as_type(builder, arguments[1], bound, x)
-        return builder.select(builder.fcmp_ordered(">", arguments[0], limit), *arguments[2:])
+        pairs = zip(arguments[1:], kinds, strict=True)
+        limit, first, second = (as_type(builder, value, kind, x) for value, kind in pairs)
+        return builder.select(builder.fcmp_ordered(">", arguments[0], limit), first, second)
 
-    return x(x, bound, yes, no), codegen
+    return x(x, *kinds), codegen
 
 
 def _all(vector, value):

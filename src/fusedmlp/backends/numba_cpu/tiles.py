@@ -14,10 +14,12 @@ from __future__ import annotations
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.inputs import reach_X, samples_of
+from fusedmlp.backends.numba_cpu.inputs import hash_samples, reach_X, samples_of
+from fusedmlp.backends.numba_cpu.interruption import interrupted
+from fusedmlp.backends.numba_cpu.intrinsics import clear_bytes, gemm, load
 from fusedmlp.backends.numba_cpu.mathematics import one, zero
-from fusedmlp.backends.numba_cpu.primitives import clear_bytes, gemm, load
-from fusedmlp.backends.numba_cpu.records import LAYER_BYTES, layer_at, plan_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.random_masks import MASK_BYTES, layer_key
+from fusedmlp.backends.numba_cpu.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 _BLOCK = 8
@@ -29,51 +31,54 @@ _DEEP = 256
 
 
 @internal
-def layer_of(plan, layer):
-    """The `Layer` of the weights W_{layer + 1}."""
-    return layer_at(plan.layer + layer * LAYER_BYTES)
+def layer_of(network, layer):
+    """The `LayerRecord` of the weights W_{layer + 1}."""
+    return layer_at(network.layer + layer * LAYER_BYTES)
 
 
 @internal
-def input_of(plan, worker, layer):
+def input_of(network, worker, layer):
     """(address, step, whether BLAS finds a sample in each of its columns): what a layer multiplies its weights with."""
     if layer == 0:
         return worker.x, worker.x_step, worker.x_by_sample != 0
-    return worker.workspace + layer_of(plan, layer - 1).Z, plan.row, False
+    return worker.workspace + layer_of(network, layer - 1).Z, network.row, False
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
 
 
 @internal
-def forward_layer(like, plan, flat, worker, layer, t, n):
+def forward_layer(like, network, flat, masks, worker, layer, t, n):
     """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
-    here, last, item, row = layer_of(plan, layer), plan.layers - 1, item_bytes(like), plan.row
-    x, x_step, by_sample = input_of(plan, worker, layer)
+    here, last, item, row = layer_of(network, layer), network.layers - 1, item_bytes(like), network.row
+    x, x_step, by_sample = input_of(network, worker, layer)
     W, Z, width, n_in, n_out = flat + here.W, worker.workspace + here.Z, n * item, here.n_in, here.n_out
     by_blocks = here.blocked != 0 and n_in <= _DEEP
     z, w = np.int64(0), np.int64(0)
-    if layer == last - 1 and layer_of(plan, last).n_out == 1:
-        z, w = worker.workspace + layer_of(plan, last).Z, flat + layer_of(plan, last).W
+    if layer == last - 1 and layer_of(network, last).n_out == 1:
+        z, w = worker.workspace + layer_of(network, last).Z, flat + layer_of(network, last).W
         clear_bytes(z, width)
     if not here.blocked:
         samples = t if layer == 0 else n
         gemm(
-            plan.gemm, by_sample, True, samples, n_out, n_in, one(like), x, x_step // item, W, n_out, zero(like), Z,
+            network.gemm, by_sample, True, samples, n_out, n_in, one(like), x, x_step // item, W, n_out, zero(like), Z,
             row // item,
         )  # fmt: skip
         for j in range(n_out):
             clear_bytes(Z + j * row + samples * item, (n - samples) * item)
     elif not by_blocks:
-        call(plan.deep, (plan.multiply, W, item, n_out * item, n_out, x, x_step, Z, row, n_in, width))
+        call(network.deep, (network.multiply, W, item, n_out * item, n_out, x, x_step, Z, row, n_in, width))
     rows = _BLOCK if by_blocks else n_out
     for first in range(0, n_out, rows):
         count, at, offset = min(rows, n_out - first), Z + first * row, first * item
         if by_blocks:
-            call(plan.multiply, (W + offset, item, n_out * item, count, x, x_step, at, row, n_in, width, 0))
+            call(network.multiply, (W + offset, item, n_out * item, count, x, x_step, at, row, n_in, width, 0))
         if layer < last:
-            biases = flat + here.b + offset if here.b >= 0 else 0
-            call(plan.forward, (at, row, count, width, biases, w + offset if w else 0, z))
+            biases, weights = flat + here.b + offset if here.b >= 0 else 0, w + offset if w else 0
+            key = layer_key(worker.key, layer + 1) + first
+            mask = masks + (layer + 1) * MASK_BYTES
+            slopes = at + network.slopes
+            call(network.forward, (at, slopes, row, count, width, biases, weights, z, worker.hashes, key, mask))
 
 
 @internal
@@ -90,16 +95,20 @@ def forward_tile(like):
 
     def forward_tile(run_address, worker_address, start, t):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        last, n = plan.layers - 1, samples_of(like, t)
-        reach_X(like, plan, run, worker, layer_of(plan, 0).n_in, start, t)
-        outputs = layer_of(plan, last)
-        for layer in range(plan.layers):
+        network = network_at(run.network)
+        last, n = network.layers - 1, samples_of(like, t)
+        if run.masks:
+            hash_samples(run, worker, start, t, n)
+        reach_X(like, network, run, worker, layer_of(network, 0).n_in, start, t)
+        outputs = layer_of(network, last)
+        for layer in range(network.layers):
+            if network.long_tiles and interrupted(network, run, worker):
+                return
             if layer == 0 or layer < last or outputs.n_out > 1:
-                forward_layer(like, plan, run.flat, worker, layer, t, n)
+                forward_layer(like, network, run.flat, run.masks, worker, layer, t, n)
         if outputs.b >= 0:
             Z, width = worker.workspace + outputs.Z, n * item_bytes(like)
-            add_biases(like, Z, plan.row, outputs.n_out, width, run.flat + outputs.b)
+            add_biases(like, Z, network.row, outputs.n_out, width, run.flat + outputs.b)
 
     return forward_tile
 
@@ -108,11 +117,11 @@ def forward_tile(like):
 
 
 @internal
-def clear_gradient(like, plan, gradient):
+def clear_gradient(like, network, gradient):
     """Zeros where the first tile of a slot adds; the sums of blocked products it writes."""
-    last = plan.layers - 1
-    for layer in range(plan.layers):
-        here = layer_of(plan, layer)
+    last = network.layers - 1
+    for layer in range(network.layers):
+        here = layer_of(network, layer)
         if not here.blocked or (layer == last and layer > 0 and here.n_out == 1):
             clear_bytes(gradient + here.W, here.n_in * here.n_out * item_bytes(like))
         if here.b >= 0:
@@ -120,60 +129,63 @@ def clear_gradient(like, plan, gradient):
 
 
 @internal
-def add_weight_gradient(like, plan, gradient, worker, layer, dZ, first, count, t, add):
+def add_weight_gradient(like, network, gradient, worker, layer, dZ, first, count, t, add):
     """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on; all of them if BLAS does it."""
-    here, item, row = layer_of(plan, layer), item_bytes(like), plan.row
-    x, x_step, by_sample = input_of(plan, worker, layer)
+    here, item, row = layer_of(network, layer), item_bytes(like), network.row
+    x, x_step, by_sample = input_of(network, worker, layer)
     dW, n_in, n_out = gradient + here.W, here.n_in, here.n_out
     if here.blocked:
-        d, g, room = dZ + first * row, dW + first * item, worker.workspace + plan.scratch
-        places = plan.multiply, x, x_step, n_in, d, row, count, g, n_out * item, t, worker.sources, room, add
-        call(plan.samples, places)
+        d, g, scratch = dZ + first * row, dW + first * item, worker.workspace + network.scratch
+        places = network.multiply, x, x_step, n_in, d, row, count, g, n_out * item, t, worker.sources, scratch, add
+        call(network.samples, places)
     else:
         gemm(
-            plan.gemm, True, by_sample, n_out, n_in, t, one(like), dZ, row // item, x, x_step // item, one(like),
+            network.gemm, True, by_sample, n_out, n_in, t, one(like), dZ, row // item, x, x_step // item, one(like),
             dW, n_out,
         )  # fmt: skip
 
 
 @internal
-def error_products(like, plan, above, W, dZ, D, n):
+def error_products(like, network, above, W, dZ, D, n):
     """D = W dZ by BLAS."""
-    step = plan.row // item_bytes(like)
+    step = network.row // item_bytes(like)
     gemm(
-        plan.gemm, False, False, n, above.n_in, above.n_out, one(like), dZ, step, W, above.n_out, zero(like), D, step
+        network.gemm, False, False, n, above.n_in, above.n_out, one(like), dZ, step, W, above.n_out, zero(like), D, step
     )  # fmt: skip
 
 
 @internal
-def backward_layer(like, plan, flat, gradient, worker, layer, t, n, add):
+def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
     """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
-    here, above, item = layer_of(plan, layer), layer_of(plan, layer + 1), item_bytes(like)
-    units, n_out, row, width = here.n_out, above.n_out, plan.row, n * item
-    A, dZ, D = worker.workspace + here.Z, worker.workspace + above.Z, worker.workspace + plan.D
+    here, above, item = layer_of(network, layer), layer_of(network, layer + 1), item_bytes(like)
+    units, n_out, row, width = here.n_out, above.n_out, network.row, n * item
+    A, dZ, D = worker.workspace + here.Z, worker.workspace + above.Z, worker.workspace + network.D
     W, dW = flat + above.W, gradient + above.W
-    one_output = layer == plan.layers - 2 and n_out == 1
+    one_output = layer == network.layers - 2 and n_out == 1
     at_once = here.blocked != 0 and here.n_in <= _FEW_ROWS
     by_blocks = above.blocked != 0 and not one_output and n_out <= _DEEP
     if not one_output and not above.blocked:
-        error_products(like, plan, above, W, dZ, D, n)
+        error_products(like, network, above, W, dZ, D, n)
     elif not one_output and not by_blocks:
-        call(plan.deep, (plan.multiply, W, n_out * item, item, units, dZ, row, D, row, n_out, width))
+        call(network.deep, (network.multiply, W, n_out * item, item, units, dZ, row, D, row, n_out, width))
     rows = _BLOCK if at_once or by_blocks else units
     for first in range(0, units, rows):
         count, a, d = min(rows, units - first), A + first * row, D + first * row
         if by_blocks:
             step = n_out * item
-            call(plan.multiply, (W + first * step, step, item, count, dZ, row, d, row, n_out, width, 0))
+            call(network.multiply, (W + first * step, step, item, count, dZ, row, d, row, n_out, width, 0))
         db = gradient + here.b + first * item if here.b >= 0 else 0
         if one_output:
-            call(plan.backward, (a, 0, row, count, width, W + first * item, dZ, dW + first * item, db))
+            call(
+                network.backward,
+                (a, a + network.slopes, 0, row, count, width, W + first * item, dZ, dW + first * item, db),
+            )
         else:
-            call(plan.backward, (a, d, row, count, width, 0, 0, 0, db))
+            call(network.backward, (a, a + network.slopes, d, row, count, width, 0, 0, 0, db))
         if at_once:
-            add_weight_gradient(like, plan, gradient, worker, layer, A, first, count, t, add)
+            add_weight_gradient(like, network, gradient, worker, layer, A, first, count, t, add)
     if not at_once:
-        add_weight_gradient(like, plan, gradient, worker, layer, A, 0, units, t, add)
+        add_weight_gradient(like, network, gradient, worker, layer, A, 0, units, t, add)
 
 
 def backward_tile(like):
@@ -184,17 +196,19 @@ def backward_tile(like):
 
     def backward_tile(run_address, worker_address, gradient, t, add):
         run, worker = run_at(run_address), worker_at(worker_address)
-        plan = plan_at(run.plan)
-        last, n = plan.layers - 1, samples_of(like, t)
-        outputs = layer_of(plan, last)
+        network = network_at(run.network)
+        last, n = network.layers - 1, samples_of(like, t)
+        outputs = layer_of(network, last)
         dZ = worker.workspace + outputs.Z
         if outputs.b >= 0:
-            add_row_sums(like, dZ, plan.row, outputs.n_out, n, gradient + outputs.b)
+            add_row_sums(like, dZ, network.row, outputs.n_out, n, gradient + outputs.b)
         for layer in range(last, -1, -1):
+            if network.long_tiles and interrupted(network, run, worker):
+                return
             if layer < last:
-                backward_layer(like, plan, run.flat, gradient, worker, layer, t, n, add)
+                backward_layer(like, network, run.flat, gradient, worker, layer, t, n, add)
             elif last == 0 or outputs.n_out > 1:
-                add_weight_gradient(like, plan, gradient, worker, last, dZ, 0, outputs.n_out, t, add)
+                add_weight_gradient(like, network, gradient, worker, last, dZ, 0, outputs.n_out, t, add)
 
     return backward_tile
 

@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.primitives import array_at, load
+from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
 from fusedmlp.backends.numba_cpu.records import run_at
-from fusedmlp.backends.numba_cpu.simd import fma
+from fusedmlp.backends.numba_cpu.simd import fma, store
+from fusedmlp.model.optimizers import RULES
 
-NO_STEP, SGD_STEP, MOMENTUM_STEP, NESTEROV_STEP, ADAM_STEP = range(5)
+NO_STEP = 0
+_SGD, _MOMENTUM, _NESTEROV, _ADAM, _ADAMW = (RULES[rule] for rule in ("sgd", "momentum", "nesterov", "adam", "adamw"))
 _SUMS = 8
 
 
@@ -25,7 +27,7 @@ class Updates(NamedTuple):
     """Addresses for a dtype; the arguments are int64."""
 
     add_slots: int
-    add_decay: int
+    add_scaled: int
     sum_squares: int
     step: int
 
@@ -33,7 +35,7 @@ class Updates(NamedTuple):
 @cache
 def updates(dtype: str) -> Updates:
     """Compiled at the first call."""
-    functions = (add_slots, 6), (add_decay, 5), (sum_squares, 3), (step, 7)
+    functions = (add_slots, 6), (add_scaled, 4), (sum_squares, 3), (step, 7)
     return Updates(*(routine_address(function(dtype), arguments) for function, arguments in functions))
 
 
@@ -59,25 +61,28 @@ def add_slots(dtype):
     return add_slots
 
 
-def add_decay(dtype):
-    """gradient += alpha / size · W: the L2 term of a batch of `size` samples. `alpha` is the run's."""
+def add_scaled(dtype):
+    """target += factor · source, for the L2 term (the gradient and W) and a step's decay (W, and W with a factor < 0).
+
+    `factor` is the address of a float64.
+    """
     number = np.dtype(dtype).type
     like = number(0)
 
-    def add_decay(run, size, W, gradient, count):
-        factor = number(run_at(run).alpha / size)
-        weights, dW = array_at(like, W, 1, count)[0], array_at(like, gradient, 1, count)[0]
-        for i in range(dW.size):
-            dW[i] += factor * weights[i]
+    def add_scaled(factor, source, target, count):
+        scale = number(load(0.0, factor))
+        from_, to = array_at(like, source, 1, count)[0], array_at(like, target, 1, count)[0]
+        for i in range(to.size):
+            to[i] += scale * from_[i]
 
-    return add_decay
+    return add_scaled
 
 
 def sum_squares(dtype):
-    """The run's `squares` grow by Σ W², in float64, in sums that are added in order."""
+    """total += Σ W², in float64, in sums that are added in order; `total` is the address of a float64."""
     like = np.dtype(dtype).type(0)
 
-    def sum_squares(run, W, count):
+    def sum_squares(total, W, count):
         weights = array_at(like, W, 1, count)[0]
         whole = weights.size // _SUMS * _SUMS
         sums = np.zeros(_SUMS)
@@ -85,12 +90,12 @@ def sum_squares(dtype):
             part = weights[start : start + _SUMS]
             for k in range(_SUMS):
                 sums[k] += np.float64(part[k]) * np.float64(part[k])
-        total = run_at(run).squares
+        result = load(0.0, total)
         for k in range(_SUMS):
-            total += sums[k]
+            result += sums[k]
         for i in range(whole, weights.size):
-            total += np.float64(weights[i]) * np.float64(weights[i])
-        run_at(run).squares = total
+            result += np.float64(weights[i]) * np.float64(weights[i])
+        store(result, total)
 
     return sum_squares
 
@@ -108,20 +113,20 @@ def step(dtype):
         rate, beta_1, beta_2 = number(load(0.0, run.rates + 8 * batch)), number(run.beta_1), number(run.beta_2)
         theta_, g = array_at(like, theta, 1, count)[0], array_at(like, gradient, 1, count)[0]
         m, v = array_at(like, first, 1, count)[0], array_at(like, second, 1, count)[0]
-        if run.kind == SGD_STEP:
+        if run.kind == _SGD:
             for i in range(g.size):
                 theta_[i] -= rate * g[i]
-        elif run.kind == MOMENTUM_STEP:
+        elif run.kind == _MOMENTUM:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += m[i]
-        elif run.kind == NESTEROV_STEP:
+        elif run.kind == _NESTEROV:
             for i in range(g.size):
                 m[i] = beta_1 * m[i] - rate * g[i]
                 theta_[i] += beta_1 * m[i] - rate * g[i]
-        elif run.kind == ADAM_STEP:
+        elif run.kind == _ADAM or run.kind == _ADAMW:
             rest_1, rest_2 = number(1 - run.beta_1), number(1 - run.beta_2)
-            epsilon = number(run.epsilon)
+            epsilon = number(load(0.0, run.epsilons + 8 * batch))
             for i in range(g.size):
                 m[i] = fma(beta_1, m[i], rest_1 * g[i])
                 v[i] = fma(beta_2, v[i], rest_2 * (g[i] * g[i]))

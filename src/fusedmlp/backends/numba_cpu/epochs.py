@@ -1,0 +1,107 @@
+"""What an epoch's options and its optimizer say to compiled code: the fields of a `RunRecord`, and callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.numba_cpu.buffers import address_of
+from fusedmlp.backends.numba_cpu.interruption import STOP_AT_ONCE, GuardedCallback
+from fusedmlp.backends.numba_cpu.random_masks import MaskRecord
+from fusedmlp.backends.numba_cpu.records import written
+from fusedmlp.engines.options import EpochOptions
+from fusedmlp.model.dropout import Dropout
+from fusedmlp.model.optimizers import RULES, OptimizerState
+
+_64 = 1 << 64
+
+
+class Epoch:
+    """Fields of a run with `batches` batches, and what must live as long as it.
+
+    Parameters
+    ----------
+    options : EpochOptions
+    state : OptimizerState
+    batches : int
+    gradient, sums : array
+        What a gradient phase is given: the engine's gradient, and Σ w j, Σ w and the count of a batch.
+    stop : array of int64
+        Becomes not 0 where a gradient phase raises an exception.
+    steps : bool
+        Whether the optimizer's steps are part of the run.
+    """
+
+    def __init__(
+        self,
+        options: EpochOptions,
+        state: OptimizerState,
+        batches: int,
+        gradient: np.ndarray,
+        sums: np.ndarray,
+        stop: np.ndarray,
+        steps: bool = True,
+    ) -> None:
+        self.poll = options.poll
+        self.masked = options.dropout is not None
+        self.masks_inputs = options.dropout is not None and options.dropout.rates[0] > 0
+        self._phase: GuardedCallback | None = None
+        self._kept: list[Any] = []
+        self.fields: dict[str, Any] = {"alpha": float(options.alpha)}
+        if options.mean_weight is not None:
+            self.fields["mean_weight"] = float(options.mean_weight)
+        if options.clip_norm is not None:
+            self.fields |= {"clip_norm": float(options.clip_norm), "separate": 1}
+        if options.dropout is not None:
+            self.fields |= self._masks(options.dropout, state.t)
+        if options.gradient_phase is not None:
+            phase = options.gradient_phase
+            compiled = phase.compiled()
+            self.fields["separate"] = 1
+            if compiled is not None:
+                self.fields |= {"phase": compiled[0], "phase_context": compiled[1]}
+            else:
+                self._phase = GuardedCallback(lambda: phase.apply(gradient, sums), stop, STOP_AT_ONCE)
+                self.fields["phase_callback"] = self._phase.address
+        if steps:
+            self.fields |= self._step(state, batches)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the gradient phase raised."""
+        return None if self._phase is None else self._phase.error
+
+    def _masks(self, dropout: Dropout, step: int) -> dict[str, int]:
+        layers = range(len(dropout.rates))
+        masks = written(*(MaskRecord(dropout.threshold(layer), dropout.scale(layer)) for layer in layers))
+        self._kept.append(masks)
+        seed = dropout.seed % _64
+        return {"masks": masks.address, "seed": seed - _64 * (seed >> 63), "first_step": step}
+
+    def _step(self, state: OptimizerState, batches: int) -> dict[str, Any]:
+        """The rule, and the numbers of each batch's step: `Optimizer.numbers`, for all of them at once."""
+        optimizer, rate = state.optimizer, float(state.learning_rate)
+        assert optimizer.rule is not None
+        numbers = optimizer.numbers(rate, state.t + 1)
+        table = np.empty((3, batches))
+        table[:] = np.array([[numbers.rate], [numbers.epsilon], [-numbers.decay]])
+        if optimizer.rule in ("adam", "adamw") and batches > 1:
+            t = np.arange(state.t + 1, state.t + batches + 1)
+            root = np.sqrt(1 - numbers.beta_2**t)
+            table[0] = rate * root / (1 - numbers.beta_1**t)
+            if optimizer.rule == "adamw":
+                table[1] *= root / root[0]
+        self._kept.append(table)
+        at = address_of(table)
+        moments = [address_of(moment) for moment in state.moments.values()]
+        return {
+            "kind": RULES[optimizer.rule],
+            "rates": at,
+            "epsilons": at + 8 * batches,
+            "decays": at + 16 * batches if numbers.decay else 0,
+            "beta_1": float(numbers.beta_1),
+            "beta_2": float(numbers.beta_2),
+            "first_moment": moments[0],
+            "second_moment": moments[-1],
+        }

@@ -1,0 +1,363 @@
+"""The fused engine of numba-cpu: activations never reach main memory.
+
+Samples pass through forward, loss and backward in tiles that stay in a core's cache; only gradients come out. No array
+of n × m besides X and Y is allocated or written, so memory does not grow with m. It moves X and Y once, (n1 + nL)·m
+numbers, and computes what `reference.trace` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.base import Backend
+from fusedmlp.backends.numba_cpu import (
+    activation_formulas,
+    blas,
+    crew,
+    gemm,
+    inputs,
+    layout,
+    loss_kernels,
+    passes,
+    threads,
+)
+from fusedmlp.backends.numba_cpu.buffers import AddressCache, AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.epochs import Epoch
+from fusedmlp.backends.numba_cpu.interruption import POLL_NS, STOP_EARLY, GuardedCallback
+from fusedmlp.backends.numba_cpu.records import RunRecord, Writer, size_of
+from fusedmlp.backends.numba_cpu.workspaces import Workspaces
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.options import PLAIN, EpochOptions
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import Optimizer, OptimizerState
+from fusedmlp.model.parameters import Gradients, Parameters
+
+# A shorter run stays on one worker, even where another is awake.
+_WORTH_A_HELPER_NS = 30_000
+# A longer run gives Python its turn from time to time.
+_WORTH_POLLING_NS = 10_000_000
+# A slot is worth its own sums, and the workers' asking for it, from about here.
+_WORTH_A_SLOT_NS = 20_000
+# Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
+_BYTE_NS = 0.09
+_SLOT_SHARE = 16
+# Memory of all slots: so much, or more of it for large networks, so that several workers have something to do.
+_SLOT_BYTES, _MOST_SLOT_BYTES = 32 * 2**20, 256 * 2**20
+_MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
+_MOST_PIECES = 16
+# Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
+_FEW_PARTS, _SMALLEST_PART = 8, 64
+# Arrays whose addresses are kept: parameters, gradient, X and Y, of two sets.
+_ARRAYS = 8
+# What workers write to for each other: apart, so that one does not take the other's cache line.
+_STATE, _DONE, _STOP, _STEPS, _STATE_SIZE = 0, 16, 32, 48, 64
+
+_log = logging.getLogger("fusedmlp.compilation")
+
+
+class TiledEngine(Engine):
+    """Tiles through the whole network, for every activation, loss and depth, both memory orders, any m."""
+
+    kind = "fused"
+
+    @classmethod
+    def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
+        """Whether there is compiled code for the activation, the loss, and the optimizer's rule."""
+        stepped = optimizer is None or optimizer.rule is not None
+        known = architecture.hidden_activation in activation_formulas.TAGS and loss_kernels.covers(architecture.loss)
+        return known and stepped
+
+    def __init__(self, backend: Backend, architecture: Architecture) -> None:
+        super().__init__(backend, architecture)
+        a = architecture
+        self._mean = LOSSES[a.loss].reduction == "mean"
+        self._blocked = layout.blocked_layers(a)
+        self._gemm = gemm.gemm(a.dtype, gemm.library())
+        # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.
+        by_scipy = self._gemm.library == "SciPy" and not all(self._blocked)
+        self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
+        # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
+        flops = 6 * sum(n_in * n_out for n_in, n_out in a.weight_shapes)
+        self._sample_ns = flops / 100 * (a.itemsize / 4) + 0.45 * sum(a.layer_sizes[1:-1]) + 20
+        self._n_parameters = a.n_parameters
+        slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * a.n_parameters * a.itemsize * _BYTE_NS)
+        self._slot_samples = max(passes.SLOT_STEP, int(slot_ns / self._sample_ns))
+        self._most_slots = most_slots(a.n_parameters * a.itemsize)
+        self._slots = AlignedArray(0, a.dtype)
+        self._slot_sums = AlignedArray(2 * self._most_slots, "float64")
+        self._sums = AlignedArray(passes.NORMS // 8 + _MOST_PIECES, "float64")
+        self._losses = AlignedArray(1, "float64")
+        self._gradient = np.empty(self._n_parameters, a.dtype)
+        self._addresses = AddressCache(_ARRAYS)
+        chunks = -(-self._n_parameters // passes.CHUNK)
+        self._piece = -(-chunks // _MOST_PIECES) * passes.CHUNK
+        self._state = AlignedArray(_STATE_SIZE, "int64")
+        self._run = AlignedArray(size_of(RunRecord) // 8, "int64")
+        self._writer: Writer | None = None
+        self._stop = self._state.numbers[_STOP : _STOP + 1]
+        self._for_phases = self._gradient, self._sums.numbers[:3], self._stop
+        self._plain = Workspaces(a, self._gemm.address, self._sample_ns, dropout=False)
+        self._masked: Workspaces | None = None
+        self._work = 0
+
+    def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
+        m = X.shape[1]
+        out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
+        # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers. Whole tiles, unless
+        # there are too few of them to share.
+        sample_ns, tile = self._sample_ns / 3, self._plain.layout.tile
+        worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
+        parts, step = max(1, min(worth, tiles)), tile
+        if tiles < _FEW_PARTS:
+            parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
+        part = -(-m // (parts * step)) * step
+        self._share(-(-m // part), m * sample_ns, parameters.flat, X, None, out=address_of(out), part=part)
+        return out
+
+    def loss(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None = None,
+        alpha: float = 0.0,
+        order: np.ndarray | None = None,
+    ) -> float:
+        m = X.shape[1] if order is None else len(order)
+        return float(self._batches(parameters, X, Y, sample_weight, order, m, alpha=float(alpha))[0])
+
+    def loss_and_gradients(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        gradients: Gradients,
+        sample_weight: np.ndarray | None = None,
+        alpha: float = 0.0,
+    ) -> float:
+        m, result = X.shape[1], gradients.flat
+        return float(self._batches(parameters, X, Y, sample_weight, None, m, result, alpha=float(alpha))[0])
+
+    def train_epoch(
+        self,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        order: np.ndarray | None,
+        batch_size: int,
+        options: EpochOptions = PLAIN,
+    ) -> float:
+        m = X.shape[1] if order is None else len(order)
+        batch_size = min(batch_size, m)
+        starts = np.arange(0, m, batch_size)
+        if self.covers(self.architecture, optimizer_state.optimizer):
+            epoch = Epoch(options, optimizer_state, len(starts), *self._for_phases)
+            try:
+                losses = self._batches(
+                    parameters, X, Y, sample_weight, order, batch_size, self._gradient, epoch, **epoch.fields
+                )
+            finally:
+                optimizer_state.t += int(self._state.numbers[_STEPS])
+        else:
+            losses = self._step_in_python(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
+        sizes = np.minimum(batch_size, m - starts)
+        return float((losses * sizes).sum() / m if self._mean else losses.sum())
+
+    def _step_in_python(
+        self,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        order: np.ndarray | None,
+        batch_size: int,
+        options: EpochOptions,
+    ) -> np.ndarray:
+        """The losses of an epoch whose optimizer is the user's own: it steps after each fused gradient."""
+        m = X.shape[1] if order is None else len(order)
+        order = np.arange(m) if order is None else order
+        losses, polled = [], time.monotonic_ns()
+        for start in range(0, m, batch_size):
+            samples = order[start : start + batch_size]
+            epoch = Epoch(options, optimizer_state, 1, *self._for_phases, steps=False)
+            losses.append(
+                self._batches(
+                    parameters, X, Y, sample_weight, samples, len(samples), self._gradient, epoch, **epoch.fields
+                )[0]
+            )
+            optimizer_state.step(np, parameters.flat, self._gradient)
+            if options.poll is not None and time.monotonic_ns() - polled > POLL_NS:
+                options.poll()
+                polled = time.monotonic_ns()
+        return np.array(losses)
+
+    # Runs ------------------------------------------------------------------------------------------------------------
+
+    def _batches(
+        self,
+        parameters: Parameters,
+        X: np.ndarray,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        order: np.ndarray | None,
+        batch_size: int,
+        result: np.ndarray | None = None,
+        epoch: Epoch | None = None,
+        **fields: Any,
+    ) -> np.ndarray:
+        """The loss of every batch; the gradient of the last in `result`, if given."""
+        samples = X.shape[1] if order is None else len(order)
+        batches, slots = -(-samples // batch_size), self._slots_of(batch_size)
+        losses = self._losses.with_room(batches)
+        weights = None if sample_weight is None else np.ascontiguousarray(sample_weight.reshape(-1))
+        y_row, y_sample = Y.strides
+        slot_gradients = result_address = 0
+        if result is not None:
+            result_address = self._addresses.of(result)
+            slot_gradients = self._slots.with_room(slots * self._n_parameters).address
+        self._share(
+            slots,
+            samples * self._sample_ns,
+            parameters.flat,
+            X,
+            order,
+            epoch,
+            Y=self._addresses.of(Y),
+            y_row=y_row,
+            y_sample=y_sample,
+            weights=0 if weights is None else address_of(weights),
+            batch_size=batch_size,
+            batches=batches,
+            batch_slots=slots,
+            last_slots=slots if batches == 1 else self._slots_of(samples - (batches - 1) * batch_size),
+            slots=slot_gradients,
+            losses=losses.address,
+            result=result_address,
+            **fields,
+        )
+        return losses.numbers[:batches]
+
+    def _share(
+        self,
+        tasks: int,
+        nanoseconds: float,
+        flat: np.ndarray,
+        X: np.ndarray,
+        order: np.ndarray | None,
+        epoch: Epoch | None = None,
+        **fields: Any,
+    ) -> None:
+        """A run of so many tasks, on as many workers as it is worth."""
+        if order is not None:
+            order = np.ascontiguousarray(order, np.int64)
+        workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
+        masked = epoch is not None and epoch.masked
+        workspaces = self._workspaces(masked)
+        callback = None
+        if nanoseconds > _WORTH_POLLING_NS:
+            callback = GuardedCallback((epoch and epoch.poll) or _nothing, self._stop, STOP_EARLY)
+            fields |= {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
+        x_row, x_sample = X.strides
+        self._state.numbers.fill(0)
+        assert self._writer is not None
+        self._writer.write(
+            network=workspaces.network,
+            flat=self._addresses.of(flat),
+            X=self._addresses.of(X),
+            x_row=x_row,
+            x_sample=x_sample,
+            x_access=self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs),
+            convert=0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name),
+            samples=X.shape[1] if order is None else len(order),
+            order=0 if order is None else address_of(order),
+            **fields,
+        )
+        with self._blas:
+            crew.crew().share(self._work, self._run.address, workspaces.workers(workers), workers, nanoseconds)
+        for source in (callback, epoch):
+            if source is not None and source.error is not None:
+                raise source.error
+
+    def _slots_of(self, samples: int) -> int:
+        """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
+        worth = max(1, min(self._most_slots, samples // self._slot_samples))
+        return 1 << (worth.bit_length() - 1)
+
+    def _x_access(self, X: np.ndarray, ordered: bool, masked: bool) -> int:
+        """See `inputs`."""
+        if self._blocked[0] or masked:
+            return inputs.ROWS_PACKED
+        n1, m = X.shape
+        row, sample = X.strides
+        if ordered or m == 1 or X.dtype != self.architecture.dtype:
+            return inputs.SAMPLES_PACKED
+        samples_contiguous = row == X.itemsize or n1 == 1
+        if samples_contiguous and sample % X.itemsize == 0 and n1 * X.itemsize <= sample < 2**31:
+            return inputs.SAMPLES_IN_PLACE
+        if sample == X.itemsize and row % X.itemsize == 0 and m * X.itemsize <= row < 2**31 * X.itemsize:
+            return inputs.ROWS_IN_PLACE
+        return inputs.SAMPLES_PACKED
+
+    # Compilation -----------------------------------------------------------------------------------------------------
+
+    def _workspaces(self, masked: bool) -> Workspaces:
+        """What the workers have in memory; compiled at the first call, which says so if it takes more than a second."""
+        if masked and self._masked is None:
+            self._masked = Workspaces(self.architecture, self._gemm.address, self._sample_ns, dropout=True)
+        workspaces = self._masked if masked and self._masked is not None else self._plain
+        if not workspaces.ready:
+            with self._announced():
+                self._work = workspaces.compile()
+                crew.crew()
+        if self._writer is None:
+            state = {name: self._state.address + 8 * at for name, at in _PLACES.items()}
+            record = RunRecord(
+                **dict.fromkeys(RunRecord._fields[: RunRecord._fields.index("order")], 0) | state,
+                slot_sums=self._slot_sums.address,
+                sums=self._sums.address,
+                pieces=-(-self._n_parameters // self._piece),
+                piece=self._piece,
+            )
+            self._writer = Writer(record, self._run)
+        return workspaces
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        a = self.architecture
+        message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: about ten seconds, once on a machine"
+        timer = threading.Timer(1.0, _log.info, (message,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+_PLACES = {"state": _STATE, "done": _DONE, "stop": _STOP, "steps": _STEPS}
+
+
+def _nothing() -> None:
+    """A poll that leaves it at giving Python its turn."""
+
+
+def most_slots(vector_bytes: int) -> int:
+    """Slots of the largest batches, from the bytes of the parameters alone: bits must not depend on the machine.
+
+    As many as fit 32 MiB; up to 8 while they fit 256 MiB; 4, as Adam's training has vectors besides X and Y anyway,
+    where they do not.
+    """
+    fitting = _SLOT_BYTES // vector_bytes
+    slots = max(fitting, min(_ENOUGH_SLOTS, _MOST_SLOT_BYTES // vector_bytes), _FEWEST_SLOTS)
+    return 1 << (min(slots, _MOST_SLOTS).bit_length() - 1)

@@ -1,0 +1,145 @@
+"""TrainingState: all that a training remembers from epoch to epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.model.activations import Array
+from fusedmlp.model.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
+from fusedmlp.training.history import History
+
+Generator = np.random.Generator | np.random.RandomState
+_OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Adam, AdamW)}
+assert {type(optimizer).__name__ for optimizer in OPTIMIZERS.values()} == _OPTIMIZERS.keys()
+
+
+@dataclass
+class TrainingState:
+    """What a training remembers. ``fit(..., state=state)`` goes on where the last call with that state stopped.
+
+    Two calls for five epochs each give the bits of one call for ten: moments, step count, random numbers, schedule,
+    validation split, history, best weights and patience live on.
+
+    Parameters
+    ----------
+    planned_epochs : int, optional
+        The length that schedules given by name ("step", "cosine") are laid out for. None: the epochs of each call, so
+        that a training in several calls needs it for these two.
+
+    Attributes
+    ----------
+    optimizer : Optimizer or None
+        None until the first call.
+    moments : dict of arrays of shape (n_parameters,)
+    steps, epoch : int
+        Optimizer steps and whole epochs done.
+    generator : numpy.random.Generator or numpy.random.RandomState or None
+        Where shuffling, the validation split and dropout's seed come from.
+    dropout_seed : int or None
+    rate_factor : float
+        What callbacks have multiplied the schedule's rate by.
+    history : History
+    best_loss : float
+    best_weights : array of shape (n_parameters,), optional
+        The weights with that loss.
+    epochs_since_best : int
+    first_weights : array of shape (n_parameters,), optional
+        The weights before the first epoch.
+    weights : array of shape (n_parameters,), optional
+        The weights that the next epoch starts from, where early stopping has put others into the network.
+    training_samples, validation_samples : numpy.ndarray of int, optional
+        The samples to train on, and those that were held back for validation, where a part was.
+    """
+
+    planned_epochs: int | None = None
+    optimizer: Optimizer | None = None
+    moments: dict[str, Array] = field(default_factory=dict)
+    steps: int = 0
+    epoch: int = 0
+    generator: Generator | None = None
+    dropout_seed: int | None = None
+    rate_factor: float = 1.0
+    history: History = field(default_factory=History)
+    best_loss: float = math.inf
+    best_weights: Array | None = None
+    epochs_since_best: int = 0
+    first_weights: Array | None = None
+    weights: Array | None = None
+    training_samples: np.ndarray | None = None
+    validation_samples: np.ndarray | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether a training has begun with it."""
+        return self.optimizer is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as plain data: numbers, text, lists, dicts and numpy arrays.
+
+        Raises
+        ------
+        ValueError
+            The optimizer is not one of this package: it has no plain description.
+        """
+        if self.optimizer is not None and type(self.optimizer).__name__ not in _OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {', '.join(_OPTIMIZERS)} to write; got {self.optimizer!r}")
+        return {
+            "planned_epochs": self.planned_epochs,
+            "optimizer": None
+            if self.optimizer is None
+            else {"name": type(self.optimizer).__name__, **asdict(self.optimizer)},
+            "moments": {name: _in_host_memory(moment) for name, moment in self.moments.items()},
+            "steps": self.steps,
+            "epoch": self.epoch,
+            "generator": None if self.generator is None else _generator_data(self.generator),
+            "dropout_seed": self.dropout_seed,
+            "rate_factor": self.rate_factor,
+            "history": asdict(self.history),
+            "best_loss": self.best_loss,
+            "best_weights": _in_host_memory(self.best_weights),
+            "epochs_since_best": self.epochs_since_best,
+            "first_weights": _in_host_memory(self.first_weights),
+            "weights": _in_host_memory(self.weights),
+            "training_samples": self.training_samples,
+            "validation_samples": self.validation_samples,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TrainingState:
+        """The state that `to_dict` described."""
+        optimizer = data["optimizer"]
+        if optimizer is not None:
+            numbers = {name: value for name, value in optimizer.items() if name != "name"}
+            optimizer = _OPTIMIZERS[optimizer["name"]](**numbers)
+        generator = None if data["generator"] is None else _generator_from(data["generator"])
+        return cls(**{**data, "optimizer": optimizer, "generator": generator, "history": History(**data["history"])})
+
+
+def _in_host_memory(x: Array | None) -> np.ndarray | None:
+    """A copy in host memory."""
+    if x is None:
+        return None
+    return x.get() if hasattr(x, "get") else np.array(x)
+
+
+def _generator_data(generator: Generator) -> dict[str, Any]:
+    if isinstance(generator, np.random.RandomState):
+        return {"kind": "RandomState", "state": generator.get_state(legacy=False)}
+    return {"kind": "Generator", "state": generator.bit_generator.state}
+
+
+def _generator_from(data: dict[str, Any]) -> Generator:
+    state = data["state"]
+    if data["kind"] == "RandomState":
+        legacy = np.random.RandomState()
+        legacy.set_state(state)
+        return legacy
+    bits = getattr(np.random, state["bit_generator"])()
+    if not isinstance(bits, np.random.BitGenerator):
+        raise ValueError(f"generator: expected one of numpy's bit generators; got {state['bit_generator']!r}")
+    bits.state = state
+    return np.random.Generator(bits)
