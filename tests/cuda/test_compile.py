@@ -48,6 +48,9 @@ REGISTERS = {
     "momentum_": 40,
     "nesterov_": 40,
     "adam_": 56,
+    "adamw_": 64,
+    "gradient_squares_": 48,
+    "clip_factor": 40,
     "gather_": 64,
     "squares_": 40,
     "finish_": 64,
@@ -63,7 +66,7 @@ def kernels_in(file, architecture=None):
         "mini_batch.cu": 3 * 2,
         "narrow_step.cu": 2 * (7 * 2 + 5) + (0 if architecture == "sm_75" else 2 * 7 * 2),
         "narrow_cluster.cu": 0 if architecture in ("sm_75", "sm_80") else 2 * 4 * 2 + 5,
-        "optimizer.cu": 4 * 2 * 2,
+        "optimizer.cu": 5 * 2 * 2 + 2 + 1,
         "output_layer.cu": 2 * 2,
         "sum_rows.cu": 2,
     }[file]

@@ -14,12 +14,14 @@ FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("activations.cu
 
 # The functions that a kernel may call, by the beginning of its name; all others call none. A call is the slow path of
 # an accurate division or root, and its registers are the caller's. Float64 has no fast division.
+CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
 CALLS = {
     "adam_float32": "sqrt_rn",  # 28 bytes of memory an element leave it the time
+    "adamw_float32": "sqrt_rn",
     "losses_float32": "div_rn_f64",  # J is computed in double
+    "clip_factor": CALLS_OF_FLOAT64,  # one number, in double
     "finish_": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_",  # one thread, once a step; powers of β are no quick thing
 }
-CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
 
 # Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
 # approximations, too: those are refused where there is nothing that they could be the beginning of.
