@@ -130,6 +130,8 @@ class Symbol:
         return (symbol.name, which), array, tuple(part)
 
     def __call__(self, scope: Scope) -> np.ndarray:
+        if self.name == "t":  # the number of a step, as a power of a constant
+            return np.asarray(float(scope.indices[self.name][0]))
         _, array, part = self.find(scope)
         return number(array[part])
 

@@ -16,6 +16,7 @@ from scipy import special
 from fusedmlp import Network
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, SELU_ALPHA, SELU_SCALE
 from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS, OptimizerState
 
 Key = tuple[str, int | None]
 
@@ -300,3 +301,30 @@ class Unit(Example):
         other, z = copy.copy(self), self.quantities["z", None] + step
         other.quantities = self.quantities | {("z", None): z, ("a", None): ACTIVATIONS[self.activation](z)}
         return other
+
+
+class Steps(Example):
+    """One weight, and what an optimizer of the code makes of it and of its moments in a few steps."""
+
+    numbered_from_one: ClassVar[set[str]] = set()
+
+    def __init__(self, name: str) -> None:
+        self.arguments, self.again, self.functions = (name,), {}, FUNCTIONS
+        optimizer, gradients = OPTIMIZERS[name], [0.3, -0.7, 0.2]
+        self.sizes = {"T": len(gradients)}
+        self.quantities = {("r", None): optimizer.learning_rate, ("p", None): getattr(optimizer, "momentum", 0.0)}
+        self.quantities |= {(r"\beta", k): getattr(optimizer, f"beta_{k}", 0.0) for k in (1, 2)}
+        self.quantities[r"\epsilon", None] = getattr(optimizer, "epsilon", 0.0)
+        self.quantities[r"\lambda", None] = getattr(optimizer, "weight_decay", 0.0)
+        net = Network([1, 1], bias=False, dtype="float64", backend="numpy")
+        theta = net.parameters.flat
+        theta[0] = 1.5
+        state = OptimizerState(optimizer, np, net.parameters)
+        moments = dict(zip("uv" if len(state.moments) == 2 else "v", state.moments.values(), strict=True))
+        for t, g in enumerate([0.0, *gradients]):
+            if t:
+                state.step(np, theta, np.array([g]))
+                self.quantities["g", t] = g
+            self.quantities[r"\theta", t] = theta[0]
+            self.quantities |= {(symbol, t): values[0] for symbol, values in moments.items()}
+        self.names = {key: (*key, False) for key in self.quantities}
