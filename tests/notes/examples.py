@@ -1,7 +1,7 @@
 """The networks that the formulas of docs/derivation.md are evaluated on: what each symbol of the page stands for.
 
-The value of a symbol is what the code gives for it (`Network.trace`, and where there is one the engine's own result,
-which has to agree). Derivatives are those of `forward`, the network in plain numpy with every quantity changeable.
+The value of a symbol is what `Network.trace` gives for it. Where an engine computes the same, the two have to agree.
+Derivatives are those of `Example.forward`, the network in plain numpy, in which every quantity can be changed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Example:
     """
 
     note = False
-    numbered_from_one: ClassVar[set[str]] = {"x", "y", "a", "j", "w"}  # by samples, of which an index must take all
+    whole_axes: ClassVar[set[str]] = {"x", "y", "a", "j", "w"}  # numbered by samples: an index has to take all of them
 
     def __init__(
         self, net: Network, X: np.ndarray, Y: np.ndarray, weight: np.ndarray | None = None, alpha: float = 0.0
@@ -163,7 +163,7 @@ class Example:
         numbers = [number for symbol, number in self.names if symbol == name and (number is not None) == subscripted]
         if not numbers:
             raise ShapeMismatchError(f"no {name} {'with' if subscripted else 'without'} a subscript")
-        return (min(numbers), max(numbers), name in self.numbered_from_one) if subscripted else (0, 0, False)
+        return (min(numbers), max(numbers), name in self.whole_axes) if subscripted else (0, 0, False)
 
     def value(self, name: str, number: int | None) -> np.ndarray:
         kind, layer, transposed = self.names[name, number]
@@ -210,7 +210,7 @@ class Logistic(Example):
 class Recursion(Example):
     """One sample of a deep network: z_l, a_l, δ_l and y are columns, C is its loss."""
 
-    numbered_from_one: ClassVar[set[str]] = set()
+    whole_axes: ClassVar[set[str]] = set()
 
     def own_names(self):
         names = {("z", layer): ("Z", layer, False) for layer in self.layers}
@@ -226,7 +226,7 @@ class Recursion(Example):
 class SecondNote(Example):
     """Rows as samples, layers counted from the input: z_l is the transpose of Z_{l-1}."""
 
-    numbered_from_one: ClassVar[set[str]] = set()
+    whole_axes: ClassVar[set[str]] = set()
 
     def own_names(self):
         names = {("z", layer + 1): ("Z", layer, True) for layer in self.layers}
@@ -257,7 +257,7 @@ class SecondNote(Example):
 class Output(Example):
     """The logits z of one sample, its targets y, and a loss of the code on them."""
 
-    numbered_from_one: ClassVar[set[str]] = {"z", "y"}
+    whole_axes: ClassVar[set[str]] = {"z", "y"}
 
     def __init__(self, loss: str, z: np.ndarray, y: np.ndarray) -> None:
         self.arguments = (loss, z, y)
@@ -306,7 +306,7 @@ class Unit(Example):
 class Steps(Example):
     """One weight, and what an optimizer of the code makes of it and of its moments in a few steps."""
 
-    numbered_from_one: ClassVar[set[str]] = set()
+    whole_axes: ClassVar[set[str]] = set()
 
     def __init__(self, name: str) -> None:
         self.arguments, self.again, self.functions = (name,), {}, FUNCTIONS

@@ -1,4 +1,4 @@
-"""docs/derivation.md in pieces: its rows, their formulas, and the networks that each is evaluated on."""
+"""The rows and formulas of docs/derivation.md, the networks that they are evaluated on, and the evaluation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def samples(net: Network, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def examples(section: str, equal: bool = False) -> list[Example]:
-    """The networks of a section: all sizes differ, so that no wrong shape can pass, or are equal, so that every can."""
+    """The networks of a section. All sizes differ, so that a wrong shape is noticed; with `equal` they are the same."""
     if section == "logistic":
         net = network([6, 1] if equal else [4, 1])
         return [Logistic(net, *samples(net, 6))]
