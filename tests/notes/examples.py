@@ -7,6 +7,7 @@ Derivatives are those of `Example.forward`, the network in plain numpy, in which
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -310,7 +311,8 @@ class Steps(Example):
 
     def __init__(self, name: str) -> None:
         self.arguments, self.again, self.functions = (name,), {}, FUNCTIONS
-        optimizer, gradients = OPTIMIZERS[name], [0.3, -0.7, 0.2]
+        large = {"learning_rate": 0.1} | ({"epsilon": 0.01} if hasattr(OPTIMIZERS[name], "epsilon") else {})
+        optimizer, gradients = replace(OPTIMIZERS[name], **large), [0.3, -0.7, 0.2]
         self.sizes = {"T": len(gradients)}
         self.quantities = {("r", None): optimizer.learning_rate, ("p", None): getattr(optimizer, "momentum", 0.0)}
         self.quantities |= {(r"\beta", k): getattr(optimizer, f"beta_{k}", 0.0) for k in (1, 2)}
