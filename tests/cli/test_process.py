@@ -34,14 +34,6 @@ print([name for name in {heavy!r} if name in sys.modules])
     assert done.stdout.endswith("[]\n")
 
 
-def test_train_and_predict(tmp_path):
-    done = call("train", "iris", "--epochs", "3", "--out", "m.safetensors", "--backend", "numpy", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    done = call("predict", "m.safetensors", "iris", "--backend", "numpy", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 151
-
-
 def test_errors_are_one_line(tmp_path):
     done = call("train", "nothing.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
