@@ -50,7 +50,7 @@ def run_tests(command: list[str], record: Path, log: Path, seconds: float) -> di
     Parameters
     ----------
     command : list of str
-        Of `tests_command`.
+        The result of `tests_command`.
     record : Path
         The XML file that pytest writes at its end.
     log : Path
