@@ -4,7 +4,7 @@
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
-#   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/gpu/README.md)
+#   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/README.md)
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
 PYTHON ?= python3
 VENV ?= .venv
@@ -61,7 +61,7 @@ bench-peers: $(VENV)/.set-up-peers
 
 # With SETUP=no on what $(PYTHON) has, installing nothing: make gpu PYTHON=python3 SETUP=no OPTIONS="--quick"
 gpu: $(if $(filter no,$(SETUP)),,$(VENV)/.set-up-test$(comma)peers$(comma)$(or $(GPU),cuda13))
-	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(filter no,$(SETUP)),$(PYTHON),$(BIN)/python) -m bench.gpu $(OPTIONS)
+	PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(filter no,$(SETUP)),$(PYTHON),$(BIN)/python) -m bench.peers.gpu $(OPTIONS)
 
 clean:
 	find src -name '*.nb[ci]' -delete

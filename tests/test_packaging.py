@@ -30,7 +30,7 @@ report = {
     'file': fusedmlp.__file__,
     'version': fusedmlp.__version__,
     'hashes': kernel_sources.hashes(),
-    'source': kernel_sources.source('sigmoid.cu'),
+    'source': kernel_sources.source('activations.cu'),
     'imported': imported,
 }
 print(json.dumps(report))
@@ -77,7 +77,7 @@ def test_installed_wheel(empty_environment, tmp_path):
     seen = report(empty_environment, cwd=tmp_path)
     assert "site-packages" in seen["file"]
     assert seen["hashes"] == kernel_sources.hashes()
-    assert seen["source"] == kernel_sources.source("sigmoid.cu")
+    assert seen["source"] == kernel_sources.source("activations.cu")
 
 
 def test_import_needs_the_standard_library_only(empty_environment, tmp_path):
@@ -95,7 +95,7 @@ def test_checkout_on_pythonpath(tmp_path):
     seen = report(sys.executable, "-S", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
     assert Path(seen["file"]) == ROOT / "src" / "fusedmlp" / "__init__.py"
     assert seen["hashes"] == kernel_sources.hashes()
-    assert seen["source"] == kernel_sources.source("sigmoid.cu")
+    assert seen["source"] == kernel_sources.source("activations.cu")
 
 
 def test_editable_install(tmp_path):

@@ -1,1 +1,1 @@
-"""The numba-cpu engine against other libraries: ``python -m bench.peers --out DIR``; see bench/peers/README.md."""
+"""The fused engines against other libraries: ``-m bench.peers`` on a CPU, ``-m bench.peers.gpu`` on a GPU."""

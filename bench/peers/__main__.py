@@ -1,4 +1,4 @@
-"""``python -m bench.peers --out DIR``: measure, and write results.json, results.md and charts."""
+"""``python -m bench.peers --out DIR``: measure on the CPU, and write results.json, results.md and charts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pathlib import Path
 import click
 
 from bench.machine import cpu_model
-from bench.peers import charts, floor, memory, report
+from bench.peers import charts, floor, memory, registry, report
 from bench.peers import results as files
 from bench.peers.cases import PARTS, cases_of
-from bench.peers.measure import Field, Load
-from bench.peers.registry import PEERS
+from bench.peers.device import Cpu
+from bench.peers.load import Load
+from bench.peers.measure import Field
 from bench.peers.results import Results
 from bench.peers.worker import PeerError, in_new_process
 from bench.results import ResultsError
 from fusedmlp.backends.numba_cpu.threads import usable_cores
 
-ROUNDS = 7
-QUICK_ROUNDS = 3
+ROUNDS, QUICK_ROUNDS = 7, 3
+PEERS = registry.names("cpu")
 
 
 def write(results: Results, folder: Path) -> list[Path]:
@@ -34,7 +35,7 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 
 def run(parts: list[str], peers: list[str], quick: bool, threads: int, rounds: int, folder: Path) -> Results:
-    """Measure the parts, and write what there is after each case."""
+    """Measure the parts, and save the results after each case."""
     start = time.monotonic()
 
     def say(line: str) -> None:
@@ -60,12 +61,12 @@ def run(parts: list[str], peers: list[str], quick: bool, threads: int, rounds: i
         except PeerError as error:
             results.memory = {"failed": str(error)}
             say(f"failed: memory at {case}: {error}")
-    with Field(peers, threads, say) as field:
-        results.machine["versions"] = {name: worker.versions for name, worker in field.workers.items()}
+    with Field(peers, Cpu(), say, threads) as field:
+        results.machine["versions"] = field.versions
         for part in parts:
             for case in cases_of(part, quick):
                 earlier = next((m for m in results.measured if m.case.same_work(case)), None)
-                measured = earlier or field.measure(case, floor.seconds(case, rates), rounds)
+                measured = earlier or field.measure([case], rounds, lambda case: floor.seconds(case, rates))[0]
                 measured = replace(measured, case=case)
                 results.measured.append(measured)
                 files.save(results, folder / "results.json")
@@ -90,7 +91,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     metavar="DIR",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where results.json, results.md, time-m.png and time-n2.png go.",
+    help="The folder of results.json, results.md, time-m.png and time-n2.png.",
 )
 @click.option("--quick", is_flag=True, help="Fewer shapes and rounds: three to six minutes.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Only this part; may be repeated.")

@@ -1,4 +1,4 @@
-"""What is measured: tasks, sizes, and the numbers that every library is given."""
+"""What is measured: tasks and sizes, for a CPU and for a GPU."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
-from sklearn.utils import shuffle
-
 from fusedmlp import Adam, Architecture
-from fusedmlp.model.parameters import glorot_uniform
 
 ADAM = Adam()
-"""Of every epoch: learning rate 0.001, beta 0.9 and 0.999, epsilon 1e-8."""
-ORDER_SEED = 5
-"""scikit-learn draws its order of the samples from a seed; everyone else is given the same order."""
+"""The optimizer of every epoch: learning rate 0.001, beta 0.9 and 0.999, epsilon 1e-8."""
 BCE, SOFTMAX = "binary_cross_entropy", "categorical_cross_entropy"
 
 
@@ -36,6 +30,8 @@ class Case:
         Of an epoch.
     only : tuple of str
         The peers it is measured on; empty: all that can.
+    precision : {"strict", "tf32"}
+        Whether products of float32 numbers may use TF32; on a GPU only.
     """
 
     group: str
@@ -45,6 +41,7 @@ class Case:
     loss: str = BCE
     batch_size: int | None = None
     only: tuple[str, ...] = field(default=())
+    precision: str = "strict"
 
     @property
     def task(self) -> str:
@@ -73,6 +70,16 @@ class Case:
         return self.m * sum(self.layer_sizes[1:-1])
 
     @property
+    def hidden_bytes(self) -> int:
+        """H: the activations of all hidden layers, once."""
+        return 4 * self.hidden_values
+
+    @property
+    def sample_bytes(self) -> int:
+        """X and Y, once."""
+        return 4 * self.m * (self.layer_sizes[0] + self.layer_sizes[-1])
+
+    @property
     def steps(self) -> int:
         """Optimizer steps."""
         return -(-self.m // self.batch_size) if self.batch_size else 0
@@ -87,7 +94,8 @@ class Case:
         return replace(self, group=self.task) == replace(other, group=other.task)
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        """Without what has its default."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, (), "strict")}
 
     @classmethod
     def from_dict(cls, described: dict[str, Any]) -> Case:
@@ -100,89 +108,11 @@ class Case:
             text += f", batches of {self.batch_size}"
         if self.hidden_activation != "sigmoid":
             text += f", {self.hidden_activation}"
-        return text + (", softmax" if self.loss == SOFTMAX else "")
+        text += ", softmax" if self.loss == SOFTMAX else ""
+        return text + (", TF32" if self.precision == "tf32" else "")
 
 
-class Problem(NamedTuple):
-    """The numbers of a case: float32, rows as samples, as the other libraries take them.
-
-    Attributes
-    ----------
-    case : Case
-    X : array of shape (m, n1), C order
-    Y : array of shape (m, nL), C order
-    flat : array of shape (n_parameters,)
-        The initial weights and biases, as in `fusedmlp.Parameters`.
-    order : array of shape (m,)
-        The order of an epoch's samples.
-    """
-
-    case: Case
-    X: np.ndarray
-    Y: np.ndarray
-    flat: np.ndarray
-    order: np.ndarray
-
-    def layers(self) -> list[np.ndarray]:
-        """Copies of W1 (n1, n2), b1 (n2,), W2, ... in this order."""
-        arrays, at = [], 0
-        for n_in, n_out in self.case.architecture.weight_shapes:
-            for shape in ((n_in, n_out), (n_out,)):
-                arrays.append(self.flat[at : at + int(np.prod(shape))].reshape(shape).copy())
-                at += arrays[-1].size
-        return arrays
-
-
-def problem(case: Case) -> Problem:
-    """Draw the numbers, the same ones in every process.
-
-    Labels follow a linear rule with noise: with labels at random every gradient would be a sum that cancels to nearly
-    nothing, and its relative error would measure the luck of the draw. Nothing much larger than X is allocated.
-    """
-    rng = np.random.default_rng(0)
-    n1, n3 = case.layer_sizes[0], case.layer_sizes[-1]
-    X, Y = np.empty((case.m, n1), np.float32), np.zeros((case.m, n3), np.float32)
-    rule = rng.standard_normal((n1, n3), np.float32) / np.float32(np.sqrt(n1))
-    for start in range(0, case.m, 65536):
-        rows = slice(start, min(case.m, start + 65536))
-        rng.standard_normal(dtype=np.float32, out=X[rows])
-        score = X[rows] @ rule + rng.standard_normal((rows.stop - start, n3), np.float32) / 2
-        if case.loss == SOFTMAX:
-            Y[np.arange(start, rows.stop), score.argmax(axis=1)] = 1
-        else:
-            Y[rows] = score > 0.3
-    flat = glorot_uniform(case.architecture, np.random.default_rng(1))
-    if case.task == "step" and case.hidden_activation == "relu":
-        _leave_the_kink(case, X, Y, flat)
-    order = shuffle(np.arange(case.m), random_state=ORDER_SEED) if case.task == "epoch" else np.empty(0, np.int64)
-    return Problem(case, X, Y, flat, order)
-
-
-KINK = 2e-5
-"""How near to 0 no Z of a relu step is: several times the rounding error of float32."""
-
-
-def _leave_the_kink(case: Case, X: np.ndarray, Y: np.ndarray, flat: np.ndarray) -> None:
-    """Put copies of other samples in place of those where some Z is so near to 0 that rounding decides its sign.
-
-    relu has no derivative at 0. One unit of one sample that falls on the other side would change the gradient by far
-    more than rounding does.
-    """
-    layers = [x.astype(np.float64) for x in Problem(case, X, Y, flat, X[:0, 0]).layers()]
-    rows = max(1, 2**19 // sum(case.layer_sizes))
-    for start in range(0, case.m, rows):
-        A, near = X[start : start + rows].astype(np.float64), np.zeros(min(rows, case.m - start), bool)
-        for layer in range(0, len(layers) - 2, 2):
-            Z = A @ layers[layer] + layers[layer + 1]
-            near |= (np.abs(Z) < KINK).any(axis=1)
-            A = np.maximum(Z, 0)
-        clear = np.flatnonzero(~near)
-        for table in (X, Y):
-            part = table[start : start + rows]
-            part[near] = part[np.resize(clear, int(near.sum()))]
-
-
-# Tables and sweeps ----------------------------------------------------------------------------------------------------
+# On a CPU -------------------------------------------------------------------------------------------------------------
 
 STEPS = (
     Case("step", (784, 1024, 1), 8192),
@@ -213,9 +143,9 @@ EPOCH_VARIANTS = (
 )
 PREDICTION = (Case("forward", (64, 1024, 1), 65_536),)
 OURS_AT_LENGTH = ("fused",)
-"""Who goes on where the others' activations no longer fit, or take minutes."""
+"""The engine that is measured at lengths where the others' activations no longer fit, or take minutes."""
 SWEEP_N1, SWEEP_N2, SWEEP_M = 64, 1024, 65_536
-"""A sweep over m has n1 and n2 of these, one over n2 has n1 and m."""
+"""The sizes that a sweep leaves fixed: n1 and n2 in a sweep over m, n1 and m in a sweep over n2."""
 
 
 def sweep(quick: bool) -> tuple[Case, ...]:
@@ -234,7 +164,7 @@ PARTS = ("full-batch", "variants", "epochs", "prediction", "sweep", "memory")
 
 
 def cases_of(part: str, quick: bool) -> tuple[Case, ...]:
-    """The cases of a part, fewer of them for a quick run; of "memory" none, which has its own measurement."""
+    """The cases of a part, fewer for a quick run. "memory" has none: it is measured separately."""
     return {
         "full-batch": tuple(STEPS[k] for k in (1, 2, 3, 5)) if quick else STEPS,
         "variants": () if quick else (*VARIANTS, *EPOCH_VARIANTS),
@@ -243,3 +173,46 @@ def cases_of(part: str, quick: bool) -> tuple[Case, ...]:
         "sweep": sweep(quick),
         "memory": (),
     }[part]
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Cases of one shape, which share their numbers.
+
+    Attributes
+    ----------
+    cases : tuple of Case
+    target : float
+        The speed that the fused engine should reach, as a multiple of that of `against`.
+    against : str
+        A library, or "best peer".
+    """
+
+    cases: tuple[Case, ...]
+    target: float
+    against: str = "best peer"
+
+
+def _steps(layer_sizes: tuple[int, ...], m: int) -> tuple[Case, ...]:
+    return tuple(Case("step", layer_sizes, m, precision=precision) for precision in ("strict", "tf32"))
+
+
+def _epochs(layer_sizes: tuple[int, ...], m: int, *batch_sizes: int) -> tuple[Case, ...]:
+    return tuple(Case("epoch", layer_sizes, m, batch_size=batch_size) for batch_size in batch_sizes)
+
+
+GROUPS = {
+    "30-64": Group(_epochs((30, 64, 1), 569, 32, 569), 5.0, "torch"),
+    "784-1024": Group(_steps((784, 1024, 1), 65_536), 1.3),
+    "64-1024": Group(_steps((64, 1024, 1), 2**20), 2.5),
+    "16-256": Group(_steps((16, 256, 1), 2**24), 4.0),
+}
+"""By name. Those that need the most memory come last, because not every library gives it back."""
+QUICK = ("30-64", "784-1024", "64-1024")
+
+
+def group_of(case: Case) -> Group | None:
+    """The GPU group with the layer sizes of a case."""
+    return next((group for group in GROUPS.values() if group.cases[0].layer_sizes == case.layer_sizes), None)

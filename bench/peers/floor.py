@@ -27,13 +27,13 @@ from bench.peers.cases import Case
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": True}
 HIDDEN, SAMPLES = 16, 512
-"""Of the tile whose element-wise work is timed: 32 KiB."""
+"""Size of the tile whose element-wise work is timed: 32 KiB."""
 PARAMETERS = 4096
-"""Whose Adam step is timed: 64 KiB in four arrays."""
+"""Number of parameters whose Adam step is timed: 64 KiB in four arrays."""
 PRODUCT_SIZE = 2048
-"""Of the square matrices whose product gives the rate of products."""
+"""Rows and columns of the matrices whose product gives the rate of products."""
 SECONDS = 0.3
-"""For which each rate is measured."""
+"""Time for which each rate is measured."""
 
 
 @intrinsic

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
-from bench.peers.cases import ADAM, SOFTMAX, Case, Problem
-from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
+from bench.peers.cases import ADAM, SOFTMAX, Case
+from bench.peers.device import Device
+from bench.peers.peer import Bound, Latest, NotHereError, Peer, named_epoch, named_step, repeat
+from bench.peers.problem import Problem
 
 
 class Jax(Peer):
     """On a CPU, XLA takes as many threads as the process has cores."""
 
-    name = "jax"
-    module = "jax"
-    distributions = ("jax", "jaxlib")
+    distributions = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
-    def __init__(self, threads: int, device: str = "cpu") -> None:
+    def __init__(self, device: Device, threads: int) -> None:
+        super().__init__(device, threads)
         import jax
 
-        jax.config.update("jax_platforms", device)
+        jax.config.update("jax_platforms", device.kind)
         self._jax = jax
-        self._device = device
+        self._cuda = device.kind == "cuda"
+        try:
+            jax.devices()
+        except RuntimeError as error:
+            raise NotHereError(f"jax has no {device.kind} here: {error}".splitlines()[0]) from None
+
+    def seconds(self, bound: Bound, calls: int) -> float:
+        """jax has no device events: many calls and one wait, by the wall clock."""
+        start = time.perf_counter()
+        repeat(bound, calls)
+        self._jax.block_until_ready(getattr(bound.call, "value", None))
+        return time.perf_counter() - start
+
+    def memory(self) -> int | None:
+        return self._statistics().get("bytes_in_use") if self._cuda else super().memory()
+
+    def peak(self) -> int | None:
+        """On a GPU an upper bound: jax never forgets its peak."""
+        return self._statistics().get("peak_bytes_in_use") if self._cuda else super().peak()
+
+    def _statistics(self) -> dict[str, int]:
+        return self._jax.devices()[0].memory_stats() or {}
 
     def _array(self, x: Any) -> Any:
         """x on the device; where it lies there already (a CuPy array), without a copy."""
         return self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else self._jax.dlpack.from_dlpack(x)
 
     def _finished(self, value: Any) -> Any:
-        """`value`; on a CPU once it is computed, on a GPU at once, so that the host can run ahead."""
-        return self._jax.block_until_ready(value) if self._device == "cpu" else value
+        """`value`: on a CPU after it is computed, on a GPU at once, so that the host can queue more work."""
+        return value if self._cuda else self._jax.block_until_ready(value)
 
     def _logits(self, case: Case, layers: Any, X: Any) -> Any:
         jax = self._jax
@@ -54,6 +77,9 @@ class Jax(Peer):
 
     def bind(self, problem: Problem) -> Bound:
         jax, case = self._jax, problem.case
+        if self._cuda:
+            precision = "tensorfloat32" if case.precision == "tf32" else "highest"
+            jax.config.update("jax_default_matmul_precision", precision)
         X, Y = self._array(problem.X), self._array(problem.Y)
         layers = [self._array(x) for x in problem.layers()]
         if case.task == "forward":
@@ -65,7 +91,7 @@ class Jax(Peer):
             return self._epoch(problem, layers, X, Y)
         function = jax.jit(jax.value_and_grad(self._loss(case)))
         latest = Latest(lambda: self._finished(function(layers, X, Y)))
-        return Bound(latest, lambda: named_step(problem, latest.value[0], latest.value[1]))
+        return Bound(latest, lambda: named_step(case, latest.value[0], latest.value[1]))
 
     def _epoch(self, problem: Problem, layers: Any, X: Any, Y: Any) -> Bound:
         jax, case = self._jax, problem.case

@@ -1,260 +1,359 @@
-"""Measuring a case: first whether every library computes it rightly, then how long each takes, in turns."""
+"""Measuring cases: first every library's result is compared with float64, then those that are right are timed."""
 
 from __future__ import annotations
 
 import os
-import re
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
+from bench import exact
 from bench.measure import WrongResultError
-from bench.peers import exact
-from bench.peers.cases import Case, problem
-from bench.peers.registry import missing, peer_class
+from bench.peers import registry
+from bench.peers.cases import ADAM, Case
+from bench.peers.device import Device
+from bench.peers.load import Load, settle
+from bench.peers.peer import names
+from bench.peers.problem import draw
+from bench.peers.registry import OURS
 from bench.peers.results import OURS_FIRST, Entry, Measured
-from bench.peers.worker import PeerError, Worker
+from bench.peers.session import Started
+from bench.peers.worker import LIMIT_SECONDS, PeerError, Worker
 
 TOLERANCE = {
-    # (task, whether it is our fused engine): the largest error, relative to the largest number of each part
-    ("step", True): 1e-5,
-    ("step", False): 1e-4,
-    ("forward", True): 1e-5,
-    ("forward", False): 1e-5,
+    # (kind of device, task): the largest error of our fused engine and of the others, relative to the largest number
+    # of each part of the result
+    ("cpu", "step"): (1e-5, 1e-4),
+    ("cpu", "forward"): (1e-5, 1e-5),
+    ("cuda", "step"): (1e-4, 1e-3),
     # The change of all parameters by an epoch, in the Euclidean norm. Adam divides by the gradient's size: where that
-    # is near 0, rounding decides, and so does epsilon, which torch adds elsewhere than the others.
-    ("epoch", True): 1e-4,
-    ("epoch", False): 2e-2,
+    # is near 0, rounding decides the result, and so does epsilon, which torch adds in another place than the others.
+    ("cpu", "epoch"): (1e-4, 2e-2),
+    ("cuda", "epoch"): (1e-3, 2e-2),
 }
-LOSS_TOLERANCE = {"step": 1e-5, "epoch": 1e-4}
-"""Of J, by task; a tenth of it for our fused engine."""
+LOSS_TOLERANCE = {("cpu", "step"): 1e-5, ("cpu", "epoch"): 1e-4, ("cuda", "step"): 1e-4, ("cuda", "epoch"): 1e-4}
+"""The same for J. On a CPU our fused engine is allowed a tenth of it."""
+TF32_TOLERANCE, TF32_LOSS_TOLERANCE = 1e-2, 1e-3
 MANY_SAMPLES, MANY_SAMPLES_TOLERANCE = 500_000, 1e-2
-"""From so many samples on, the others' gradients may be off by this: torch and jax add up dW2 term by term in float32.
+"""From so many samples on, the others' gradients may be off by this, and ours on a GPU by a tenth of it.
 
-At 2-64-1 and m = 1,000,000 one unit is nearly the same for all samples, each addition is rounded the same way, and
-their dW2 is off by 0.0034. A float32 sum in a loop gives that very number.
+torch and jax add up dW2 term by term in float32. At 2-64-1 and m = 1,000,000 one unit is nearly the same for all
+samples, each addition is rounded the same way, and their dW2 is off by 0.0034. A float32 sum in a loop gives that
+number too.
 """
-TURN_SECONDS = 0.03
+TURN_SECONDS = {"cpu": 0.03, "cuda": 0.05}
 """A turn is as many calls as fill this."""
-LOOK_SECONDS, MOST_LOOKS = 0.03, 30
-"""After a turn the next one waits until the process has used no core for so long, and looks so often at most."""
-BLIND_SECONDS = 0.2
-"""The wait where the system does not tell what a process uses."""
-MOST_SECONDS = 60.0
-"""Rounds of a case end after this, but not before FEWEST_ROUNDS of them."""
-FEWEST_ROUNDS = 3
-MEMORY_SHARE = 0.4
-"""Of the memory that is free: a case for which a library would need more is not measured on it."""
-STORES_NOTHING = ("fused", "composed", "numpy")
-"""Those that need little memory beyond X and Y."""
+MOST_SECONDS, FEWEST_ROUNDS = 60.0, 3
+"""Rounds of a case end after so many seconds, but not before so many of them."""
+MEMORY_SHARE = {"cpu": 0.4, "cuda": 0.92}
+"""The part of the free memory that libraries may take, one by one on a CPU, side by side on a GPU."""
+PROCESS_BYTES = 2**30
+"""Memory of a process on a GPU beside its arrays: the context, kernels, a workspace of cuBLAS."""
+KEPT_BYTES = 4 * PROCESS_BYTES
+"""Memory of a GPU that all processes together may keep after a case."""
+LEAST_SECONDS = 5.0
+"""With less time left, nothing more is begun."""
+ANSWER_SECONDS = 150.0
+"""The most time for one answer of a library on a GPU: a case's first calls, with compilation."""
+GPU_ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # otherwise jax takes three quarters of the GPU's memory
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # the libraries' processes may not have processes of their own
+}
 
 
-def errors_of(case: Case, result: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
-    """The relative error of each part; infinity where its shape is wrong or a number is not finite."""
+class Clock:
+    """The time that a run may take.
+
+    Parameters
+    ----------
+    limit : float
+        Seconds.
+    """
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        self._start, self.limit = time.monotonic(), limit
+
+    def spent(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._start
+
+    def left(self) -> float:
+        """Seconds, 0 at least."""
+        return max(0.0, self.limit - self.spent())
+
+
+def expected(case: Case, xp: Any) -> dict[str, np.ndarray]:
+    """The right result: of a step J, dW1, db1, ...; of an epoch J and the parameters' change; of a prediction A."""
+    problem = draw(case, xp)
+    X, Y, what = problem.X, problem.Y, (case.hidden_activation, case.loss)
+    if case.task == "epoch":
+        host = exact.to_host(X), exact.to_host(Y)
+        J, change = exact.epoch_of_adam(problem.layers(), *host, *what, problem.batches(), ADAM)
+        return {"J": np.array(J), "change": change}
+    layers = [xp.asarray(x) for x in problem.layers()]
+    if case.task == "forward":
+        return {"A": exact.forward(layers, X, *what)}
+    J, gradients = exact.loss_and_gradients(layers, X, Y, *what)
+    return {"J": np.array(J), **{f"d{name}": g for name, g in zip(names(case), gradients, strict=True)}}
+
+
+def errors_of(result: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, float]:
+    """The relative error of each part; infinity where a part is missing, of another shape, or not finite."""
     errors = {}
-    for name, right in expected.items():
+    for name, wanted in right.items():
         got = result.get(name)
-        if got is None or got.shape != right.shape or not np.isfinite(got).all():
+        if got is None or got.shape != wanted.shape or not np.isfinite(got).all():
             errors[name] = float("inf")
             continue
-        difference, size = np.ravel(got - right).astype(np.float64), np.ravel(right)
+        difference, size = np.ravel(got - wanted).astype(np.float64), np.ravel(wanted)
         norm = np.linalg.norm if name == "change" else (lambda x: np.max(np.abs(x)))
         errors[name] = float(norm(difference) / norm(size))
     return errors
 
 
-def tolerance(case: Case, ours: bool, name: str) -> float:
-    """What is allowed of a part of the result."""
-    if name == "J":
-        return LOSS_TOLERANCE[case.task] / (10 if ours else 1)
-    if case.task == "step" and case.m >= MANY_SAMPLES and not ours:
-        return MANY_SAMPLES_TOLERANCE
-    return TOLERANCE[case.task, ours]
+def tolerance(case: Case, kind: str, ours: bool, part: str) -> float:
+    """The error that is allowed in a part of the result."""
+    if case.precision == "tf32":
+        return TF32_LOSS_TOLERANCE if part == "J" else TF32_TOLERANCE
+    if part == "J":
+        return LOSS_TOLERANCE[kind, case.task] / (10 if ours and kind == "cpu" else 1)
+    if case.task == "step" and case.m >= MANY_SAMPLES and (kind == "cuda" or not ours):
+        return MANY_SAMPLES_TOLERANCE / (10 if ours else 1)
+    return TOLERANCE[kind, case.task][0 if ours else 1]
 
 
-def check(case: Case, peer: str, errors: dict[str, float]) -> None:
+def check(case: Case, kind: str, peer: str, errors: dict[str, float]) -> None:
     """Compare the errors with what is allowed.
 
     Raises
     ------
     WrongResultError
     """
-    for name, error in errors.items():
-        allowed = tolerance(case, peer == OURS_FIRST, name)
+    for part, error in errors.items():
+        allowed = tolerance(case, kind, peer == OURS_FIRST, part)
         if not error <= allowed:
-            raise WrongResultError(f"{name}: error {error:.2g} of the largest value; expected at most {allowed:g}")
+            raise WrongResultError(f"{part}: error {error:.2g} of the largest value; expected at most {allowed:g}")
 
 
-def why_not(case: Case, peer: str, tasks: dict[str, tuple[str, ...]]) -> str | None:
-    """Why a library does not take part in a case."""
-    if case.only and peer not in case.only:
-        return f"measured on {', '.join(case.only)} alone at this size"
-    if case.task not in tasks[peer]:
-        return f"no {case.task} of its own"
-    free = _free_bytes()
-    if peer not in STORES_NOTHING and free is not None and case.stored_bytes > MEMORY_SHARE * free:
-        return f"needs about {case.stored_bytes / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
-    return None
+def needed_bytes(case: Case, peer: str) -> int:
+    """Memory that a library takes for a case on a GPU, about, X and Y included."""
+    return PROCESS_BYTES + (case.sample_bytes + 2**31 if peer in OURS else case.stored_bytes)
 
 
-def _free_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        found = re.search(
-            r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE
-        )
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+def side_by_side(needs: dict[str, int], free: int | None, share: float) -> list[list[str]]:
+    """The libraries, in their order, in batches that fit together into the share of the free bytes."""
+    batches: list[list[str]] = []
+    room = 0.0
+    for name, need in needs.items():
+        if not batches or (free is not None and need > room):
+            batches.append([])
+            room = share * (free or 0)
+        batches[-1].append(name)
+        room -= need
+    return batches
 
 
 class Field:
-    """The libraries of a run: those that are installed and start, the others with the reason.
+    """The libraries of a run: those that are installed and start, and the others with the reason.
 
     Parameters
     ----------
-    names : sequence of str
+    names : list of str
         Keys of `registry.PEERS`.
-    threads : int
+    device : Device
     say : callable
         Takes a line of progress.
+    threads : int
+        Of every library on a CPU.
+    clock : Clock, optional
     """
 
-    def __init__(self, names: list[str], threads: int, say: Callable[[str], None]) -> None:
-        self.threads = threads
-        self.say = say
-        self.reasons: dict[str, str] = {}
-        self.workers: dict[str, Worker] = {}
-        self.tasks: dict[str, tuple[str, ...]] = {}
-        for name in names:
-            reason = missing(name)
-            if reason is None:
-                worker = Worker(name, threads)
-                try:
-                    worker.begin()
-                    self.workers[name], self.tasks[name] = worker, peer_class(name).tasks
-                    continue
-                except PeerError as error:
-                    reason = str(error)
-            self.reasons[name] = reason
+    def __init__(
+        self, names: list[str], device: Device, say: Callable[[str], None], threads: int = 1, clock: Clock | None = None
+    ) -> None:
+        self.names, self.device, self.kind, self.say = names, device, device.kind, say
+        self.clock = clock or Clock()
+        self.reasons = {name: reason for name in names if (reason := registry.missing(name)) is not None}
+        self.workers = {name: Worker(name, self.kind, threads) for name in names if name not in self.reasons}
+        if self.kind == "cuda":
+            os.environ.update(GPU_ENVIRONMENT)
+        for name, reason in self._all(list(self.workers), self._begin).items():
+            if reason is not None:
+                del self.workers[name]
+                self.reasons[name] = reason
+        for name, reason in self.reasons.items():
             say(f"skipped: {name}: {reason}")
 
     def __enter__(self) -> Field:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for worker in self.workers.values():
-            worker.stop()
+        self._all(list(self.workers), lambda name: self.workers[name].stop())
 
-    def measure(self, case: Case, floor_seconds: float, rounds: int) -> Measured:
-        """Check and time a case on every library."""
-        entries = {name: Entry(name, "skipped", reason) for name, reason in self.reasons.items()}
-        taking_part = []
-        for name in self.workers:
-            reason = why_not(case, name, self.tasks)
-            if reason is None:
-                taking_part.append(name)
-            elif not case.only:
-                entries[name] = Entry(name, "skipped", reason)
-        expected = exact.expected(problem(case))
-        for name in taking_part:
-            entries[name] = self._start(case, self.workers[name], expected)
-        load = Load(worker.pid for worker in self.workers.values() if worker.pid is not None)
-        self._time(entries, rounds)
-        others = load.others_cores()
-        ordered = [entries[name] for name in (*self.workers, *self.reasons) if name in entries]
-        for entry in ordered:
-            if entry.status in ("wrong", "failed"):
-                self.say(f"{entry.status}: {entry.peer} at {case}: {entry.reason}")
-        return Measured(case, ordered, floor_seconds, others)
+    @property
+    def versions(self) -> dict[str, str]:
+        """By library."""
+        return {name: worker.versions for name, worker in self.workers.items()}
 
-    def _start(self, case: Case, worker: Worker, expected: dict[str, np.ndarray]) -> Entry:
-        entry = Entry(worker.name)
+    def ask(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call a method of a library's `Session`; its process is started where it is gone.
+
+        Raises
+        ------
+        PeerError
+            On a GPU the process is then ended: after an error of CUDA it is of no use.
+        """
+        worker = self.workers[name]
+        worker.limit_seconds = self._answer_seconds()
         try:
             worker.begin()
-            result, entry.first_seconds = worker.ask("start", case)
-            entry.errors = errors_of(case, result, expected)
-            check(case, worker.name, entry.errors)
-        except WrongResultError as error:
-            entry.status, entry.reason = "wrong", str(error)
-            worker.ask("finish")
-        except PeerError as error:
-            entry.status, entry.reason = "failed", str(error)
-        return entry
+            return worker.ask(method, *arguments)
+        except PeerError:
+            if self.kind == "cuda":
+                worker.stop()
+            raise
 
-    def _time(self, entries: dict[str, Entry], rounds: int) -> None:
-        """Rounds in which every library has a turn, each round starting with another one."""
+    def measure(self, cases: Sequence[Case], rounds: int, floor: Callable[[Case], float]) -> list[Measured]:
+        """Check and time cases that have the same X and Y on every library; `floor` gives a case's least time."""
+        entries = {(case, name): self._entry(case, name) for case in cases for name in self.names}
+        free, first = self.device.free_bytes(), cases[0]
+        needs = {name: needed_bytes(first, name) if self.kind == "cuda" else 0 for name in self.workers}
+        for name in list(needs):
+            reason = self._too_large(first, name, free)
+            if reason is not None:
+                del needs[name]
+                for case in cases:
+                    if entries[case, name].status == "not run":
+                        entries[case, name] = Entry(name, "skipped", reason)
+        batches = side_by_side(needs, free, MEMORY_SHARE[self.kind])
+        right: dict[Any, dict[str, np.ndarray]] = {}  # the precision changes nothing in it
+        others: dict[Case, float | None] = {}
+        for batch in batches:
+            for case in cases:
+                if self.clock.left() > LEAST_SECONDS:
+                    if case.batch_size not in right:
+                        right[case.batch_size] = expected(case, self.device.xp)
+                        self.device.forget_peak()  # the libraries need this memory
+                    mine = {n: entries[case, n] for n in batch if entries[case, n].status == "not run"}
+                    others[case] = self._measure(case, mine, right[case.batch_size], rounds)
+            if len(batches) > 1:
+                self._make_room(batch, free)
+        return [
+            Measured(
+                case,
+                [entries[case, name] for name in self.names if not case.only or name in case.only],
+                floor(case),
+                others.get(case),
+            )
+            for case in cases
+        ]
+
+    def _entry(self, case: Case, name: str) -> Entry:
+        reason = self.reasons.get(name) or registry.cannot(name, case, self.kind)
+        return Entry(name, "skipped", reason) if reason else Entry(name, "not run", "time")
+
+    def _too_large(self, case: Case, name: str, free: int | None) -> str | None:
+        """Why a library has not enough memory for a case."""
+        if self.kind == "cpu" and name in OURS:
+            return None
+        need = needed_bytes(case, name) if self.kind == "cuda" else case.stored_bytes
+        if free is None or need <= MEMORY_SHARE[self.kind] * free:
+            return None
+        return f"needs about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
+
+    def _measure(
+        self, case: Case, entries: dict[str, Entry], right: dict[str, np.ndarray], rounds: int
+    ) -> float | None:
+        """One case on some libraries; the number of cores that were busy with other processes meanwhile."""
+        self._all(list(entries), lambda name: self._start(case, entries[name], right))
+        pids = [pid for worker in self.workers.values() if (pid := worker.pid) is not None]
+        load = Load(pids) if self.kind == "cpu" else None
         turning = [name for name, entry in entries.items() if entry.status == "ok"]
-        start = time.monotonic()
         for name in turning:
-            settle(self.workers[name].pid)
+            self._settle(name)
+        start = time.monotonic()
         for number in range(rounds):
-            if number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS:
+            late = self.clock.left() < LEAST_SECONDS
+            if (late and number) or (number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS):
                 break
             shift = number % max(1, len(turning))
             for name in turning[shift:] + turning[:shift]:
-                entry = entries[name]
-                if entry.status != "ok":
-                    continue
-                try:
-                    entry.rounds.append(statistics.median(self.workers[name].ask("turn", TURN_SECONDS)))
-                    settle(self.workers[name].pid)
-                except PeerError as error:
-                    entry.status, entry.reason = "failed", str(error)
+                self._try(entries[name], self._turn)
         for name in turning:
-            entry = entries[name]
-            if entry.status == "ok":
-                entry.seconds = statistics.median(entry.rounds)
-                entry.peak_bytes = self.workers[name].ask("finish")
+            self._try(entries[name], self._finish)
+        for entry in entries.values():
+            if entry.status in ("wrong", "failed"):
+                self.say(f"{entry.status}: {entry.peer} at {case}: {entry.reason}")
+        return load.others_cores() if load else None
 
+    def _start(self, case: Case, entry: Entry, right: dict[str, np.ndarray]) -> None:
+        """First calls and the check: a result that is wrong is not timed."""
 
-def settle(pid: int | None) -> None:
-    """Wait until a process is idle: OpenBLAS's workers keep a core busy for some 90 ms after a product."""
-    if pid is None:
-        return
-    before = -1
-    for _ in range(MOST_LOOKS):
+        def start(entry: Entry) -> None:
+            started: Started = self.ask(entry.peer, "start", case)
+            if started.reason:
+                entry.status, entry.reason = "skipped", started.reason
+                return
+            entry.engine, entry.first_seconds = started.engine, started.first_seconds
+            entry.errors = errors_of(started.result, right)
+            check(case, self.kind, entry.peer, entry.errors)
+
+        entry.status, entry.reason = "ok", ""
         try:
-            now = _processor_ticks(pid)
-        except OSError:
-            time.sleep(BLIND_SECONDS)
+            self._try(entry, start)
+        except WrongResultError as error:
+            entry.status, entry.reason = "wrong", str(error)
+            self._try(Entry(entry.peer), lambda gone: self.ask(gone.peer, "finish"))
+
+    def _turn(self, entry: Entry) -> None:
+        entry.rounds.append(self.ask(entry.peer, "turn", TURN_SECONDS[self.kind]))
+        self._settle(entry.peer)
+
+    def _settle(self, name: str) -> None:
+        if self.kind == "cpu":
+            settle(self.workers[name].pid)
+
+    def _finish(self, entry: Entry) -> None:
+        entry.peak_bytes = self.ask(entry.peer, "finish")
+        entry.seconds = statistics.median(entry.rounds)
+
+    def _try(self, entry: Entry, what: Callable[[Entry], object]) -> None:
+        """Do something for an entry without a fault so far; a failure is noted in the entry."""
+        if entry.status != "ok":
             return
-        if now == before:
-            return
-        before = now
-        time.sleep(LOOK_SECONDS)
-
-
-class Load:
-    """How busy processes other than `pids` and this one keep the machine from here on; only Linux says."""
-
-    def __init__(self, pids: Iterable[int] = ()) -> None:
-        self._pids = (os.getpid(), *pids)
-        self._before = self._read()
-
-    def _read(self) -> tuple[float, float] | None:
-        """(seconds that all cores were busy for others, the time)."""
         try:
-            line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
-            own = sum(_processor_ticks(pid) for pid in self._pids)
-        except OSError:
-            return None
-        user, nice, system, _idle, _wait, irq, softirq, steal = (int(x) for x in line[:8])
-        busy = user + nice + system + irq + softirq + steal
-        return (busy - own) / os.sysconf("SC_CLK_TCK"), time.monotonic()
+            what(entry)
+        except PeerError as error:
+            late = self.clock.left() <= 1
+            entry.status, entry.reason = ("not run", "time") if late else ("failed", str(error))
 
-    def others_cores(self) -> float | None:
-        """How many cores were busy with others, on average."""
-        now = self._read()
-        if now is None or self._before is None:
-            return None
-        return round(max(0.0, (now[0] - self._before[0]) / (now[1] - self._before[1])), 3)
+    def _make_room(self, batch: list[str], free: int | None) -> None:
+        """End the processes that keep memory of a GPU which the next ones need."""
+        for name in reversed(batch):  # the package's own, which give everything back, come first
+            now = self.device.free_bytes()
+            if now is not None and free is not None and now < free - KEPT_BYTES:
+                self.workers[name].stop()
 
+    def _begin(self, name: str) -> str | None:
+        """Why a library's process does not start."""
+        try:
+            self.workers[name].limit_seconds = self._answer_seconds()
+            self.workers[name].begin()
+        except PeerError as error:
+            return str(error)
+        return None
 
-def _processor_ticks(pid: int) -> int:
-    """Of user and system time."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    def _answer_seconds(self) -> float:
+        most = ANSWER_SECONDS if self.kind == "cuda" else LIMIT_SECONDS
+        return max(1.0, min(most, self.clock.left()))
+
+    def _all(self, names: list[str], what: Callable[[str], Any]) -> dict[str, Any]:
+        """The same for several libraries: at once on a GPU, where compiling and importing is work of the host."""
+        if not names:
+            return {}
+        with ThreadPoolExecutor(len(names) if self.kind == "cuda" else 1) as pool:
+            return dict(zip(names, pool.map(what, names), strict=True))

@@ -8,9 +8,12 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from bench.peers.cases import Case, problem
+import numpy as np
+
+from bench.peers.cases import Case
+from bench.peers.device import Cpu
 from bench.peers.fusedmlp_peer import Fused
-from bench.peers.worker import status_bytes
+from bench.peers.problem import draw
 
 CASE = Case("step", (64, 1024, 1), 4_000_000)
 QUICK_CASE = replace(CASE, m=1_000_000)
@@ -22,27 +25,26 @@ def measure(case: Case) -> dict[str, Any]:
     Returns
     -------
     dict
-        case, samples_bytes (of X and Y), peak_bytes (beyond what the process had with X and Y made and the engine
-        compiled), seconds (of the step).
+        case; samples_bytes, of X and Y; peak_bytes, beyond the process's memory with X and Y made and the engine
+        compiled; seconds of the step.
     """
-    peer = Fused(0)
-    peer.bind(problem(replace(case, m=2000))).call()  # compiles
-    drawn = problem(case)
-    bound = peer.bind(drawn)
-    before = status_bytes("VmRSS") or _peak()
+    device = Cpu()
+    peer = Fused(device, 0)
+    peer.bind(draw(replace(case, m=2000), np)).call()  # compiles
+    problem = draw(case, np)
+    bound = peer.bind(problem)
+    device.forget_peak()
+    before = device.memory() or _peak()
     start = perf_counter()
     bound.call()
     seconds = perf_counter() - start
-    samples = drawn.X.nbytes + drawn.Y.nbytes
+    samples = problem.X.nbytes + problem.Y.nbytes
     return {"case": case.to_dict(), "samples_bytes": samples, "peak_bytes": _peak() - before, "seconds": seconds}
 
 
 def _peak() -> int:
-    """Bytes, from what the system counts in KiB, macOS in bytes.
-
-    Linux hands the peak that `getrusage` gives on to child processes; VmHWM is the process's own.
-    """
-    own = status_bytes("VmHWM")
+    """Bytes. `getrusage` counts in KiB, on macOS in bytes; on Linux it also knows the peak of the parent process."""
+    own = Cpu().peak()
     if own is not None:
         return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

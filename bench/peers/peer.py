@@ -1,18 +1,22 @@
-"""What a library has to offer to be measured."""
+"""The interface that a library is measured through."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bench.peers import exact
-from bench.peers.cases import Problem
+from bench.exact import to_host
+from bench.peers.cases import Case
+from bench.peers.device import Device
+from bench.peers.problem import Problem
 
-TASKS = ("step", "epoch", "forward")
+
+class NotHereError(RuntimeError):
+    """A library cannot do a case on this machine: it is left out, with the reason."""
 
 
 class Bound(NamedTuple):
@@ -21,9 +25,9 @@ class Bound(NamedTuple):
     Attributes
     ----------
     call : callable
-        What is timed; it returns when the work is done. An epoch goes on from where the one before it ended.
+        The work that is timed. On a CPU it returns when the work is done. An epoch continues from the one before it.
     result : callable
-        The latest call's result, named as in `exact.expected`.
+        The latest call's result, named as by `measure.expected`.
     """
 
     call: Callable[[], Any]
@@ -31,35 +35,63 @@ class Bound(NamedTuple):
 
 
 class Peer(ABC):
-    """A library, in a process of its own.
+    """A library in a process of its own, which imports the library in the constructor.
 
     Parameters
     ----------
+    device : Device
     threads : int
-        How many it may use. Importing the library is the constructor's work: nothing before it may.
+        How many it may use on a CPU.
     """
 
-    name: ClassVar[str]
-    module: ClassVar[str]
-    """What has to be importable."""
-    tasks: ClassVar[tuple[str, ...]] = TASKS
-    ours: ClassVar[bool] = False
-    distributions: ClassVar[tuple[str, ...]]
-    """Whose versions are reported."""
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """The packages whose versions are reported."""
 
-    @abstractmethod
-    def __init__(self, threads: int) -> None: ...
+    def __init__(self, device: Device, threads: int) -> None:
+        self.device = device
 
     @abstractmethod
     def bind(self, problem: Problem) -> Bound:
-        """Copy the numbers to where the library wants them. Compilation may wait for the first call."""
+        """Copy the numbers to where the library wants them. Compilation may wait for the first call.
+
+        Raises
+        ------
+        NotHereError
+        """
+
+    def seconds(self, bound: Bound, calls: int) -> float:
+        """The time of so many calls in a row."""
+        return self.device.seconds(lambda: repeat(bound, calls))
+
+    def memory(self) -> int | None:
+        """As `Device.memory`."""
+        return self.device.memory()
+
+    def peak(self) -> int | None:
+        """As `Device.peak`."""
+        return self.device.peak()
+
+    def forget_peak(self) -> None:
+        """As `Device.forget_peak`."""
+        self.device.forget_peak()
+
+    def engine(self) -> str:
+        """The name of what ran in the latest case, where the library has one."""
+        return ""
 
     def versions(self) -> str:
-        return ", ".join(f"{name} {version(name)}" for name in self.distributions)
+        """Such as "jax 0.10.2, jaxlib 0.10.2"; a package that is not installed is left out."""
+        found = []
+        for name in self.distributions:
+            try:
+                found.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                continue
+        return ", ".join(found)
 
 
 class Latest:
-    """Calls a function and keeps what it returned."""
+    """Calls a function and keeps the returned value."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function, self.value = function, None
@@ -68,12 +100,24 @@ class Latest:
         self.value = self.function()
 
 
-def named_step(problem: Problem, J: Any, gradients: Any) -> dict[str, np.ndarray]:
-    """A step's result from J and the gradients of W1, b1, ..."""
-    named = zip(exact.names(problem.case), gradients, strict=True)
-    return {"J": np.asarray(J), **{f"d{name}": np.asarray(gradient) for name, gradient in named}}
+def repeat(bound: Bound, calls: int) -> None:
+    """Call the bound work so many times."""
+    for _ in range(calls):
+        bound.call()
+
+
+def names(case: Case) -> list[str]:
+    """W1, b1, W2, b2, ..."""
+    return [f"{kind}{layer + 1}" for layer in range(len(case.layer_sizes) - 1) for kind in "Wb"]
+
+
+def named_step(case: Case, J: Any, gradients: Any) -> dict[str, np.ndarray]:
+    """A step's result: J and the gradients of W1, b1, ..., with biases of shape (n,)."""
+    named = {f"d{name}": to_host(gradient) for name, gradient in zip(names(case), gradients, strict=True)}
+    return {"J": to_host(J), **{name: g.reshape(-1) if name[1] == "b" else g for name, g in named.items()}}
 
 
 def named_epoch(problem: Problem, J: Any, layers: Any) -> dict[str, np.ndarray]:
-    """An epoch's result from J and W1, b1, ... after it."""
-    return {"J": np.asarray(J), "change": exact.change(problem, [np.asarray(x) for x in layers])}
+    """An epoch's result: J, and the change of all parameters as one vector of float64."""
+    after = np.concatenate([np.ravel(to_host(x)) for x in layers]).astype(np.float64)
+    return {"J": to_host(J), "change": after - problem.flat}

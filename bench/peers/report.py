@@ -1,12 +1,10 @@
-"""A run as Markdown: times, ratios, the floor, memory, errors, and what was not measured."""
+"""A run on a CPU as Markdown. The tables are shared with the report of a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bench.peers.cases import Case
 from bench.peers.registry import OURS
-from bench.peers.results import OURS_FIRST, Entry, Measured, Results
+from bench.peers.results import OURS_FIRST, Measured, Results
 from bench.table import significant
 
 GROUPS = {
@@ -17,9 +15,9 @@ GROUPS = {
     "n2": "Sweep over n2",
 }
 BUSY_CORES = 0.1
-"""Other processes' use of the machine from which on a case is marked."""
+"""A case is marked where other processes kept more cores busy than this."""
 SWEEP_FROM = {"m": 16_384, "n2": 64}
-"""Sizes from which on the exponent of a sweep is fitted: below them, fixed costs count."""
+"""The exponent of a sweep is fitted from these sizes on: below them, fixed costs count."""
 
 
 def markdown(results: Results) -> str:
@@ -28,11 +26,11 @@ def markdown(results: Results) -> str:
     for name, heading in GROUPS.items():
         measured = results.group(name)
         if measured:
-            body = [_times(measured, results.peers), _exponent(results, name), _memory_and_errors(measured, results)]
+            body = [_times(measured, results.peers), _exponent(results, name), details(measured)]
             parts.append("\n\n".join([f"### {heading}", *filter(None, body)]))
     if results.memory:
         parts.append(_memory(results))
-    parts += filter(None, [_left_out(results), _noise(results)])
+    parts += filter(None, [left_out(results), _noise(results)])
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,7 +41,7 @@ def _conditions(results: Results) -> str:
         "sigmoid output with binary cross-entropy from the logits, where not said otherwise; X is a table with a row "
         "per sample. Layer sizes are n1-n2-...-nL.",
         "",
-        f"Each library has a process of its own. Times are medians of {_rounds(results)} rounds in which all have a "
+        f"Each library has a process of its own. Times are medians of {rounds(results)} rounds in which all have a "
         "turn, in milliseconds; compilation and the first call are not in them. Before it is timed, every result is "
         "compared with a float64 computation. In brackets: how many times as fast `fused` is. The best peer is the "
         f"fastest of those that are not the package's own ({', '.join(OURS)}).",
@@ -66,12 +64,14 @@ def _conditions(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _rounds(results: Results) -> str:
+def rounds(results: Results) -> str:
+    """The number of rounds: "7", or "3 to 7"."""
     counts = [len(e.rounds) for m in results.measured for e in m.entries if e.rounds] or [0]
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with numbers to the right."""
     rule = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
@@ -98,12 +98,12 @@ def _times(measured: list[Measured], peers: list[str]) -> str:
                 "" if ratio is None else f"{best.peer if best else ''} {significant(ratio)}×",
             ]
         )
-    return _table(["", "floor", OURS_FIRST, "of the floor", *others, "against the best peer"], rows)
+    return table(["", "floor", OURS_FIRST, "of the floor", *others, "against the best peer"], rows)
 
 
 def _cell(m: Measured, peer: str) -> str:
     """ "12.3 (4.5×)", or why there is no time."""
-    found = next((e for e in m.entries if e.peer == peer), None)
+    found = m.any_entry(peer)
     if found is None:
         return ""
     if found.seconds is None:
@@ -112,28 +112,20 @@ def _cell(m: Measured, peer: str) -> str:
     return _milliseconds(found.seconds) + ("" if ratio is None else f" ({significant(ratio, 2)}×)")
 
 
-def _memory_and_errors(measured: list[Measured], results: Results) -> str:
-    """Two tables: peak of memory, and the largest error of a gradient."""
-    peers = [p for p in results.peers if any(m.entry(p) or _error(m, p) is not None for m in measured)]
+def details(measured: list[Measured]) -> str:
+    """Tables: the engine, the peak of memory, the largest error, the first call; each only where it has numbers."""
     tables = []
     for title, text in (
-        ("Peak of memory beyond X and Y, MB", lambda e: "" if e.peak_bytes is None else f"{e.peak_bytes / 1e6:.0f}"),
+        ("Engine", lambda e: e.engine),
+        ("Peak of memory beyond X and Y, MB", lambda e: "" if e.peak_bytes is None else f"{e.peak_bytes / 1e6:,.0f}"),
         ("Largest error of a result other than J", lambda e: _scientific(e.gradient_error)),
         ("First call with what it compiles, s", lambda e: "" if not e.first_seconds else f"{e.first_seconds:.2f}"),
     ):
-        rows = [[str(m.case), *(_of(m, peer, text) for peer in peers)] for m in measured]
-        if any(any(row[1:]) for row in rows):
-            tables.append(f"{title}:\n\n{_table(['', *peers], rows)}")
+        peers = list(dict.fromkeys(e.peer for m in measured for e in m.entries if text(e)))
+        rows = [[str(m.case), *("" if (e := m.any_entry(p)) is None else text(e) for p in peers)] for m in measured]
+        if peers:
+            tables.append(f"{title}:\n\n{table(['', *peers], rows)}")
     return "\n\n".join(tables)
-
-
-def _error(m: Measured, peer: str) -> float | None:
-    return next((e.gradient_error for e in m.entries if e.peer == peer), None)
-
-
-def _of(m: Measured, peer: str, text: Callable[[Entry], str]) -> str:
-    found = next((e for e in m.entries if e.peer == peer), None)
-    return "" if found is None else text(found)
 
 
 def _scientific(value: float | None) -> str:
@@ -161,7 +153,7 @@ def _memory(results: Results) -> str:
     )
 
 
-def _left_out(results: Results) -> str:
+def left_out(results: Results) -> str:
     """Every skip and failure with its reason, once."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for m in results.measured:

@@ -15,7 +15,7 @@ from bench.peers.registry import OURS
 from bench.results import ResultsError
 
 OURS_FIRST = "fused"
-"""Whose times are compared with the others'."""
+"""The engine whose times are compared with the others'."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Entry:
 
     Attributes
     ----------
-    status : {"ok", "wrong", "failed", "skipped"}
+    status : {"ok", "wrong", "failed", "skipped", "not run"}
     reason : str
         Why it has no time.
     seconds : float, optional
@@ -36,7 +36,9 @@ class Entry:
     errors : dict
         The largest error of each part of the result, relative to its largest number.
     peak_bytes : int, optional
-        Of memory while it was timed, beyond X and Y.
+        Memory while it was timed, beyond X and Y.
+    engine : str
+        The engine that ran, where the library has a name for it.
     """
 
     peer: str
@@ -47,10 +49,11 @@ class Entry:
     first_seconds: float | None = None
     errors: dict[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
+    engine: str = ""
 
     @property
     def gradient_error(self) -> float | None:
-        """The largest error of a gradient; of an epoch that of the change, of a forward pass that of the output."""
+        """The largest error of a part other than J: of a gradient, of an epoch's change, of an output."""
         return max((error for name, error in self.errors.items() if name != "J"), default=None)
 
 
@@ -73,6 +76,10 @@ class Measured:
         """A library's entry, where it has a time."""
         return next((e for e in self.entries if e.peer == peer and e.seconds is not None), None)
 
+    def any_entry(self, peer: str) -> Entry | None:
+        """A library's entry, with or without a time."""
+        return next((e for e in self.entries if e.peer == peer), None)
+
     @property
     def best_peer(self) -> Entry | None:
         """The fastest of the other libraries."""
@@ -94,18 +101,52 @@ class Results:
     Attributes
     ----------
     machine : dict
-        device, threads, others_cores at the start; a version line per library in `versions`.
+        The device; a line of versions per library in `versions`. On a CPU: threads, and `others_cores` at the start.
+        On a GPU: compute_capability, memory, driver, cuda_runtime.
     floor : dict
-        What `floor.measure` found.
-    measured : list of Measured
+        The result of `floor.measure`, on a CPU.
     memory : dict
-        What `memory.measure` found.
+        The result of `memory.measure`, on a CPU.
+    date : str
+        The day, UTC, ISO 8601.
+    limit_seconds, seconds : float
+        The time that was allowed on a GPU, and the time that was taken.
+    tests, sanitizer : dict
+        The results of `verify.verify`, on a GPU.
+    rates, primitives : dict
+        The results of `rates.measure` and `rates.primitives`, on a GPU.
+    measured : list of Measured
     """
 
     machine: dict[str, Any]
     floor: dict[str, Any] = field(default_factory=dict)
-    measured: list[Measured] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    limit_seconds: float = 0.0
+    seconds: float = 0.0
+    tests: dict[str, Any] = field(default_factory=dict)
+    sanitizer: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    primitives: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: list[Measured] = field(default_factory=list)
+
+    def mistakes(self) -> list[str]:
+        """The faults of the package, a line each. Peers that failed on a GPU are not among them."""
+        found = []
+        if self.tests.get("status") == "failed":
+            found.append(f"tests: {self.tests['failed']} failed")
+        for tool, run in self.sanitizer.items():
+            if run.get("counts"):
+                errors = "" if run["errors"] is None else f", {run['errors']} errors"
+                found.append(f"small shapes, {tool}: {run['status']}{errors}")
+        if "wrong" in self.primitives:
+            found.append(f"primitives: {self.primitives['wrong']['reason']}")
+        for m in self.measured:
+            for e in m.entries:
+                absent = e.peer == OURS_FIRST and e.status == "skipped" and m.case.precision == "strict"
+                if absent or (e.peer in OURS and e.status in ("wrong", "failed")):
+                    found.append(f"{e.peer} at {m.case}: {e.status}: {e.reason}")
+        return found
 
     def group(self, name: str) -> list[Measured]:
         return [m for m in self.measured if m.case.group == name]
@@ -144,23 +185,24 @@ def save(results: Results, path: Path) -> None:
     lines = []
     for m in results.measured:
         entries = [{k: v for k, v in asdict(e).items() if v not in (None, "", [], {})} for e in m.entries]
-        line = {
-            "case": m.case.to_dict(),
-            "floor_seconds": m.floor_seconds,
-            "others_cores": m.others_cores,
-            "entries": entries,
-        }
-        lines.append(json.dumps(rounded(line), ensure_ascii=False))
-    head = {"machine": results.machine, "floor": results.floor, "memory": results.memory}
-    parts = [f"{json.dumps(key)}: {json.dumps(rounded(value), ensure_ascii=False)}" for key, value in head.items()]
-    text = "{\n" + ",\n".join([*parts, '"measured": [\n' + ",\n".join(lines) + "\n]"]) + "\n}\n"
-    temporary = path.with_suffix(".tmp")
+        numbers = {"floor_seconds": m.floor_seconds, "others_cores": m.others_cores}
+        lines.append(rounded({"case": m.case.to_dict(), **numbers, "entries": entries}))
+    head = {name: rounded(value) for name, value in vars(results).items() if name != "measured" and value}
+    parts = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
+    measured = ",\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    write_whole(path, "{\n" + ",\n".join([*parts, f'"measured": [\n{measured}\n]']) + "\n}\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def load(path: Path) -> Results:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises
     ------
@@ -177,7 +219,7 @@ def load(path: Path) -> Results:
             )
             for line in read["measured"]
         ]
-        return Results(read["machine"], read["floor"], measured, read["memory"])
+        return Results(**{**read, "measured": measured})
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
     except (KeyError, TypeError, ValueError):

@@ -8,22 +8,19 @@ from typing import Any
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from bench.peers.cases import ADAM, ORDER_SEED, Problem
+from bench.peers.cases import ADAM
 from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
+from bench.peers.problem import ORDER_SEED, Problem
 
 
 class Sklearn(Peer):
-    """What its training calls once the input is checked: `_backprop` for a step, `_fit_stochastic` for an epoch.
+    """The methods that its training calls after checking the input: `_backprop` and `_fit_stochastic`.
 
-    Checking takes `partial_fit` a millisecond and more each time, which a longer `fit` does once.
+    `partial_fit` needs a millisecond and more for the checks in each call; a longer `fit` checks once. Its BLAS and
+    OpenMP take their number of threads from the environment.
     """
 
-    name = "scikit-learn"
-    module = "sklearn"
     distributions = ("scikit-learn", "numpy")
-
-    def __init__(self, threads: int) -> None:
-        """Nothing to set: its BLAS and OpenMP follow the environment."""
 
     def bind(self, problem: Problem) -> Bound:
         case = problem.case
@@ -72,7 +69,7 @@ class Sklearn(Peer):
 
         def result() -> dict[str, np.ndarray]:
             J, dW, db = latest.value
-            return named_step(problem, np.float32(J), [g for pair in zip(dW, db, strict=True) for g in pair])
+            return named_step(problem.case, np.float32(J), [g for pair in zip(dW, db, strict=True) for g in pair])
 
         return Bound(latest, result)
 

@@ -7,28 +7,54 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.peers.cases import ADAM, SOFTMAX, Case, Problem
-from bench.peers.peer import Bound, Latest, Peer, named_epoch, named_step
+from bench.peers.cases import ADAM, SOFTMAX, Case
+from bench.peers.device import Device
+from bench.peers.peer import Bound, Latest, NotHereError, Peer, named_epoch, named_step, repeat
+from bench.peers.problem import Problem
 
 
 class Torch(Peer):
     """Eager mode; an epoch is the usual loop, with the optimizer's fused kernel."""
 
-    name = "torch"
-    module = "torch"
-    distributions = ("torch",)
+    distributions = ("torch", "triton")
 
-    def __init__(self, threads: int, device: str = "cpu") -> None:
+    def __init__(self, device: Device, threads: int) -> None:
+        super().__init__(device, threads)
         import torch
 
-        torch.set_num_threads(threads)
         self._torch = torch
-        self._device = device
+        self._cuda = device.kind == "cuda"
+        if not self._cuda:
+            torch.set_num_threads(threads)
+        elif not torch.cuda.is_available():
+            raise NotHereError(f"torch {torch.__version__} has no CUDA here")
+
+    def seconds(self, bound: Bound, calls: int) -> float:
+        if not self._cuda:
+            return super().seconds(bound, calls)
+        start, stop = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        repeat(bound, calls)
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+
+    def memory(self) -> int | None:
+        return self._torch.cuda.memory_allocated() if self._cuda else super().memory()
+
+    def peak(self) -> int | None:
+        return self._torch.cuda.max_memory_allocated() if self._cuda else super().peak()
+
+    def forget_peak(self) -> None:
+        super().forget_peak()
+        if self._cuda:
+            self._torch.cuda.empty_cache()
+            self._torch.cuda.reset_peak_memory_stats()
 
     def _tensor(self, x: Any) -> Any:
         """x on the device; where it lies there already (a CuPy array), without a copy."""
         torch = self._torch
-        return torch.from_numpy(x).to(self._device) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
+        return torch.from_numpy(x).to(self.device.kind) if isinstance(x, np.ndarray) else torch.from_dlpack(x)
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return function
@@ -54,6 +80,7 @@ class Torch(Peer):
     def bind(self, problem: Problem) -> Bound:
         torch, case = self._torch, problem.case
         functional = torch.nn.functional
+        torch.set_float32_matmul_precision("high" if case.precision == "tf32" else "highest")
         X, Y = self._tensor(problem.X), self._targets(problem)
         layers = [self._tensor(x).requires_grad_(case.task != "forward") for x in problem.layers()]
         self._keep_in_place(X, Y, *layers)
@@ -75,7 +102,7 @@ class Torch(Peer):
             return J.detach(), torch.autograd.grad(J, layers)
 
         latest = Latest(step)
-        return Bound(latest, lambda: named_step(problem, latest.value[0].cpu(), [g.cpu() for g in latest.value[1]]))
+        return Bound(latest, lambda: named_step(case, latest.value[0].cpu(), [g.cpu() for g in latest.value[1]]))
 
     def _keep_in_place(self, *tensors: Any) -> None:
         """Tell a compiler that these tensors are the same ones in every call."""
@@ -87,7 +114,7 @@ class Torch(Peer):
         torch, batch_size = self._torch, problem.case.batch_size
         order = self._tensor(problem.order)
         # Asking a GPU for every loss would leave it idle after each batch.
-        value = torch.Tensor.item if self._device == "cpu" else torch.Tensor.detach
+        value = torch.Tensor.item if not self._cuda else torch.Tensor.detach
         optimizer = torch.optim.Adam(
             layers, lr=ADAM.learning_rate, betas=(ADAM.beta_1, ADAM.beta_2), eps=ADAM.epsilon, fused=True
         )
@@ -110,10 +137,8 @@ class Torch(Peer):
 class TorchCompile(Torch):
     """torch.compile of the loss; autograd runs the backward graph that was compiled with it."""
 
-    name = "torch.compile"
-    tasks: ClassVar[tuple[str, ...]] = ("step", "forward")
     mode: ClassVar[str | None] = None
-    """Of torch.compile; None is its default."""
+    """The mode of torch.compile; None is its default."""
 
     def _compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         self._torch.compiler.reset()  # the graphs of earlier shapes, of which it keeps only a few
@@ -123,11 +148,10 @@ class TorchCompile(Torch):
 class TorchCompileGraphs(TorchCompile):
     """The same with CUDA graphs; on a CPU there are none."""
 
-    name = "torch.compile, graphs"
     mode = "reduce-overhead"
 
     def _keep_in_place(self, *tensors: Any) -> None:
-        # Else a graph copies every argument, all of X too, to where it was captured.
+        # Otherwise a graph copies every argument, all of X too, to the addresses it was captured with.
         for tensor in tensors:
             self._torch._dynamo.mark_static_address(tensor)
 

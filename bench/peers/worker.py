@@ -1,34 +1,25 @@
-"""A process per library: they share neither thread pools nor settings, and wait without using a core.
+"""A process per library: they share neither thread pools nor settings.
 
-In one process the libraries would disturb each other: OpenBLAS's workers keep spinning for some 90 ms after a product,
+In one process the libraries would disturb each other: OpenBLAS's threads keep spinning for some 90 ms after a product,
 on the cores that the next library needs, and some settings of one pool change another.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from bench.peers.cases import Case, problem
-from bench.peers.registry import peer_class
+from bench.peers.session import Session
 
 LIMIT_SECONDS = 600
-"""Who takes longer to answer is stopped."""
-MOST_CALLS = 2000
-"""Of a turn."""
-SLOW_CALL_SECONDS = 0.2
-"""Faster calls are preceded by one that is not timed, which wakes the library's threads."""
+"""A process that takes longer to answer is stopped."""
 
 
 class PeerError(RuntimeError):
@@ -37,7 +28,7 @@ class PeerError(RuntimeError):
 
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """The processes started inside have `threads` cores, and every library is told to use as many threads."""
+    """Processes that are started inside have `threads` cores, and every library is told to use as many threads."""
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     wanted = {name: str(threads) for name in (*variables, "NUMBA_NUM_THREADS", "FUSEDMLP_NUM_THREADS")}
     wanted |= {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -56,7 +47,7 @@ def limited(threads: int) -> Iterator[None]:
 
 
 def in_new_process(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a module's function returns in a process of its own.
+    """Call a module's function in a process of its own, and return its result.
 
     Raises
     ------
@@ -80,74 +71,7 @@ def in_new_process(threads: int, function: Callable[..., Any], *arguments: Any) 
     return answer
 
 
-# In the worker --------------------------------------------------------------------------------------------------------
-
-
-def status_bytes(field: str) -> int | None:
-    """A field of /proc/self/status, such as VmRSS (memory now) or VmHWM (its peak); None where there is none."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
-def forget_peak() -> None:
-    """From now on VmHWM is the peak from now on; memory that is free goes back to the system first."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-class Session:
-    """What a worker does when it is told to."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self.peer = peer_class(name)(threads)
-        self.versions = self.peer.versions()
-        self._bound: Any = None
-        self._before: int | None = None
-        # Whatever the library loads or starts with its first call belongs to no case.
-        for task in self.peer.tasks:
-            self.start(Case(task, (2, 2, 1), 8, batch_size=4 if task == "epoch" else None))
-
-    def start(self, case: Case) -> tuple[dict[str, Any], float]:
-        """(the first call's result, the seconds it and binding took)."""
-        self._bound = None
-        drawn = problem(case)
-        forget_peak()
-        self._before = status_bytes("VmRSS")
-        start = perf_counter()
-        self._bound = self.peer.bind(drawn)
-        self._bound.call()
-        seconds = perf_counter() - start
-        result = self._bound.result()
-        forget_peak()
-        return result, seconds
-
-    def turn(self, seconds: float) -> list[float]:
-        """The seconds of as many calls as fill `seconds`, one at least."""
-        call, times = self._bound.call, []
-        start = perf_counter()
-        call()
-        first = perf_counter() - start
-        if first > SLOW_CALL_SECONDS:
-            times.append(first)
-        while sum(times) < seconds and len(times) < MOST_CALLS:
-            start = perf_counter()
-            call()
-            times.append(perf_counter() - start)
-        return times
-
-    def finish(self) -> int | None:
-        """The peak of memory during the turns beyond what there was with X and Y alone, bytes."""
-        peak, before = status_bytes("VmHWM"), self._before
-        self._bound = None
-        forget_peak()
-        return None if peak is None or before is None else peak - before
+# In the library's process ---------------------------------------------------------------------------------------------
 
 
 def serve(connection: Connection, make_session: Callable[[], Any]) -> None:
@@ -201,18 +125,19 @@ def _said(error: Exception) -> str:
 
 
 class Worker:
-    """A library's process, seen from outside. It is started again after it died.
+    """A library's process, seen from the measuring one. It can be started again after it died.
 
     Parameters
     ----------
     name : str
         A key of `registry.PEERS`.
+    kind : {"cpu", "cuda"}
+        On a CPU the process has `threads` cores, on a GPU all cores.
     threads : int
     """
 
-    def __init__(self, name: str, threads: int) -> None:
-        self.name = name
-        self.threads = threads
+    def __init__(self, name: str, kind: str, threads: int) -> None:
+        self.name, self.kind, self.threads = name, kind, threads
         self.versions = ""
         self.limit_seconds: float = LIMIT_SECONDS
         self._process: Any = None
@@ -227,14 +152,6 @@ class Worker:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def surroundings(self) -> AbstractContextManager[None]:
-        """What the process is started in."""
-        return limited(self.threads)
-
-    def session(self) -> Callable[[], Any]:
-        """What makes the session there."""
-        return partial(Session, self.name, self.threads)
-
     def begin(self) -> None:
         """Start the process and import the library.
 
@@ -246,14 +163,15 @@ class Worker:
             return
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        with self.surroundings():
-            self._process = context.Process(target=serve, args=(theirs, self.session()), daemon=True)
+        make_session = partial(Session, self.name, self.kind, self.threads)
+        with limited(self.threads) if self.kind == "cpu" else nullcontext():
+            self._process = context.Process(target=serve, args=(theirs, make_session), daemon=True)
             self._process.start()
         theirs.close()
         self.versions = self._answer("starting")
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of `Session` returns.
+        """Call a method of `Session` there, and return its result.
 
         Raises
         ------

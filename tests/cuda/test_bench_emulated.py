@@ -1,4 +1,4 @@
-"""The GPU benchmark's way to the package, on the fake GPU: the kernels' numbers pass its check, wrong ones do not."""
+"""The GPU benchmark's way to the package, on the fake GPU: right results are timed, wrong ones are not."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # bench/ is a package of the checkout, not of the wheel
 
-from bench.gpu import device, exact, libraries, measure
-from bench.gpu.cases import GpuCase, draw
 from bench.measure import WrongResultError
+from bench.peers import measure
+from bench.peers.cases import Case
+from bench.peers.device import Cpu
+from bench.peers.fusedmlp_peer import Composed, Fused
+from bench.peers.problem import draw
 
 
-class FakeGpu(device.Host):
+class FakeGpu(Cpu):
     """The clock of the CPU, the backend of a GPU."""
 
+    kind = "cuda"
     backend = "cupy"
 
 
-@pytest.mark.parametrize("library", [libraries.Own, libraries.Composed])
+@pytest.mark.parametrize("peer", [Fused, Composed])
 @pytest.mark.parametrize(
     "case",
     [
-        GpuCase("step", (5, 6, 1), 70),
-        GpuCase("epoch", (5, 6, 1), 70, batch_size=16),
-        GpuCase("epoch", (5, 6, 1), 70, batch_size=70),
+        Case("step", (5, 6, 1), 70),
+        Case("epoch", (5, 6, 1), 70, batch_size=16),
+        Case("epoch", (5, 6, 1), 70, batch_size=70),
     ],
     ids=str,
 )
-def test_the_package_on_a_fake_gpu(emulated, case, library):
-    problem = draw(case, np)
-    expected = exact.expected(problem, np)
-    own = library(FakeGpu())
-    bound = own.bind(problem._replace(X=emulated.asarray(problem.X), Y=emulated.asarray(problem.Y)), tf32=False)
+def test_the_package_on_a_fake_gpu(emulated, case, peer):
+    problem, right = draw(case, np), measure.expected(case, np)
+    own = peer(FakeGpu(), 1)
+    bound = own.bind(problem._replace(X=emulated.asarray(problem.X), Y=emulated.asarray(problem.Y)))
     assert own.seconds(bound, 1) > 0
-    assert own.engine().startswith("fused" if library.fused else "composed")
+    assert own.engine().startswith("fused" if peer.fused else "composed")
     result = bound.result()
-    errors = measure.errors_of(case, result, expected)
-    measure.check(case, "fused", errors)
+    measure.check(case, "cuda", "fused", measure.errors_of(result, right))
     with pytest.raises(WrongResultError):
-        measure.check(case, "fused", measure.errors_of(case, {**result, "J": result["J"] * 1.01}, expected))
+        measure.check(case, "cuda", "fused", measure.errors_of({**result, "J": result["J"] * 1.01}, right))

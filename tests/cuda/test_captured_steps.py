@@ -12,6 +12,7 @@ from harness import fake_cupy
 from fusedmlp import Network
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps
 from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
 
 M = 330
@@ -54,7 +55,8 @@ TRAININGS = {
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_is_numpys(emulated, cupy, name, sizes):
-    flat, losses, engine, _ = trained(emulated, sizes, **TRAININGS[name])
+    flat, losses, engine, steps = trained(emulated, sizes, **TRAININGS[name])
+    assert steps is not None
     expected, expected_losses, *_ = trained("numpy", sizes, **TRAININGS[name])
     np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
@@ -143,7 +145,9 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (state, X, Y, weight[None], order, 32),
         (state, X, Y, None, None, 32),
         (state, X, Y, None, order, 33),
-        (state, X, Y, None, order, 32, 0.5),
+        (state, X, Y, None, order, 32, EpochOptions(alpha=0.5)),
+        (state, X, Y, None, order, 32, EpochOptions(clip_norm=0.5)),
+        (state, X, Y, None, order, 32, EpochOptions(mean_weight=0.5)),
         (OptimizerState(SGD(0.1), cupy, net.parameters), X, Y, None, order, 32),
     ):
         assert steps(*arguments) not in seen

@@ -142,6 +142,8 @@ def section(row: Row) -> str:
     named = row.cells[0].split(":")[0].split(",")[0].replace(" ", "_").replace("-", "_")
     if named in (*HIDDEN_ACTIVATIONS, *LOSSES):
         return named
+    if row.heading == "Losses from logits":
+        return "binary_cross_entropy"
     return ("mean" if named == "mean" else "sum" if named == "sum" else "general") if row.series == "P" else "first"
 
 

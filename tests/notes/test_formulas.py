@@ -16,11 +16,13 @@ from examples import Example
 from latex import TOKEN
 from page import FORMULAS, MISTAKES, NOTATION, PROSE, Row, examples, failure, section
 
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.parameters import Gradients
 
 LAYOUT = {
-    "engines.samples.check_X": "it checks a matrix, and returns it as it is",
-    "engines.samples.check_Y": "it checks a matrix, and returns it as it is",
+    "engines.samples.as_inputs": "it checks a matrix, and returns it as it is",
+    "engines.samples.as_samples": "it checks matrices, and returns them as they are",
     "model.parameters.Parameters": "it stores the matrices",
     "model.architecture.Architecture.weight_shapes": "it gives shapes",
     "model.reference.in_rows": "it transposes and renames; test_code.py compares every name",
@@ -42,6 +44,11 @@ def test_formula(row):
     for text, shapes in row.shaped():
         for example in examples(section(row)):
             assert not failure(text, example, row.conditions(), shapes), text
+
+
+def test_every_activation_and_loss_has_a_row():
+    """A new one needs a row under "What the code adds", and its function in ACTIVATIONS or COSTS of `examples.py`."""
+    assert {section(row) for row in FORMULAS} >= {*HIDDEN_ACTIVATIONS, *LOSSES}
 
 
 @pytest.mark.parametrize(("symbol", "shape"), NOTATION)

@@ -178,8 +178,9 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
         raise ValueError(f"{name}: expected shape (nL={nL}, m={m}), a column per sample of X; got {Y.shape}{hint}")
     loss = LOSSES[architecture.loss]
     if not on_host:
-        converted = backend.asarray(Y, dtype=architecture.dtype) if Y.dtype.kind in "iub" else Y
-        if converted.dtype == architecture.dtype and bool(loss.valid_targets(backend.xp, converted).all()):
+        exact = Y.dtype.kind in "iub" or Y.dtype == architecture.dtype
+        converted = backend.asarray(Y, dtype=architecture.dtype) if exact else Y
+        if exact and bool(loss.valid_targets(backend.xp, converted).all()):
             return converted  # valid targets are finite
     Y = _finite(Y, architecture, backend, name, on_host)
     for first, block in _blocks(Y):

@@ -14,6 +14,7 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.libraries import library_versions, numpy_blas
 from fusedmlp.backends.numba_cpu import blas, gemm, threads
+from fusedmlp.backends.numba_cpu.buffers import address_of
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -25,11 +26,16 @@ _SMALLEST_CHECK = 1 << 20  # of elements that are only looked at
 # Up to so many outputs the product W dZ is computed in the same pass as f'(A); beyond, BLAS is faster.
 _FEW_OUTPUTS = 4
 _GEMMS = {"mkl": "MKL", "scipy": "SciPy's"}
-# The bits that are all ones in NaN and infinity.
-_EXPONENT_MASKS: dict[np.dtype, Any] = {
-    np.dtype(np.float32): np.int32(0x7F800000),
-    np.dtype(np.float64): np.int64(0x7FF0000000000000),
-}
+
+
+# dtype -> `elementwise.finite_counter` of it: imported once, as a small call should take a microsecond.
+_finite_counters: dict[np.dtype, Any] = {}
+
+
+def _finite_counter(dtype: np.dtype) -> Any:
+    from fusedmlp.backends.numba_cpu import elementwise
+
+    return _finite_counters.setdefault(dtype, elementwise.finite_counter(dtype))
 
 
 class NumbaCpuBackend(Backend):
@@ -45,12 +51,14 @@ class NumbaCpuBackend(Backend):
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
-        """Whether numba can be imported."""
+        """Why numba cannot compile here, or the BLAS that FUSEDMLP_BLAS names cannot be used."""
         try:
-            import numba  # noqa: F401
+            import numba
         except ImportError as error:
             return f"numba cannot be imported ({error}); pip install --upgrade numba"
-        return None
+        if getattr(numba.config, "DISABLE_JIT", 0):
+            return "NUMBA_DISABLE_JIT is set, and this backend is compiled code; unset NUMBA_DISABLE_JIT"
+        return gemm.unavailable_reason()
 
     def describe(self) -> dict[str, str]:
         """Device, threads, BLAS and versions."""
@@ -73,14 +81,29 @@ class NumbaCpuBackend(Backend):
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
-        from fusedmlp.backends.numba_cpu import elementwise
-
-        vectors = _flat(x)
-        if vectors is None or x.dtype not in _EXPONENT_MASKS:
+        count = _finite_counters.get(x.dtype) or _finite_counter(x.dtype)
+        if count is None or x.ndim > 2:
             return super().all_finite(x)
-        flat, mask = vectors[0], _EXPONENT_MASKS[x.dtype]
-        bits, parts = flat.view(mask.dtype), threads.split(flat.size, _SMALLEST_CHECK)
-        return not sum(threads.run([partial(elementwise.count_not_finite, bits, mask, *part) for part in parts]))
+        if x.ndim == 2:
+            (rows, columns), (row_step, column_step) = x.shape, x.strides
+            if abs(row_step) < abs(column_step):
+                rows, columns, row_step, column_step = columns, rows, column_step, row_step
+            if columns * column_step == row_step:
+                rows, columns = 1, rows * columns
+        else:
+            rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize if x.ndim == 0 else x.strides[0]
+        address, size = address_of(x), rows * columns
+        if size < 2 * _SMALLEST_CHECK:
+            return not count(address, rows, columns, row_step, column_step)
+        if rows == 1:
+            parts = threads.split(columns, _SMALLEST_CHECK)
+            tasks = [(address + first * column_step, 1, last - first, 0, column_step) for first, last in parts]
+        else:
+            parts = threads.split(rows, _SMALLEST_CHECK // columns + 1)
+            tasks = [
+                (address + first * row_step, last - first, columns, row_step, column_step) for first, last in parts
+            ]
+        return not sum(threads.run([partial(count, *task) for task in tasks]))
 
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""

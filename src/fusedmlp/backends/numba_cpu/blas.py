@@ -61,10 +61,22 @@ class _OneThread:
         self.reset()
 
     def reset(self) -> None:
-        """Forget who is inside: a forked child starts alone."""
+        """Start anew."""
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[tuple[_Library, int]] = []
+
+    def leave(self) -> None:
+        """In a forked child, which has one thread: give the BLAS back its threads, where another held it to one."""
+        before = self._before if self._inside else []
+        self.reset()
+        for library, count in before:
+            library.set_num_threads(count)
+
+    @property
+    def held(self) -> bool:
+        """Whether any thread is inside."""
+        return self._inside > 0
 
     def __enter__(self) -> None:
         with self._lock:
@@ -78,18 +90,18 @@ class _OneThread:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._lock:
-            self._inside -= 1
+            self._inside = max(0, self._inside - 1)  # 0 already, where a fork came in between
             if self._inside == 0:
-                for library, threads in self._before:
-                    library.set_num_threads(threads)
+                for library, count in self._before:
+                    library.set_num_threads(count)
 
 
 one_thread = _OneThread("numpy")
 scipy_one_thread = _OneThread("scipy")
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=one_thread.reset)
-    os.register_at_fork(after_in_child=scipy_one_thread.reset)
+    os.register_at_fork(after_in_child=one_thread.leave)
+    os.register_at_fork(after_in_child=scipy_one_thread.leave)
 
 
 # A part is worth a thread from about here: 100 µs at some 80 GFLOP/s, or at some 4 G elements/s.
@@ -98,7 +110,13 @@ _SMALLEST_ELEMENTS = 1 << 19
 
 
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out = a b, for a (n, k), b (k, m), out (n, m) of any strides: 2nkm flops, cut along the longer side of `out`."""
+    """out = a b, for a (n, k), b (k, m), out (n, m) of any strides: 2nkm flops, cut along the longer side of `out`.
+
+    While no engine computes, numpy multiplies with its own threads.
+    """
+    if not one_thread.held:
+        np.matmul(a, b, out=out)
+        return
     (n, k), m = a.shape, b.shape[1]
     with one_thread:
         # A product with a vector reads its matrix once and is bound by that, any other by its flops.

@@ -1,8 +1,8 @@
-"""Where arrays lie. numpy takes a microsecond to say so, and a small step has ten of them: addresses are kept."""
+"""Arrays for compiled code, and where they lie: what numpy takes a microsecond to say, a small step asks ten times."""
 
 from __future__ import annotations
 
-import weakref
+import ctypes
 
 import numpy as np
 
@@ -10,10 +10,25 @@ LINE_BYTES = 64
 """Of a cache line, and the longest register."""
 
 
-def address_of(x: np.ndarray) -> int:
-    """Where the first number of an array lies."""
+_HEAD = object.__basicsize__
+
+
+def _slow_address_of(x: np.ndarray) -> int:
     address: int = x.__array_interface__["data"][0]
     return address
+
+
+def _fast_address_of(x: np.ndarray) -> int:
+    """What numpy's C interface calls PyArray_DATA: the first field of an array after those that every object has."""
+    return ctypes.c_int64.from_address(id(x) + _HEAD).value
+
+
+def _same_address(x: np.ndarray) -> bool:
+    return ctypes.sizeof(ctypes.c_void_p) == 8 and _fast_address_of(x) == _slow_address_of(x)
+
+
+address_of = _fast_address_of if all(map(_same_address, (np.zeros(3), np.zeros(9)[2:]))) else _slow_address_of
+"""Where the first number of an array lies."""
 
 
 class AlignedArray:
@@ -39,25 +54,3 @@ class AlignedArray:
         if len(self.numbers) < size:
             self.__init__(size, self.numbers.dtype.str)  # type: ignore[misc]
         return self
-
-
-class AddressCache:
-    """Of the few arrays that come again and again, such as a network's parameters.
-
-    An array that is referred to weakly does not move: numpy refuses to resize it.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
-
-    def of(self, x: np.ndarray) -> int:
-        """`address_of`, kept as long as there is space."""
-        known = self._known.get(id(x))
-        if known is not None and known[0]() is x:
-            return known[1]
-        if len(self._known) == self._most:
-            self._known.clear()
-        address = address_of(x)
-        self._known[id(x)] = weakref.ref(x), address
-        return address

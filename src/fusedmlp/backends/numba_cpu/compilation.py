@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from numba import njit, types
 from numba.core.ccallback import CFunc
+
+_log = logging.getLogger("fusedmlp.compilation")
 
 # No fastmath: bits must not depend on how LLVM combines, reorders or contracts. In a process that compiles, a kernel
 # calls others as they were compiled by themselves; loaded from the cache, it calls its own copies, which LLVM has
@@ -26,11 +29,37 @@ _STAMP = tuple(
 )
 
 
-def _stamp(cache):
+def _prepare(cache):
+    """Make a cache of numba's notice a change in any of the sources, and survive a damaged file."""
     # numba compares the stamp of the file that the kernel is defined in, and of no other.
     cache_file = getattr(cache, "_cache_file", None)
     if hasattr(cache_file, "_source_stamp"):
         cache_file._source_stamp = (cache_file._source_stamp, _STAMP)
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_or_compile(signature, target):
+        try:
+            return load(signature, target)
+        except Exception as error:  # whatever a file that was cut off, or holds something else, leads to
+            _log.warning("a file in numba's cache in %s is damaged (%r): compiling again", cache.cache_path, error)
+            _renew(cache)
+            return None
+
+    def save_or_leave(signature, data):
+        try:
+            save(signature, data)
+        except Exception as error:  # no space, or no permission any more: the code is there all the same
+            _log.warning("compiled code cannot be kept in %s: %r", cache.cache_path, error)
+
+    cache.load_overload, cache.save_overload = load_or_compile, save_or_leave
+
+
+def _renew(cache):
+    """An empty index in place of a damaged one, which would also keep new code from being saved."""
+    try:
+        cache.flush()
+    except OSError as error:
+        _log.warning("the index of numba's cache in %s cannot be written: %r", cache.cache_path, error)
 
 
 def _compile(function, options):
@@ -38,7 +67,7 @@ def _compile(function, options):
         dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no writable cache folder: that costs time in every process, nothing else
         return njit(**options)(function)
-    _stamp(dispatcher._cache)
+    _prepare(dispatcher._cache)
     return dispatcher
 
 
@@ -52,18 +81,18 @@ def internal(function):
     return _compile(function, INTERNAL)
 
 
-def routine_address(function, arguments):
-    """Where machine code of `function` starts, which takes so many int64 and returns nothing; kept like `compiled`.
+def routine_address(function, arguments, result=types.void):
+    """Where machine code of `function` starts, which takes so many int64; kept like `compiled`.
 
     What is called by address is compiled once, and not again in every kernel that calls it.
     """
-    callback = CFunc(function, ((types.int64,) * arguments, types.void), locals={}, options=OPTIONS)
+    callback = CFunc(function, ((types.int64,) * arguments, result), locals={}, options=OPTIONS)
     try:
         callback.enable_caching()
     except RuntimeError:  # as in _compile
         pass
     else:
-        _stamp(callback._cache)
+        _prepare(callback._cache)
     callback.compile()
     _KEPT.append(callback)
     return callback.address

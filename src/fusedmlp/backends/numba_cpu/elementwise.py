@@ -8,12 +8,25 @@ matrix in F order is passed as its transpose. LLVM's own vectoriser does the loo
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+
+import numpy as np
+from numba import types
+
 from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
-from fusedmlp.backends.numba_cpu.compilation import compiled
+from fusedmlp.backends.numba_cpu.compilation import compiled, routine_address
+from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
 
 # `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
 # index is negative, and vectorises. A kernel that works in place is given None for its input: handed the same array
 # twice, the loop would find at run time that the two overlap, and take its scalar path.
+
+
+_EXPONENT_MASKS = {
+    np.dtype(np.float32): np.int32(0x7F800000),
+    np.dtype(np.float64): np.int64(0x7FF0000000000000),
+}
 
 
 @compiled
@@ -115,11 +128,34 @@ def outer_times_derivative(tag, u, v, A, out, row_start, row_stop, column_start,
             o[i] = w * columns[i] * derivative(tag, a[i])
 
 
-@compiled
-def count_not_finite(bits, exponent_mask, start, stop):
-    """How many of the floats whose bits are given as integers are NaN or infinite: those with an exponent of ones."""
-    part = bits[start:stop]
-    count = 0
-    for i in range(part.size):
-        count += (part[i] & exponent_mask) == exponent_mask
+def count_not_finite(mask):
+    """How many numbers are NaN or infinite: those whose exponent, the bits of the integer `mask`, is all ones.
+
+    The arguments are int64: address, rows and columns of a matrix, and bytes from one row, and column, to the next.
+    """
+    item, nothing = mask.itemsize, mask - mask
+
+    def count(address, rows, columns, row_step, column_step):
+        found = 0
+        for row in range(rows):
+            at = address + row * row_step
+            if column_step == item:
+                part = array_at(nothing, at, 1, columns)[0]
+                for i in range(part.size):
+                    found += (part[i] & mask) == mask
+            else:
+                for i in range(columns):
+                    found += (load(nothing, at + i * column_step) & mask) == mask
+        return found
+
     return count
+
+
+@cache
+def finite_counter(dtype):
+    """`count_not_finite` of a dtype, to be called with five integers; None where it is no floating-point type."""
+    mask = _EXPONENT_MASKS.get(dtype)
+    if mask is None:
+        return None
+    address = routine_address(count_not_finite(mask), 5, types.int64)
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(address)

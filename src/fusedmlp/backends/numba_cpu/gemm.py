@@ -1,4 +1,4 @@
-"""Whose gemm the fused engine calls for wide layers: MKL's where its package is installed, else SciPy's.
+"""The gemm that the fused engine calls for wide layers: MKL's where its package is installed, else SciPy's.
 
 Both are called on one thread at a time by each worker. MKL is loaded with its sequential layer, so it starts no threads
 of its own; where another library of the process has loaded it already, it is left to that one.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusedmlp.checks import check_choice
+from fusedmlp.errors import BackendUnavailableError
 
 ENVIRONMENT_VARIABLE = "FUSEDMLP_BLAS"
 _SEQUENTIAL = 1
@@ -37,24 +38,40 @@ class Gemm(NamedTuple):
 
 
 def library() -> str:
-    """Whose gemm it is: "mkl" or "scipy", as FUSEDMLP_BLAS says, or as is installed where it is not set.
+    """The library whose gemm is called: "mkl" or "scipy", as FUSEDMLP_BLAS says, else MKL where it is installed.
 
     Raises
     ------
     ValueError
         FUSEDMLP_BLAS is neither.
-    RuntimeError
+    BackendUnavailableError
         FUSEDMLP_BLAS is "mkl", and MKL is not installed or in use already.
     """
-    wanted = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
-    if wanted:
-        check_choice(ENVIRONMENT_VARIABLE, wanted, ("mkl", "scipy"))
+    wanted = _wanted()
     if wanted == "scipy":
         return "scipy"
-    reason = _why_no_mkl()
-    if wanted and reason:
-        raise RuntimeError(f"{ENVIRONMENT_VARIABLE} is mkl, but {reason}")
-    return "scipy" if reason else "mkl"
+    reason = unavailable_reason()
+    if reason:
+        raise BackendUnavailableError("numba-cpu", reason)
+    return "scipy" if _why_no_mkl() else "mkl"
+
+
+def unavailable_reason() -> str | None:
+    """Why the library that FUSEDMLP_BLAS names cannot be used, or None.
+
+    Raises
+    ------
+    ValueError
+        FUSEDMLP_BLAS names none.
+    """
+    reason = _why_no_mkl() if _wanted() == "mkl" else None
+    return f"{ENVIRONMENT_VARIABLE} is mkl, but {reason}" if reason else None
+
+
+def _wanted() -> str:
+    """What FUSEDMLP_BLAS says, "" where it is not set."""
+    wanted = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+    return check_choice(ENVIRONMENT_VARIABLE, wanted, ("mkl", "scipy")) if wanted else ""
 
 
 @cache

@@ -91,7 +91,6 @@ class NetworkRecord(NamedTuple):
 class RunRecord(NamedTuple):
     """Work to share: batches to sum, perhaps to step after, or samples to predict. Unnamed ints are addresses."""
 
-    network: int
     state: int
     """What is to be done next, and, each on a cache line of its own, what follows; see `passes.work`."""
     done: int
@@ -100,6 +99,15 @@ class RunRecord(NamedTuple):
     """Not 0: the run is to end, see `passes.STOP_EARLY` and `passes.STOP_AT_ONCE`."""
     steps: int
     """How many batches had their step."""
+    slot_sums: int
+    """Loss and weight of each slot."""
+    sums: int
+    """float64: Σ w j, Σ w, count and Σ‖W‖² of a batch, the L2 term's factor, then ‖gradient‖² of each piece."""
+    pieces: int
+    """Of the vector of parameters, for the workers to take after each batch."""
+    piece: int
+    """Parameters of a piece, a multiple of `passes.CHUNK`."""
+    network: int
     flat: int
     X: int
     x_row: int
@@ -129,18 +137,10 @@ class RunRecord(NamedTuple):
     """Of the last batch, which may be smaller."""
     slots: int = 0
     """Gradients of the slots, one after the other."""
-    slot_sums: int = 0
-    """Loss and weight of each slot."""
-    sums: int = 0
-    """float64: Σ w j, Σ w, count and Σ‖W‖² of a batch, the L2 term's factor, then ‖gradient‖² of each piece."""
     losses: int = 0
     """J of each batch."""
     result: int = 0
     """The gradient of the last batch; 0 if none is wanted."""
-    pieces: int = 0
-    """Of the vector of parameters, for the workers to take after each batch."""
-    piece: int = 0
-    """Parameters of a piece, a multiple of `passes.CHUNK`."""
     kind: int = 0
     """Of step: a code of `optimizers.RULES`, 0 for none."""
     rates: int = 0
@@ -225,23 +225,35 @@ def write(record: NamedTuple, block: AlignedArray, offset: int = 0) -> None:
     _format(type(record)).pack_into(block.numbers.data, offset, *record)
 
 
-class Writer:
-    """Puts records of a kind into memory from a few fields, the others being given once: a microsecond, not ten.
+class Run:
+    """A `RunRecord` in memory, and what is written of it for a run: two microseconds count in a small one.
 
     Parameters
     ----------
-    record : NamedTuple
-        With the fields that stay.
-    block : AlignedArray
+    state, done, stop, steps, slot_sums, sums, pieces, piece : int
+        The fields that stay the same.
     """
 
-    def __init__(self, record: NamedTuple, block: AlignedArray) -> None:
-        self._fields = record._asdict()
-        self._pack = partial(_format(type(record)).pack_into, block.numbers.data, 0)
+    def __init__(self, **fields: int) -> None:
+        self._fields = RunRecord(**dict.fromkeys(_ALWAYS, 0) | fields)._asdict()
+        self._block = AlignedArray(size_of(RunRecord) // 8, "int64")
+        self.address = self._block.address
+        self._pack_all = partial(_format(RunRecord).pack_into, self._block.numbers.data, 0)
+        first = RunRecord._fields.index(_ALWAYS[0])
+        self._pack = partial(struct.Struct(f"{len(_ALWAYS)}q").pack_into, self._block.numbers.data, 8 * first)
+        self._pack_all(*self._fields.values())
+        self._more = False
 
-    def write(self, **fields: Any) -> None:
-        """Write the record with these fields; no others than the record's."""
-        self._pack(*(self._fields | fields).values())
+    def write(self, always: tuple[int, ...], fields: dict[str, Any]) -> None:
+        """The fields from `network` to `result`, and others that are not to have their defaults."""
+        if fields or self._more:
+            self._pack_all(*(self._fields | dict(zip(_ALWAYS, always, strict=True)) | fields).values())
+            self._more = bool(fields)
+        else:
+            self._pack(*always)
+
+
+_ALWAYS = RunRecord._fields[RunRecord._fields.index("network") : RunRecord._fields.index("result") + 1]
 
 
 def _reader(kind: type) -> Any:

@@ -5,11 +5,13 @@ Numba's own threading layers are not used: one aborts when two Python threads en
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from fusedmlp.checks import check_count
@@ -22,8 +24,53 @@ _count: int | None = None
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may run on: its affinity, and no more than its cgroups allow it, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """How many CPUs the control groups of this process allow it (a container's limit), or None for no limit.
+
+    Parameters
+    ----------
+    root : Path
+        Of the file system that has ``proc/self/cgroup`` and ``sys/fs/cgroup``.
+    """
+    mounted = root / "sys" / "fs" / "cgroup"
+    quotas = []
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        top = mounted / controllers if (mounted / controllers).is_dir() else mounted / "cpu"
+        group = (top if controllers else mounted) / path.strip("/")
+        for folder in (group, *group.parents):
+            if folder == mounted.parent:
+                break
+            quotas.append(_quota(folder))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    """The limit of one control group, in version 2's file or version 1's."""
+    words = _text(folder / "cpu.max").split() or [
+        _text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    ]
+    try:
+        quota, period = (int(word) for word in words[:2])
+    except ValueError:  # "max", or no such file
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def thread_count() -> int:

@@ -28,10 +28,10 @@ from fusedmlp.backends.numba_cpu import (
     passes,
     threads,
 )
-from fusedmlp.backends.numba_cpu.buffers import AddressCache, AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.buffers import AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.epochs import Epoch
 from fusedmlp.backends.numba_cpu.interruption import POLL_NS, STOP_EARLY, GuardedCallback
-from fusedmlp.backends.numba_cpu.records import RunRecord, Writer, size_of
+from fusedmlp.backends.numba_cpu.records import Run
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.options import PLAIN, EpochOptions
@@ -55,8 +55,6 @@ _MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
 _MOST_PIECES = 16
 # Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
 _FEW_PARTS, _SMALLEST_PART = 8, 64
-# Arrays whose addresses are kept: parameters, gradient, X and Y, of two sets.
-_ARRAYS = 8
 # What workers write to for each other: apart, so that one does not take the other's cache line.
 _STATE, _DONE, _STOP, _STEPS, _STATE_SIZE = 0, 16, 32, 48, 64
 
@@ -96,14 +94,18 @@ class TiledEngine(Engine):
         self._sums = AlignedArray(passes.NORMS // 8 + _MOST_PIECES, "float64")
         self._losses = AlignedArray(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
-        self._addresses = AddressCache(_ARRAYS)
         chunks = -(-self._n_parameters // passes.CHUNK)
         self._piece = -(-chunks // _MOST_PIECES) * passes.CHUNK
         self._state = AlignedArray(_STATE_SIZE, "int64")
-        self._run = AlignedArray(size_of(RunRecord) // 8, "int64")
-        self._writer: Writer | None = None
         self._stop = self._state.numbers[_STOP : _STOP + 1]
         self._for_phases = self._gradient, self._sums.numbers[:3], self._stop
+        self._run = Run(
+            **{name: self._state.address + 8 * at for name, at in _PLACES.items()},
+            slot_sums=self._slot_sums.address,
+            sums=self._sums.address,
+            pieces=-(-self._n_parameters // self._piece),
+            piece=self._piece,
+        )
         self._plain = Workspaces(a, self._gemm.address, self._sample_ns, dropout=False)
         self._masked: Workspaces | None = None
         self._work = 0
@@ -119,7 +121,7 @@ class TiledEngine(Engine):
         if tiles < _FEW_PARTS:
             parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
         part = -(-m // (parts * step)) * step
-        self._share(-(-m // part), m * sample_ns, parameters.flat, X, None, out=address_of(out), part=part)
+        self._share(-(-m // part), m * sample_ns, parameters.flat, X, None, (address_of(out), part, *_NO_BATCHES))
         return out
 
     def loss(
@@ -132,7 +134,7 @@ class TiledEngine(Engine):
         order: np.ndarray | None = None,
     ) -> float:
         m = X.shape[1] if order is None else len(order)
-        return float(self._batches(parameters, X, Y, sample_weight, order, m, alpha=float(alpha))[0])
+        return float(self._batches(parameters, X, Y, sample_weight, order, m, alpha=alpha)[0])
 
     def loss_and_gradients(
         self,
@@ -144,7 +146,7 @@ class TiledEngine(Engine):
         alpha: float = 0.0,
     ) -> float:
         m, result = X.shape[1], gradients.flat
-        return float(self._batches(parameters, X, Y, sample_weight, None, m, result, alpha=float(alpha))[0])
+        return float(self._batches(parameters, X, Y, sample_weight, None, m, result, alpha=alpha)[0])
 
     def train_epoch(
         self,
@@ -163,9 +165,7 @@ class TiledEngine(Engine):
         if self.covers(self.architecture, optimizer_state.optimizer):
             epoch = Epoch(options, optimizer_state, len(starts), *self._for_phases)
             try:
-                losses = self._batches(
-                    parameters, X, Y, sample_weight, order, batch_size, self._gradient, epoch, **epoch.fields
-                )
+                losses = self._batches(parameters, X, Y, sample_weight, order, batch_size, self._gradient, epoch)
             finally:
                 optimizer_state.t += int(self._state.numbers[_STEPS])
         else:
@@ -192,9 +192,7 @@ class TiledEngine(Engine):
             samples = order[start : start + batch_size]
             epoch = Epoch(options, optimizer_state, 1, *self._for_phases, steps=False)
             losses.append(
-                self._batches(
-                    parameters, X, Y, sample_weight, samples, len(samples), self._gradient, epoch, **epoch.fields
-                )[0]
+                self._batches(parameters, X, Y, sample_weight, samples, len(samples), self._gradient, epoch)[0]
             )
             optimizer_state.step(np, parameters.flat, self._gradient)
             if options.poll is not None and time.monotonic_ns() - polled > POLL_NS:
@@ -214,7 +212,7 @@ class TiledEngine(Engine):
         batch_size: int,
         result: np.ndarray | None = None,
         epoch: Epoch | None = None,
-        **fields: Any,
+        alpha: float = 0.0,
     ) -> np.ndarray:
         """The loss of every batch; the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
@@ -224,27 +222,21 @@ class TiledEngine(Engine):
         y_row, y_sample = Y.strides
         slot_gradients = result_address = 0
         if result is not None:
-            result_address = self._addresses.of(result)
+            result_address = address_of(result)
             slot_gradients = self._slots.with_room(slots * self._n_parameters).address
+        last_slots = slots if batches == 1 else self._slots_of(samples - (batches - 1) * batch_size)
         self._share(
             slots,
             samples * self._sample_ns,
             parameters.flat,
             X,
             order,
+            (
+                *(0, 0, address_of(Y), y_row, y_sample, 0 if weights is None else address_of(weights)),
+                *(batch_size, batches, slots, last_slots, slot_gradients, losses.address, result_address),
+            ),
             epoch,
-            Y=self._addresses.of(Y),
-            y_row=y_row,
-            y_sample=y_sample,
-            weights=0 if weights is None else address_of(weights),
-            batch_size=batch_size,
-            batches=batches,
-            batch_slots=slots,
-            last_slots=slots if batches == 1 else self._slots_of(samples - (batches - 1) * batch_size),
-            slots=slot_gradients,
-            losses=losses.address,
-            result=result_address,
-            **fields,
+            epoch.fields if epoch is not None else {"alpha": float(alpha)} if alpha else {},
         )
         return losses.numbers[:batches]
 
@@ -255,34 +247,29 @@ class TiledEngine(Engine):
         flat: np.ndarray,
         X: np.ndarray,
         order: np.ndarray | None,
+        batches: tuple[int, ...],
         epoch: Epoch | None = None,
-        **fields: Any,
+        fields: dict[str, Any] | None = None,
     ) -> None:
-        """A run of so many tasks, on as many workers as it is worth."""
+        """A run of so many tasks, on as many workers as it is worth.
+
+        `batches` are the fields of a `RunRecord` from `out` to `result`, `fields` those after them.
+        """
+        fields = fields or {}
         if order is not None:
             order = np.ascontiguousarray(order, np.int64)
         workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
-        masked = epoch is not None and epoch.masked
-        workspaces = self._workspaces(masked)
+        workspaces = self._workspaces(epoch is not None and epoch.masked)
         callback = None
         if nanoseconds > _WORTH_POLLING_NS:
             callback = GuardedCallback((epoch and epoch.poll) or _nothing, self._stop, STOP_EARLY)
-            fields |= {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
-        x_row, x_sample = X.strides
+            fields = fields | {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
+        x_access = self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs)
+        convert = 0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name)
+        samples, order_address = (X.shape[1], 0) if order is None else (len(order), address_of(order))
+        X_fields = (address_of(X), *X.strides, x_access, convert, samples, order_address)
         self._state.numbers.fill(0)
-        assert self._writer is not None
-        self._writer.write(
-            network=workspaces.network,
-            flat=self._addresses.of(flat),
-            X=self._addresses.of(X),
-            x_row=x_row,
-            x_sample=x_sample,
-            x_access=self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs),
-            convert=0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name),
-            samples=X.shape[1] if order is None else len(order),
-            order=0 if order is None else address_of(order),
-            **fields,
-        )
+        self._run.write((workspaces.network, address_of(flat), *X_fields, *batches), fields)
         with self._blas:
             crew.crew().share(self._work, self._run.address, workspaces.workers(workers), workers, nanoseconds)
         for source in (callback, epoch):
@@ -320,16 +307,6 @@ class TiledEngine(Engine):
             with self._announced():
                 self._work = workspaces.compile()
                 crew.crew()
-        if self._writer is None:
-            state = {name: self._state.address + 8 * at for name, at in _PLACES.items()}
-            record = RunRecord(
-                **dict.fromkeys(RunRecord._fields[: RunRecord._fields.index("order")], 0) | state,
-                slot_sums=self._slot_sums.address,
-                sums=self._sums.address,
-                pieces=-(-self._n_parameters // self._piece),
-                piece=self._piece,
-            )
-            self._writer = Writer(record, self._run)
         return workspaces
 
     @contextmanager
@@ -346,6 +323,10 @@ class TiledEngine(Engine):
 
 
 _PLACES = {"state": _STATE, "done": _DONE, "stop": _STOP, "steps": _STEPS}
+
+
+_NO_BATCHES = (*[0] * 5, 1, *[0] * 5)
+"""The fields of a `RunRecord` from `Y` to `result`, to predict."""
 
 
 def _nothing() -> None:

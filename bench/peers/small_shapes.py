@@ -1,4 +1,4 @@
-"""Every kind of pass on small odd shapes: what compute-sanitizer is run over. ``python -m bench.gpu.small_shapes``.
+"""Every kind of pass on small odd shapes, for compute-sanitizer: ``python -m bench.peers.small_shapes``.
 
 Results are compared with float64 by numpy. On a GPU each array has an allocation of its own, so that an access beyond
 its end is seen.
@@ -84,8 +84,10 @@ def _compare(got: np.ndarray, expected: np.ndarray, tolerance: float, what: str)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--backend", "name", default="cupy", help="Of the package.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=3600.0, help="No new shape after this.")
+@click.option("--backend", "name", default="cupy", help="Backend of the package.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=3600.0, help="No new shape is begun after this time."
+)
 def main(name: str, seconds: float) -> None:
     """Run every kind of pass on small odd shapes."""
     start, done, wanted = time.monotonic(), 0, list(shapes())

@@ -1,4 +1,4 @@
-"""What the device can do, measured; the least time of a case from that; and the primitives against the bandwidth."""
+"""Measured rates of a GPU, the least time of a case by these rates, and the primitives against the bandwidth."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from bench.gpu.cases import GpuCase
-from bench.gpu.device import Device
-from bench.gpu.exact import to_host
+from bench.exact import doubles, oracle, to_host
 from bench.measure import WrongResultError
+from bench.peers.cases import Case
+from bench.peers.device import Device
 from fusedmlp import get_backend
 
 COPY_BYTES = {"cuda": 2 * 2**30, "cpu": 2**20}
-"""Of the array that is copied."""
+"""Size of the array that is copied. The sizes for a CPU are those of a test."""
 PRODUCT_SIZE = {"cuda": 8192, "cpu": 64}
-"""Of the square matrices."""
+"""Rows and columns of the matrices that are multiplied."""
 PRIMITIVE_SHAPE = {"cuda": (1024, 2**18), "cpu": (16, 64)}
 """(n2, m): arrays of 1 GiB on a GPU, many times its cache."""
 ROUNDS = 5
 TARGET_SHARE = 0.9
-"""Of the copy's bandwidth, which sigmoid and fused_backward are meant to reach."""
+"""The part of the copy's bandwidth that sigmoid and fused_backward should reach."""
 PRIMITIVE_TOLERANCE = 1e-5
 
 
 def measure(device: Device) -> dict[str, float]:
-    """bytes_per_second of a device-to-device copy, read and written; flops_per_second of a large float32 product,
-    strict and, where the array module can be told to, with TF32."""
+    """The rates of a copy on the device and of large float32 products.
+
+    Returns
+    -------
+    dict
+        bytes_per_second, read and written; strict_flops_per_second; tf32_flops_per_second where the device has TF32.
+    """
     xp = device.xp
     source = xp.ones(COPY_BYTES[device.kind] // 4, np.float32)
     target = xp.empty_like(source)
@@ -59,9 +64,8 @@ def primitives(device: Device, bytes_per_second: float) -> dict[str, dict[str, A
     Z, W, dZ = row[None] * column[:, None], column[:, None], row[None] / np.float32(10)
     A, out = xp.empty_like(Z), xp.empty_like(Z)
     samples = xp.asarray(np.r_[0:m:997, m - 1])
-    z = to_host(Z[:, samples]).astype(np.float64)
-    a = 1 / (1 + np.exp(-z))
-    error = to_host(W).astype(np.float64) * to_host(dZ[:, samples]) * a * (1 - a)
+    a = oracle.ACTIVATIONS["sigmoid"][0](doubles(to_host(Z[:, samples])))
+    error = doubles(to_host(W)) * to_host(dZ[:, samples]) * a * (1 - a)
     works = {
         "sigmoid": (lambda: backend.sigmoid(Z, out=A), A, a, Z.nbytes + A.nbytes),
         "fused_backward": (lambda: backend.fused_backward(W, dZ, A, out=out), out, error, A.nbytes + out.nbytes),
@@ -84,12 +88,12 @@ def primitives(device: Device, bytes_per_second: float) -> dict[str, dict[str, A
     return found
 
 
-def least_seconds(case: GpuCase, rates: dict[str, float], path: str) -> float | None:
+def least_seconds(case: Case, rates: dict[str, float], path: str) -> float | None:
     """The least time of a step: its bytes at the measured bandwidth, or its products at the measured rate.
 
     Parameters
     ----------
-    case : GpuCase
+    case : Case
     rates : dict
         Of `measure`.
     path : {"middle", "narrow"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -11,44 +10,38 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from bench.peers.worker import without_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = (
-    "tests/cuda/test_on_gpu.py",
-    "tests/conformance",
-    "tests/test_network.py",
-    "tests/test_checkpoint.py",
-    "tests/test_predictor.py",
-)
+TESTS = ("tests/cuda/test_on_gpu.py", "tests/conformance", "tests/test_network.py", "tests/files", "tests/data")
 SELECTED = "cupy or test_on_gpu"
-"""pytest's -k: the backend's parameter, and what only a GPU can show."""
+"""pytest's -k: the backend's parameter, and the tests that need a GPU."""
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 COUNTED = TOOLS[:3]
-"""Those whose errors are the package's: initcheck also sees what libraries leave unwritten in their workspaces."""
+"""Errors of these tools are the package's. initcheck also reports libraries that read unwritten workspaces."""
 TAIL_LINES = 15
 MOST_FAILURES = 40
-"""Names of failed tests that are kept."""
+"""The most names of failed tests that are kept."""
 ALONE = "no tool"
-"""small_shapes.py on its own: whether its numbers are right."""
+"""The name of the run of small_shapes.py without compute-sanitizer, which checks its numbers."""
 START_SECONDS = 25.0
-"""Of a sanitizer's time, for what is not the work on shapes: imports, the context, the compiler."""
+"""Time of a sanitizer's run that is left for imports, the context and the compiler."""
 
 
 def tests_command(record: Path) -> list[str]:
-    """What runs the tests on the device."""
+    """The command that runs the tests on the device."""
     command = [sys.executable, "-m", "pytest", *TESTS, "-k", SELECTED, "-m", "not slow", "-q", "--tb=short"]
     if importlib.util.find_spec("pytest_benchmark") is None:  # which pyproject.toml has settings for
         command += ["-o", "addopts=", "-o", "filterwarnings="]
     # The packages of a GPU machine may be newer than those that the suite was written with.
     command += ["-W", "default::DeprecationWarning"]
-    return [*command, "-p", "no:cacheprovider", "-p", "bench.gpu.pytest_record", f"--record-to={record}"]
+    return [*command, "-p", "no:cacheprovider", f"--junitxml={record}"]
 
 
 def run_tests(command: list[str], record: Path, log: Path, seconds: float) -> dict[str, Any]:
@@ -59,11 +52,11 @@ def run_tests(command: list[str], record: Path, log: Path, seconds: float) -> di
     command : list of str
         Of `tests_command`.
     record : Path
-        Where the plug-in writes a line per test.
+        The XML file that pytest writes at its end.
     log : Path
-        Where the output goes.
+        Takes the output.
     seconds : float
-        After which they are stopped.
+        The tests are stopped after this time.
 
     Returns
     -------
@@ -73,23 +66,24 @@ def run_tests(command: list[str], record: Path, log: Path, seconds: float) -> di
     record.unlink(missing_ok=True)
     start = time.monotonic()
     code = run_limited(command, log, seconds, {"FUSEDMLP_REQUIRE_BACKENDS": "cupy"})
-    lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-    tests = [json.loads(line) for line in lines if line.endswith("}")]
-    counts = Counter(test["outcome"] for test in tests)
+    tests = ElementTree.parse(record).getroot().iter("testcase") if record.exists() else []
+    outcomes = [(f"{test.get('classname')}::{test.get('name')}", {part.tag for part in test}) for test in tests]
+    failures = [name for name, tags in outcomes if tags & {"failure", "error"}]
+    skipped = sum("skipped" in tags for _, tags in outcomes)
     status = {0: "passed", None: "not finished"}.get(code, "failed")  # no tests at all is a failure too
-    if counts["failed"]:
-        status = "failed"
     return {
         "status": status,
-        **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
-        "failures": [test["test"] for test in tests if test["outcome"] == "failed"][:MOST_FAILURES],
+        "passed": len(outcomes) - len(failures) - skipped,
+        "failed": len(failures),
+        "skipped": skipped,
+        "failures": failures[:MOST_FAILURES],
         "seconds": time.monotonic() - start,
         "tail": [] if status == "passed" else tail(log),
     }
 
 
 def sanitizer(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Where compute-sanitizer is, if anywhere."""
+    """The path of compute-sanitizer; None where there is none."""
     folders = [environment.get("PATH", ""), "/usr/local/cuda/bin"]
     folders += [f"{environment[name]}/bin" for name in ("CUDA_HOME", "CUDA_PATH") if environment.get(name)]
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
@@ -105,7 +99,13 @@ def run_shapes(log: Path, seconds: float, program: str | None = None, tool: str 
         counts (whether that is a mistake of the package), covered (how many shapes), seconds, tail.
     """
     start = time.monotonic()
-    command = [sys.executable, "-m", "bench.gpu.small_shapes", "--seconds", f"{max(1.0, seconds - START_SECONDS):.0f}"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.peers.small_shapes",
+        "--seconds",
+        f"{max(1.0, seconds - START_SECONDS):.0f}",
+    ]
     if program is not None:
         command = [program, "--tool", tool, "--print-limit", "20", *command]
     code = run_limited(command, log, seconds, {})
@@ -129,13 +129,13 @@ def run_shapes(log: Path, seconds: float, program: str | None = None, tool: str 
 
 
 def error_count(text: str) -> int | None:
-    """The errors that compute-sanitizer's summary names; for racecheck its hazards. None where there is no summary."""
+    """The number of errors, or of hazards, in compute-sanitizer's summary; None where there is no summary."""
     found = re.findall(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)", text)
     return None if not found else max(int(a or b) for a, b in found)
 
 
 def verify(folder: Path, seconds: float, tests: bool, sanitizers: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything at once: the processes compile and compare on the host most of the time, and nothing is timed.
+    """Run the tests and compute-sanitizer, all at once: most of their work is on the host, and nothing is timed.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def verify(folder: Path, seconds: float, tests: bool, sanitizers: bool, say: Cal
     seconds : float
         For all of it.
     tests, sanitizers : bool
-        What to run.
+        Whether to run them.
     say : callable
         Takes a line of progress.
 
@@ -158,7 +158,7 @@ def verify(folder: Path, seconds: float, tests: bool, sanitizers: bool, say: Cal
     missing = "left out" if not sanitizers else "not installed" if program is None else ""
     found: dict[str, Any] = {"tests": {"status": "left out"}, "sanitizer": {}}
     with ThreadPoolExecutor(2 + len(TOOLS)) as pool:
-        record, log = folder / "tests.jsonl", folder / "tests.log"
+        record, log = folder / "tests.xml", folder / "tests.log"
         running = pool.submit(run_tests, tests_command(record), record, log, seconds) if tests else None
         under = (
             {tool: pool.submit(run_shapes, folder / f"{tool}.log", seconds, program, tool) for tool in TOOLS}
