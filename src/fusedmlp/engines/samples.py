@@ -212,13 +212,14 @@ def _check_sample_weight(
         raise ValueError(f"{name}: expected shape (m={m},), a number per sample of X; got {weight.shape}")
     weight = _finite(weight.reshape(1, m), architecture, backend, name, on_host)
     smallest = min(float(block.min()) for _, block in _blocks(weight))
-    total = float(weight.sum(dtype=np.float64))
+    with np.errstate(over="ignore"):  # reported below
+        total = float(weight.sum(dtype=np.float64))
     if smallest < 0:
         raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
     if total == 0:
         raise ValueError(f"{name}: expected at least one weight > 0; all are 0")
     limits = np.finfo(architecture.dtype)
-    if not limits.tiny <= total / m <= total <= limits.max:
+    if not float(limits.tiny) <= total / m <= total <= float(limits.max):
         raise ValueError(
             f"{name}: expected weights whose sum and mean are between {limits.tiny:.2g} and {limits.max:.2g}, the "
             f"normal numbers of {architecture.dtype}; the sum is {total:.3g}. Multiply all weights by a constant"
