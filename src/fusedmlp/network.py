@@ -321,7 +321,17 @@ class Network(PlacedNetwork):
     # Files -----------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to a safetensors file, atomically: an interrupted call leaves an older file whole."""
+        """Write the network to a safetensors file, atomically: an interrupted call leaves an older file unchanged.
+
+        A killed process can leave a temporary file in the folder; the next save of the same name removes it.
+
+        Raises
+        ------
+        ValueError
+            A weight is NaN or infinite, or `path` is a folder, a device or a fifo.
+        OSError
+            The system refuses; an older file is unchanged.
+        """
         save_model(path, ModelFile(self._numpy_parameters()))
 
     @classmethod
@@ -333,7 +343,12 @@ class Network(PlacedNetwork):
         Raises
         ------
         ModelFileError
-            The file is missing, truncated, or not a model file. It is a ValueError.
+            The file is missing, damaged, or not a model file. It is a ValueError.
+
+        Warns
+        -----
+        UserWarning
+            The file was written by version 0.1.0 and has no checksum.
         """
         return cls.from_parameters(load_model(path).parameters, backend=backend, precision=precision)
 
