@@ -101,7 +101,7 @@ class Network(PlacedNetwork):
     # The mathematics -------------------------------------------------------------------------------------------------
 
     def forward(self, X: Any) -> Array:
-        """A_L, the output of the network.
+        """A_{L-1}, the output of the network.
 
         Parameters
         ----------
@@ -112,10 +112,10 @@ class Network(PlacedNetwork):
         array of shape (nL, m), of the network's dtype, of the kind that X is
         """
         inputs = as_inputs(X, self.architecture, self.backend)
-        A_L = self.engine.forward(self.parameters, inputs)
+        outputs = self.engine.forward(self.parameters, inputs)
         if not isinstance(inputs, HostMatrix):
-            self._check_result(A_L)
-        return self._like(X, A_L)
+            self._check_result(outputs)
+        return self._like(X, outputs)
 
     def loss(self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
         """J, as `loss_and_gradients` gives it, from a forward pass alone."""
@@ -173,8 +173,8 @@ class Network(PlacedNetwork):
         Returns
         -------
         dict
-            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_L, dW_L, db_L, ..., dZ1, dW1, db1. Z_l, A_l and
-            dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not
+            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_{L-1}, dW_{L-1}, db_{L-1}, ..., dZ1, dW1, db1.
+            Z_l, A_l and dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not
             divided by m. Arrays are of the kind that X is.
         """
         if rows:

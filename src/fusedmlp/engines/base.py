@@ -46,7 +46,7 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, parameters: Parameters, X: Array) -> Array:
-        """A_L, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""
+        """A_{L-1}, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""
 
     @abstractmethod
     def loss(
