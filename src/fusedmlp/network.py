@@ -174,8 +174,8 @@ class Network(PlacedNetwork):
         -------
         dict
             In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_{L-1}, dW_{L-1}, db_{L-1}, ..., dZ1, dW1, db1.
-            Z_l, A_l and dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not
-            divided by m. Arrays are of the kind that X is.
+            Z_l, A_l and dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each
+            sample, not divided by m. Arrays are of the kind that X is.
         """
         if rows:
             X, Y = _transposed(X), _transposed(Y)
