@@ -47,13 +47,13 @@ class Network(PlacedNetwork):
         False leaves every b out.
     dtype : {"float32", "float64"}
     backend : str or Backend, optional
-        As in `fusedmlp.get_backend`; None: what `use_backend` or FUSEDMLP_BACKEND say, else "numba-cpu".
+        As in `fusedmlp.get_backend`. None: the choice of `use_backend`, else of FUSEDMLP_BACKEND, else "numba-cpu".
     random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
-        Where the initial weights and the shuffling come from.
+        The source of the initial weights, and of shuffling.
     precision : {"strict", "tf32"}, optional
         "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa, and beside them
-        activations to six digits: several times as fast on a GPU that has them. It is a permission: other backends, and
-        float64 networks, compute as ever. None: the environment variable FUSEDMLP_PRECISION, else "strict".
+        activations to six digits: several times as fast on a GPU that has them. Other backends, and
+        float64 networks, ignore it. None: the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Network(PlacedNetwork):
     history : History or None
         The record of the last training.
     precision : str
-        What is allowed; ``backend.precision`` is what float32 products run at.
+        The precision that is allowed; ``backend.precision`` is the one that float32 products have.
     parameters : Parameters
         ``parameters.flat`` is the vector that `weights` and `biases` are views of; an array of the backend.
 

@@ -1,7 +1,7 @@
 """Engine: the interface of whole passes through a network.
 
 Engines take validated arrays of their backend's own kind, with a column as a sample: X (n1, m), Y (nL, m),
-sample_weight (1, m) or None; or, where the backend says of them that they do not fit, a `HostMatrix` each.
+sample_weight (1, m) or None. Samples that stay in host memory are a `HostMatrix` each.
 `fusedmlp.model.reference.trace` is the mathematics that every engine computes.
 """
 

@@ -22,7 +22,9 @@ from fusedmlp.model.parameters import Gradients, Parameters
 
 
 class ComposedEngine(Batching, Engine):
-    """Every pass from a backend's primitives, for every activation, loss and depth: complete, and the yardstick.
+    """Every pass from a backend's primitives, for every activation, loss and depth.
+
+    It is complete, and the reference that fused engines are tested against.
 
     Samples pass in chunks, so that memory stays within ``backend.workspace_bytes`` whatever m is: a chunk's
     activations A_1 ... A_{L-1} and errors dZ_l are stored, the gradients are summed over the chunks.

@@ -38,7 +38,7 @@ class Loss:
     dZ : callable ``(xp, A, Y) -> (n_L, m)``
         ∂jᵢ/∂z in terms of the output A_{L-1}.
     targets : str
-        What Y may hold, in words, for error messages.
+        The allowed values of Y in words, for error messages.
     valid_targets : callable ``(xp, Y) -> (n_L, m) or (1, m) bool``
         Where Y is allowed; nowhere where it is not finite.
     """
@@ -93,7 +93,7 @@ def _sum_squared_error(xp: Any, Z: Array, Y: Array) -> Array:
 
 
 def _output_error(xp: Any, A: Array, Y: Array) -> Array:
-    """dZ_{L-1} = A_{L-1} - Y: what every canonical pair of loss and output activation comes to."""
+    """dZ_{L-1} = A_{L-1} - Y, as for every canonical pair of loss and output activation."""
     return A - Y
 
 
