@@ -35,9 +35,18 @@ def _sech_squared(z):
     return 1 / np.cosh(np.clip(z, -300, 300)) ** 2
 
 
+def _normal_cdf(z):
+    """Φ(z). scipy's ndtr is off by z² roundings far below 0: there z² is taken in two parts, one of them exact."""
+    z = np.clip(z, -40.0, 40.0)
+    part = z.astype(np.float32).astype(np.float64)
+    exponential = np.exp(-0.5 * part * part) * np.exp(-0.5 * (z - part) * (z + part))
+    tail = 0.5 * _special(z).erfcx(np.abs(z) / np.sqrt(2)) * exponential
+    return np.where(z > 0, 1 - tail, tail)
+
+
 def _gelu_slope(z):
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    return _special(z).ndtr(z) + z * density
+    return _normal_cdf(z) + z * density
 
 
 def _mish_slope(z):
@@ -62,7 +71,7 @@ ACTIVATIONS = {
         lambda z: SELU_SCALE * np.where(z > 0, 1.0, SELU_ALPHA * _exp_of_negative(z)),
     ),
     "softplus": (_softplus, _expit),
-    "gelu": (lambda z: z * _special(z).ndtr(z), _gelu_slope),
+    "gelu": (lambda z: z * _normal_cdf(z), _gelu_slope),
     "silu": (lambda z: z * _expit(z), lambda z: _expit(z) * (1 + z * _expit(-z))),
     "mish": (lambda z: z * np.tanh(_softplus(z)), _mish_slope),
 }

@@ -24,9 +24,9 @@ _log = logging.getLogger("fusedmlp")
 class CapturedEngine(CapturablePasses):
     """A fused engine on the GPU.
 
-    Epochs run as captured steps where samples are on the device, the order visits all of them and the optimizer has a
-    kernel. A gradient phase runs on the host between the fused passes and the update, step by step. Dropout has no
-    kernels: epochs with dropout run on a composed engine.
+    Epochs run as captured steps where samples are on the device and the optimizer has a kernel. A gradient phase runs
+    on the host between the fused passes and the update, step by step. Dropout has no kernels: epochs with dropout run
+    on a composed engine.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class CapturedEngine(CapturablePasses):
         if options.dropout is not None:
             return self._composed_engine().train_epoch(*arguments)
         steps = None
-        visits_all = order is None or len(order) == X.shape[1]
-        on_device = visits_all and not isinstance(X, HostMatrix) and options.gradient_phase is None
-        if on_device and self.covers(self.architecture, optimizer_state.optimizer):
+        capturable = not isinstance(X, HostMatrix) and options.gradient_phase is None
+        if capturable and self.covers(self.architecture, optimizer_state.optimizer):
             numbers = options.alpha, options.mean_weight, options.clip_norm
-            size = min(batch_size, X.shape[1])
-            epochs = Epochs(parameters, (X, Y, sample_weight), order is not None, size, *numbers)
+            ordered = None if order is None else len(order)
+            size = min(batch_size, X.shape[1] if ordered is None else ordered)
+            epochs = Epochs(parameters, (X, Y, sample_weight), ordered, size, *numbers)
             steps = self._steps_of(optimizer_state, epochs)
         if steps is None:
             return super().train_epoch(*arguments)

@@ -65,10 +65,10 @@ class Epochs(NamedTuple):
     parameters : Parameters
     samples : tuple of array of shape (n_in, m), (n_out, m), (1, m) or None
         X, Y and the weights, on the device.
-    shuffled : bool
-        Whether epochs have an order.
+    ordered : int, optional
+        The number of samples in the order of every epoch; None: no order, an epoch visits all samples as they lie.
     batch_size : int
-        At most m, and at most a chunk of the engine.
+        At most the samples of an epoch, and at most a chunk of the engine.
     alpha : float
     mean_weight, clip_norm : float, optional
         As in `EpochOptions`.
@@ -76,7 +76,7 @@ class Epochs(NamedTuple):
 
     parameters: Parameters
     samples: tuple[Array, Array, Array | None]
-    shuffled: bool
+    ordered: int | None
     batch_size: int
     alpha: float
     mean_weight: float | None
@@ -105,10 +105,10 @@ class CapturedSteps:
         self._engine, self.epochs = engine, epochs
         cupy, architecture = engine.backend.xp, engine.architecture
         X, _, weights = epochs.samples
-        self._m = X.shape[1]
+        self._m = X.shape[1] if epochs.ordered is None else epochs.ordered
         in_place = X.flags.c_contiguous or X.flags.f_contiguous
-        self._gathers = epochs.shuffled or epochs.batch_size < self._m or not in_place
-        self._order = cupy.empty((self._m,), "int64") if epochs.shuffled else None
+        self._gathers = epochs.ordered is not None or epochs.batch_size < self._m or not in_place
+        self._order = None if epochs.ordered is None else cupy.empty((self._m,), "int64")
         self._batch: list[Array | None] = [None, None, None]
         if self._gathers:
             widths = (architecture.n_inputs, architecture.n_outputs, *([] if weights is None else [1]))
@@ -138,7 +138,7 @@ class CapturedSteps:
         state : OptimizerState
             The same one every time, of an optimizer that has a kernel. If an exception ends the epoch, its step count
             is that of the steps that were taken.
-        order : array of int of shape (m,), optional
+        order : array of int of shape (ordered,), optional
         poll : callable, optional
             Called about every 0.05 s, when all launched steps are done.
         """
@@ -155,6 +155,7 @@ class CapturedSteps:
                     self._run(state, rest, 1)
         finally:
             state.t = first + self._taken
+            self._pace.begin(None)  # `poll` may lead to the state, which these steps must not keep alive
         return self._mini_batch.loss
 
     def _put_order(self, order: Any) -> None:
