@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from fusedmlp import ModelFileError
 from fusedmlp.files import tensor_files
-from fusedmlp.files.tensor_files import DTYPES, MOST_BRACKETS, read_tensors, write_tensors
+from fusedmlp.files.tensor_files import MOST_BRACKETS, read_tensors, write_tensors
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -26,7 +26,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 ARRAYS = hnp.arrays(
-    st.sampled_from([*DTYPES.values(), np.dtype(">f8"), np.dtype(">i2")]),
+    st.sampled_from(["<f8", "<f4", "<f2", "<i8", "<i4", "<i1", "<u8", "<u1", ">f8", ">i2"]),
     hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
 )
 
@@ -172,7 +172,6 @@ HEADERS = [
     f"{{{TENSOR}, {TENSOR}}}",
     '{"t": {"dtype": "U8", "dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}',
     json.dumps({}),
-    json.dumps({"t": entry(more=1)}),
     json.dumps({"t": entry("U7")}),
     json.dumps({"t": entry("O")}),
     json.dumps({"t": entry(["U8"])}),

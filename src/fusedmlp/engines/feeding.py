@@ -17,7 +17,7 @@ class HostMatrix:
     """A matrix with a column per sample that stays in host memory.
 
     It is used where a device has no memory for the whole of it, and for large arrays of another type. Columns are
-    copied when they are asked for, and no others. The copy is converted to `dtype`; samples are chosen and ordered in it.
+    copied when they are asked for, and no others. The copy has the dtype `dtype`, and the chosen samples in order.
 
     Parameters
     ----------
