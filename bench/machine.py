@@ -1,4 +1,4 @@
-"""What a backend runs on: device, threads and versions. No host name, no path."""
+"""Device, threads and versions of a backend. No host name, no path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: every operation's operands, call, exact result, flops and bytes.
+"""The operations that are measured, each with its operands, call, exact result, flops and bytes.
 
 Operands lie as they do in a training: X (n1, m) is the transpose of a table with a row per sample, Z1, A1 and dZ of a
 sample lie in rows of C-contiguous (n, m) arrays.
@@ -50,10 +50,9 @@ class Operation(ABC):
     flops : int or None
         Additions and multiplications; exponentials are not counted, None where there is nothing else.
     bytes_moved : int
-        Every operand and result once: what must be read and written however it is computed. A backend that stores
-        intermediate results moves more.
+        Every operand and result once. A backend that stores intermediate results moves more.
     operand_bytes : int
-        What the operands and results occupy.
+        Size of the operands and results.
     reduces : bool
         Whether results are sums over the samples, whose rounding errors grow with m.
     """
@@ -82,7 +81,7 @@ class Operation(ABC):
 
     @abstractmethod
     def expected(self) -> dict[str, np.ndarray]:
-        """What `Bound.result` should be, in float64."""
+        """The right value of `Bound.result`, in float64."""
 
 
 class PerSample(Operation):
@@ -241,7 +240,7 @@ class Forward(_Pass, PerSample):
 
 
 class _Training(_Pass):
-    """What both kinds of training step share."""
+    """The common part of both kinds of training step."""
 
     reduces = True
 

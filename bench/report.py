@@ -1,4 +1,4 @@
-"""From the JSON of a benchmark run to a Markdown table and charts: ``python -m bench.report RESULTS.json``."""
+"""Makes a Markdown table and charts of the JSON of a benchmark run: ``python -m bench.report RESULTS.json``."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STATISTICS = ("min", "max", "mean", "stddev", "median", "iqr", "q1", "q3", "outliers", "ops", "rounds", "iterations")
-"""What is kept of pytest-benchmark's statistics: all but the time of every round."""
+"""The kept part of pytest-benchmark's statistics: all but the time of every round."""
 
 
 OPERATIONS = ("matmul", "sigmoid", "fused_backward", "forward", "loss_and_gradients", "adam_step")

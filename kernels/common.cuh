@@ -9,6 +9,8 @@
 // V is 16 bytes' worth of elements ("packed": every line starts on a multiple of 16 bytes and the step is 1), or 1
 // ("strided": anything else; unaligned lines of step 1 still coalesce). NVRTC compiles this text without any header.
 
+#include "tables.cuh"
+
 typedef long long Index;
 
 constexpr int THREADS = 256;  // of a block, as launch.py starts it
@@ -76,8 +78,6 @@ __device__ __forceinline__ double divide(double x, double y) { return x / y; }
 // exp and tanh are the accurate ones of CUDA (1 or 2 units in the last place), and so is the division in float64; in
 // float32 it is `divide` above. CuPy compiles with -ftz=true: float32 results below 1.2e-38, the smallest normal number,
 // come out as 0.
-enum Activation { SIGMOID, TANH, RELU, IDENTITY };
-
 template <int F, typename T>
 __device__ __forceinline__ T activation(T z) {
     if (F == SIGMOID) return divide(T(1), T(1) + exp(-z));
@@ -103,6 +103,18 @@ __device__ __forceinline__ T derivative(T a) {
     if (F == TANH) return T(1) - a * a;
     if (F == RELU) return a > T(0) ? T(1) : (a <= T(0) ? T(0) : a);
     return T(1);
+}
+
+// Σ x over the threads of a block, in a tree, in thread 0; the others get 0. It takes 8 THREADS bytes of shared memory.
+__device__ __forceinline__ double sum_of_block(double x) {
+    double* sums = reinterpret_cast<double*>(shared_memory);
+    __syncthreads();  // an earlier sum has been read
+    sums[threadIdx.x] = x;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return threadIdx.x == 0 ? sums[0] : 0;
 }
 
 // NAME(activation, its name, dtype, its name, V, layout) for every dtype and layout: the instances of a kernel.

@@ -51,12 +51,12 @@ struct Problem {
 
 // What the threads of a block tell each other of a round of samples: a slot is a sample of a team.
 template <typename T, int N, int S>
-struct Room {
+struct TeamSums {
     T* z;       // (slots, N, warps of a team) sums of the warps
     T* dz;      // (slots, N)
     int parts;  // warps of a team, at least 1
 
-    __device__ __forceinline__ explicit Room(int team) : parts(team > 32 ? team / 32 : 1) {
+    __device__ __forceinline__ explicit TeamSums(int team) : parts(team > 32 ? team / 32 : 1) {
         z = reinterpret_cast<T*>(shared_memory);
         dz = z + THREADS / team * S * N * parts;
     }
@@ -116,8 +116,8 @@ struct Thread {
         }
     }
 
-    // W2ᵀ A over the units of a warp's lanes that are in the team, into the slot's room.
-    __device__ __forceinline__ void forward(const Problem<T>& p, const T (&a)[K], const Room<T, N, S>& room, int slot) const {
+    // W2ᵀ A over the units of a warp's lanes that are in the team, into the slot's shared.
+    __device__ __forceinline__ void forward(const Problem<T>& p, const T (&a)[K], const TeamSums<T, N, S>& shared, int slot) const {
         T z[N];
 #pragma unroll
         for (int o = 0; o < N; ++o) {
@@ -131,7 +131,7 @@ struct Thread {
             for (int o = 0; o < N; ++o) z[o] += __shfl_xor_sync(0xffffffff, z[o], lanes);
         if (lane % 32 != 0) return;
 #pragma unroll
-        for (int o = 0; o < N; ++o) room.z[(slot * N + o) * room.parts + lane / 32] = z[o];
+        for (int o = 0; o < N; ++o) shared.z[(slot * N + o) * shared.parts + lane / 32] = z[o];
     }
 
     // Adds a sample to the sums, and writes its dZ.
@@ -163,16 +163,16 @@ struct Thread {
     }
 };
 
-// The output layer of one sample, by one thread: its logits from the room, and dz into it.
+// The output layer of one sample, by one thread: its logits from the shared, and dz into it.
 template <typename T, int N, int S>
-__device__ __forceinline__ void output_layer(const Problem<T>& p, const Room<T, N, S>& room, int slot, Index sample) {
-    T* z = room.dz + slot * N;  // logits first, then A_L, then dz
+__device__ __forceinline__ void output_layer(const Problem<T>& p, const TeamSums<T, N, S>& shared, int slot, Index sample) {
+    T* z = shared.dz + slot * N;  // logits first, then A_L, then dz
     T* logits = p.logits + (p.Y ? sample : sample + blockIdx.y * p.m) * p.n_out;
 #pragma unroll 1
     for (int o = 0; o < p.n_out; ++o) {
         T logit = p.given ? logits[o] : p.b2 && blockIdx.y == 0 ? p.b2[o] : T(0);
         if (!p.given)
-            for (int part = 0; part < room.parts; ++part) logit += room.z[(slot * N + o) * room.parts + part];
+            for (int part = 0; part < shared.parts; ++part) logit += shared.z[(slot * N + o) * shared.parts + part];
         z[o] = logit;
         // own: where they are written, a sample of a tile is one block's
         if (!p.given) logits[o] = logit;
@@ -222,23 +222,23 @@ template <typename T, int F, int V, int N>
 __device__ __forceinline__ void write_sums(const Problem<T>& p, const Thread<T, F, V, N>& own) {
     const int length = row_length(p), teams = THREADS / p.team;
     T* row = p.partial + Index(blockIdx.x) * length;
-    T* room = reinterpret_cast<T*>(shared_memory);
+    T* shared = reinterpret_cast<T*>(shared_memory);
     if (teams == 1) {
         add_to_row(p, own, row, true);
         return;
     }
     for (int team = 0; team < teams; ++team) {
         __syncthreads();
-        if (team == int(threadIdx.x) / p.team) add_to_row(p, own, room, team == 0);
+        if (team == int(threadIdx.x) / p.team) add_to_row(p, own, shared, team == 0);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < length; i += THREADS) row[i] = room[i];
+    for (int i = threadIdx.x; i < length; i += THREADS) row[i] = shared[i];
 }
 
 template <typename T, int F, int V, int N>
 __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
     constexpr int K = Share<T, V, N>::K, S = Share<T, V, N>::S;
-    const Room<T, N, S> room(p.team);
+    const TeamSums<T, N, S> shared(p.team);
     Thread<T, F, V, N> own;
     own.begin(p);
     const int team = threadIdx.x / p.team, slots = THREADS / p.team * S;
@@ -250,16 +250,16 @@ __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
             own.activations(p, first + s, a[s]);
-            if (!p.given) own.forward(p, a[s], room, team * S + s);
+            if (!p.given) own.forward(p, a[s], shared, team * S + s);
         }
         __syncthreads();
         const Index mine = round + threadIdx.x;
-        if (int(threadIdx.x) < slots && mine < p.m) output_layer(p, room, int(threadIdx.x), mine);
+        if (int(threadIdx.x) < slots && mine < p.m) output_layer(p, shared, int(threadIdx.x), mine);
         __syncthreads();
         if (!p.Y) continue;
 #pragma unroll
         for (int s = 0; s < S; ++s)
-            if (first + s < p.m) own.backward(p, first + s, a[s], room.dz + (team * S + s) * N);
+            if (first + s < p.m) own.backward(p, first + s, a[s], shared.dz + (team * S + s) * N);
     }
     if (p.Y) write_sums(p, own);
 }

@@ -11,7 +11,7 @@
 // at `most`, the largest exponent whose power is finite. One thread does a sample, output by output: this is little
 // beside the hidden units, and unrolled it would be most of the kernel's code.
 
-enum Loss { BINARY_CROSS_ENTROPY, CATEGORICAL_CROSS_ENTROPY, SQUARED_ERROR, POISSON, SUM_SQUARED_ERROR };
+#include "tables.cuh"
 
 template <typename T>
 __device__ __forceinline__ T largest(const T* z, int n_out) {
@@ -52,8 +52,8 @@ __device__ __forceinline__ double loss_of_sample(int loss, const T* z, const T* 
 #pragma unroll 1
     for (int o = 0; o < n_out; ++o) {
         const double logit = z[o] - shift, target = y[o * y_line];
-        const double held = loss == POISSON ? double(z[o] > most ? most : z[o]) : softmax ? logit : -fabs(logit);
-        const double power = exp(held);
+        const double bounded = loss == POISSON ? double(z[o] > most ? most : z[o]) : softmax ? logit : -fabs(logit);
+        const double power = exp(bounded);
         total += power;
         if (loss == BINARY_CROSS_ENTROPY) j += (logit < 0 ? 0 : logit) - target * logit + log1p(power);
         if (softmax && target > 0) j -= target * logit;

@@ -3,10 +3,10 @@
 //   gather    sample s of the batch is sample i of X, Y and the weights, i = order[first + s], first = BATCH batch_size
 //             (first + s without an order); x (size, n_in) and y (size, n_out), a row per sample, w (size,)
 //   squares   squares[block] = Σ W² of the block's share of the weight matrices, in double
-//   finish    J = Σ w j / Σ w + decay Σ W² / 2 (Σ w j + ... for a loss that is a sum);  LOSS += share J;
-//             FACTOR = 1 / Σ w (or 1);  STEP_RATE, by Adam's correction of step t;  BATCH += 1
+//   finish    FACTOR = 1 / Σ w, or 1 / divisor where one is given;  J = FACTOR Σ w j + decay Σ W² / 2;
+//             LOSS += share J;  BATCH += 1;  STEP_RATE and ROOT, by the bias corrections of Adam's step t
 //
-//   X (n_in, m), Y (n_out, m) and weights (m,) with any strides; sums = (Σ w j, Σ w); progress (6,): progress.cuh
+//   X (n_in, m), Y (n_out, m) and weights (m,) with any strides; sums = (Σ w j, Σ w); progress (7,): cuda_tables.py
 //   weight ranges: 2 numbers per layer, where its W starts in the flat vector and where it ends
 //
 // finish has one block. Of a small batch it sums the losses itself, from the logits (size, n_out), its Y and weights: two
@@ -17,7 +17,6 @@
 
 #include "common.cuh"
 #include "losses.cuh"
-#include "progress.cuh"
 
 // Column `sample` of x (n, ·) into row s of out, for every s: neighbouring threads write neighbours.
 template <typename T>
@@ -41,18 +40,6 @@ __device__ __forceinline__ void gather(const double* progress, const Index* orde
     if (weights) gather_columns(weights, 0, weight_step, w, 1, size, first, order);
 }
 
-// Over the threads of a block, in a tree; thread 0 has it.
-__device__ __forceinline__ double sum_of_block(double x) {
-    double* room = reinterpret_cast<double*>(shared_memory);
-    __syncthreads();  // what was summed before has been read
-    room[threadIdx.x] = x;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (int(threadIdx.x) < half) room[threadIdx.x] += room[threadIdx.x + half];
-    }
-    return room[0];
-}
-
 template <typename T>
 __device__ __forceinline__ void squares(const T* theta, const Index* ranges, int layers, double* out) {
     double sum = 0;
@@ -64,10 +51,10 @@ __device__ __forceinline__ void squares(const T* theta, const Index* ranges, int
     if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-// What `finish` is told of the optimizer and the loss. beta_1 and beta_2 are 0 for optimizers that correct nothing.
+// What `finish` is told of the optimizer and the loss. beta_1 and beta_2 are 0 for optimizers without bias corrections.
 struct Rules {
-    double decay, share, beta_1, beta_2;
-    int mean;  // whether the loss is a mean over samples
+    double decay, share, beta_1, beta_2, divisor;
+    int divided;  // whether sums are divided by `divisor`, else by Σ w
 };
 
 // (Σ w j, Σ w) of a small batch, in thread 0.
@@ -86,12 +73,14 @@ __device__ __forceinline__ void sum_losses(const T* logits, const T* Y, Index y_
 }
 
 __device__ __forceinline__ void finish(double* progress, const double (&sums)[2], double squared, const Rules& rules) {
-    const double factor = !rules.mean ? 1 : sums[1] != 0 ? 1 / sums[1] : 0;  // weights that are all 0 add nothing
-    const double t = progress[STEPS] + progress[BATCH] + 1;
+    const double divisor = rules.divided ? rules.divisor : sums[1];
+    const double factor = divisor != 0 ? 1 / divisor : 0;  // weights that are all 0 add nothing
+    const double t = progress[STEPS] + progress[BATCH] + 1, root = sqrt(1 - pow(rules.beta_2, t));
     // own: there is one block, and one thread of it is here
     progress[LOSS] += rules.share * (sums[0] * factor + 0.5 * rules.decay * squared);
     // own: as above
-    progress[STEP_RATE] = progress[RATE] * sqrt(1 - pow(rules.beta_2, t)) / (1 - pow(rules.beta_1, t));
+    progress[STEP_RATE] = progress[RATE] * root / (1 - pow(rules.beta_1, t));
+    progress[ROOT] = root;      // own: as above
     progress[FACTOR] = factor;  // own: as above
     progress[BATCH] += 1;       // own: as above
 }
@@ -111,13 +100,13 @@ __device__ __forceinline__ void finish(double* progress, const double (&sums)[2]
     extern "C" __global__ void __launch_bounds__(THREADS) finish_##t(                                                   \
         double* progress, const T* logits, const T* Y, Index y_line, Index y_step, const T* weights, Index weight_step, \
         Index size, int n_out, int loss, T most, const double* sums, const double* squares, int blocks, double decay,   \
-        double share, double beta_1, double beta_2, int mean) {                                                         \
+        double share, double beta_1, double beta_2, double divisor, int divided) {                                      \
         double own[2];                                                                                                  \
         if (logits) sum_losses(logits, Y, y_line, y_step, weights, weight_step, size, n_out, loss, most, own);          \
         const double squared = sum_of_block(int(threadIdx.x) < blocks ? squares[threadIdx.x] : 0);                      \
         if (threadIdx.x != 0) return;                                                                                   \
         if (!logits) own[0] = sums[0], own[1] = sums[1];                                                                \
-        finish(progress, own, squared, {decay, share, beta_1, beta_2, mean});                                           \
+        finish(progress, own, squared, {decay, share, beta_1, beta_2, divisor, divided});                               \
     }
 MINI_BATCH(float, float32)
 MINI_BATCH(double, float64)

@@ -7,7 +7,7 @@
 // R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
 
 #include "losses.cuh"
-#include "products.cuh"
+#include "tile_products.cuh"
 
 constexpr int SAMPLES = 32;  // of a tile: a lane of a warp each in the output layer
 constexpr int WARPS = THREADS / 32;
@@ -30,13 +30,13 @@ struct Problem {
 
 // What lies where in shared memory. narrow_step.py has the twin of it.
 template <typename T, int R, int C, int N, bool TF32>
-struct Room {
+struct SharedArrays {
     static constexpr int U = 32 * C, INPUTS = 8 * R;
     static constexpr int X_PITCH = Pitch<T, TF32>::of_A(INPUTS), W_PITCH = Pitch<T, TF32>::of_left_B(U),
                          D_PITCH = Pitch<T, TF32>::of_right_B(U);
     T *X, *W1, *dZ, *b1, *W2, *z, *dz;
 
-    __device__ __forceinline__ Room() {
+    __device__ __forceinline__ SharedArrays() {
         X = reinterpret_cast<T*>(shared_memory);  // (SAMPLES, X_PITCH)
         dZ = X + SAMPLES * X_PITCH;               // (SAMPLES, D_PITCH)
         b1 = dZ + SAMPLES * D_PITCH;              // (U,)
@@ -74,10 +74,10 @@ __device__ __forceinline__ void derive_all(T (&a)[M][C]) {
 
 template <typename T, int R, int C, int N, bool TF32>
 struct Block {
-    using Shared = Room<T, R, C, N, TF32>;
+    using Shared = SharedArrays<T, R, C, N, TF32>;
     static constexpr int U = Shared::U, INPUTS = Shared::INPUTS;
     const Problem<T>& p;
-    const Shared room;
+    const Shared shared;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const int tile = blockIdx.x, first_unit = tile * U, own = warp * 4 * C;  // own: the warp's units, from first_unit on
     T next[R];                                                              // of the next tile's X
@@ -90,13 +90,13 @@ struct Block {
             const int k = i / U, unit = first_unit + i % U;
             const bool exists = k < p.n_in && unit < p.n;
             // own: shared memory
-            room.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<TF32>(p.W1[Index(k) * p.n + unit]) : T(0);
+            shared.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<TF32>(p.W1[Index(k) * p.n + unit]) : T(0);
         }
         for (int u = threadIdx.x; u < U; u += THREADS) {
             const int unit = first_unit + u;
-            room.b1[u] = p.b1 && unit < p.n ? p.b1[unit] : T(0);
+            shared.b1[u] = p.b1 && unit < p.n ? p.b1[unit] : T(0);
             for (int o = 0; o < N; ++o)
-                room.W2[o * U + u] = unit < p.n && o < p.n_out ? p.W2[Index(unit) * p.n_out + o] : T(0);
+                shared.W2[o * U + u] = unit < p.n && o < p.n_out ? p.W2[Index(unit) * p.n_out + o] : T(0);
         }
     }
 
@@ -136,10 +136,10 @@ struct Block {
 #pragma unroll
             for (int i = 0; i < M; ++i) a[i][j] = 0;
         const int depth = (p.n_in + 7) / 8 * 8;
-        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, room.W1 + own, Shared::W_PITCH, depth);
+        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, shared.W1 + own, Shared::W_PITCH, depth);
 #pragma unroll
         for (int j = 0; j < C; ++j) {
-            const T b = room.b1[own + q * C + j];
+            const T b = shared.b1[own + q * C + j];
 #pragma unroll
             for (int i = 0; i < M; ++i) a[i][j] += b;
         }
@@ -148,14 +148,14 @@ struct Block {
         if (p.activation == RELU) activate_all<RELU, TF32>(a);
     }
 
-    // W2ᵀ A over the warp's units, to the room.
+    // W2ᵀ A over the warp's units, to the shared.
     __device__ __forceinline__ void sum_outputs(const T (&a)[M][C]) const {
 #pragma unroll
         for (int o = 0; o < N; ++o) {
             T z[M] = {};
 #pragma unroll
             for (int j = 0; j < C; ++j) {
-                const T w = room.W2[o * U + own + q * C + j];
+                const T w = shared.W2[o * U + own + q * C + j];
 #pragma unroll
                 for (int i = 0; i < M; ++i) z[i] += w * a[i][j];
             }
@@ -163,7 +163,7 @@ struct Block {
             for (int i = 0; i < M; ++i) {
                 z[i] += __shfl_xor_sync(0xffffffff, z[i], 1);
                 z[i] += __shfl_xor_sync(0xffffffff, z[i], 2);
-                if (q == 0) room.z[(warp * SAMPLES + g + 8 * i) * N + o] = z[i];
+                if (q == 0) shared.z[(warp * SAMPLES + g + 8 * i) * N + o] = z[i];
             }
         }
     }
@@ -172,7 +172,7 @@ struct Block {
     __device__ __forceinline__ T summed_output(int o) const {
         T z = p.b2 && tile == 0 ? p.b2[o] : T(0);
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) z += room.z[(w * SAMPLES + lane) * N + o];
+        for (int w = 0; w < WARPS; ++w) z += shared.z[(w * SAMPLES + lane) * N + o];
         return z;
     }
 };
@@ -189,7 +189,7 @@ template <typename T, int R, int C, int N, bool TF32>
 struct Step : Block<T, R, C, N, TF32> {
     using Base = Block<T, R, C, N, TF32>;
     using Shared = typename Base::Shared;
-    using Base::p, Base::room, Base::warp, Base::lane, Base::g, Base::q, Base::tile, Base::own, Base::first_unit, Base::U;
+    using Base::p, Base::shared, Base::warp, Base::lane, Base::g, Base::q, Base::tile, Base::own, Base::first_unit, Base::U;
     Sums<T, R, C, N> sums;
     T y[N], weight;  // of the lane's sample
 
@@ -206,7 +206,7 @@ struct Step : Block<T, R, C, N, TF32> {
     // dz of the lane's sample, to the warp's own copy; `logit(o)` are its logits.
     template <typename Logit>
     __device__ __forceinline__ void output_layer(Index sample, Logit logit, bool writes_logits) {
-        T* z = room.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_L, then dz
+        T* z = shared.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_L, then dz
         const bool exists = sample < p.m;
 #pragma unroll
         for (int o = 0; o < N; ++o) {
@@ -232,7 +232,7 @@ struct Step : Block<T, R, C, N, TF32> {
 #pragma unroll
         for (int i = 0; i < M; ++i)
 #pragma unroll
-            for (int o = 0; o < N; ++o) dz[i][o] = room.dz[(warp * SAMPLES + g + 8 * i) * N + o];
+            for (int o = 0; o < N; ++o) dz[i][o] = shared.dz[(warp * SAMPLES + g + 8 * i) * N + o];
 #pragma unroll
         for (int j = 0; j < C; ++j)
 #pragma unroll
@@ -251,20 +251,20 @@ struct Step : Block<T, R, C, N, TF32> {
                 Pack<T, V> pack;
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
-                    T d = room.W2[own + q * C + j + v] * dz[i][0];
+                    T d = shared.W2[own + q * C + j + v] * dz[i][0];
 #pragma unroll
-                    for (int o = 1; o < N; ++o) d += room.W2[o * U + own + q * C + j + v] * dz[i][o];
+                    for (int o = 1; o < N; ++o) d += shared.W2[o * U + own + q * C + j + v] * dz[i][o];
                     d *= a[i][j + v];
                     sums.db1[j + v] += d;
                     pack.x[v] = rounded<TF32>(d);
                 }
-                store<T, V>(room.dZ + (g + 8 * i) * Shared::D_PITCH + own + q * C + j, pack, V);
+                store<T, V>(shared.dZ + (g + 8 * i) * Shared::D_PITCH + own + q * C + j, pack, V);
             }
         __syncwarp();
     }
 
     __device__ __forceinline__ void add_dW1(const T* X) {
-        Product<T, R, C, TF32>::by_columns(sums.dW1, X, Shared::X_PITCH, room.dZ + own, Shared::D_PITCH, SAMPLES);
+        Product<T, R, C, TF32>::by_columns(sums.dW1, X, Shared::X_PITCH, shared.dZ + own, Shared::D_PITCH, SAMPLES);
     }
 
     // Over the lanes that have the same units, and over all.

@@ -24,18 +24,18 @@ template <typename T, int R, int C, int N, bool TF32>
 struct ClusterStep : Step<T, R, C, N, TF32> {
     using Base = Step<T, R, C, N, TF32>;
     using Shared = typename Base::Shared;
-    using Base::p, Base::room, Base::warp, Base::lane, Base::tile;
+    using Base::p, Base::shared, Base::warp, Base::lane, Base::tile;
     T *others, *parts;   // (SAMPLES, X_PITCH): the second room for X; (2, MOST_TILES, SAMPLES, N)
     Mbarrier* barriers;  // (2,): of the parts
 
     __device__ __forceinline__ explicit ClusterStep(const Problem<T>& problem) : Base(problem) {
-        others = room.W1 + Shared::INPUTS * Shared::W_PITCH;
+        others = shared.W1 + Shared::INPUTS * Shared::W_PITCH;
         parts = others + SAMPLES * Shared::X_PITCH;
         barriers = reinterpret_cast<Mbarrier*>(parts + 2 * MOST_TILES * SAMPLES * N);
     }
 
     // Of the tile `count`, counted from the block's first.
-    __device__ __forceinline__ T* X(Index count) const { return count % 2 ? others : room.X; }
+    __device__ __forceinline__ T* X(Index count) const { return count % 2 ? others : shared.X; }
     __device__ __forceinline__ T* parts_of(Index count) const { return parts + count % 2 * (MOST_TILES * SAMPLES * N); }
 
     // W2ᵀ A over the block's units to all blocks: a warp to each.

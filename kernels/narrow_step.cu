@@ -34,11 +34,11 @@ __device__ __forceinline__ void narrow_forward(const Problem<T>& p) {
 #pragma unroll 1
     for (; first < p.m; first += stride) {
         __syncthreads();  // X and z of the tile before are done with
-        block.put_X(block.room.X);
+        block.put_X(block.shared.X);
         block.fetch_X(first + stride);
         __syncthreads();
         T a[M][C];
-        block.hidden(a, block.room.X);
+        block.hidden(a, block.shared.X);
         block.sum_outputs(a);
         __syncthreads();
         const Index sample = first + block.lane;
@@ -60,13 +60,13 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
 #pragma unroll 1
     for (; first < p.m; first += stride) {
         __syncthreads();  // X, z of the tile before are done with
-        block.put_X(block.room.X);
+        block.put_X(block.shared.X);
         block.fetch_X(first + stride);
         const Index sample = first + block.lane;
         block.fetch_Y(sample);
         __syncthreads();
         T a[M][C];
-        block.hidden(a, block.room.X);
+        block.hidden(a, block.shared.X);
         if (whole) {
             block.sum_outputs(a);
             __syncthreads();
@@ -76,7 +76,7 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
         };
         block.output_layer(sample, logit, whole);  // where there is one tile, a sample is one block's
         block.backward(a);
-        block.add_dW1(block.room.X);
+        block.add_dW1(block.shared.X);
     }
     block.write_sums(length);
 }

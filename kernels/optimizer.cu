@@ -1,31 +1,37 @@
 // One optimizer step on the flat parameter vector θ, in one launch, with the gradient's factor and the L2 term in it.
 //
-//   g = factor · gradient + decay · W            (of the weights W; biases have no decay)
+//   g = clip (factor · gradient + decay · W)     (weights W only; biases have no decay)
 //   sgd        θ ← θ - rate g
 //   momentum   v ← β₁ v - rate g;  θ ← θ + v
 //   nesterov   v ← β₁ v - rate g;  θ ← θ + β₁ v - rate g
 //   adam       m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;  θ ← θ - rate m / (√v + ε)
+//   adamw      W ← (1 - decoupled) W, then as adam
+//
+// Clipping by the norm takes two launches before it:
+//
+//   gradient_squares   squares[block] = Σ g² of the block's share of the gradient, in double
+//   clip_factor        clip = min(1, clip_norm / (√Σ squares + ε)): one block, in a fixed order
 //
 //   theta, gradient, first, second   (n,) contiguous; `first` is v of momentum and Nesterov or m of Adam, `second` is
-//                                    Adam's v; what a kind has no use for is a null pointer
-//   weights   2 numbers per layer: where its W starts in θ, and where it ends; read only where decay is not 0
+//                                    Adam's v; a rule is given a null pointer for a moment that it does not have
+//   weights   2 numbers per layer: where its W starts in θ, and where it ends; null where nothing decays
+//   clip      (1,) in double, or a null pointer for 1
 //
-// `rate` holds Adam's corrections of the start, √(1 - β₂ᵗ) / (1 - β₁ᵗ). The gradient is left as it is. With `progress`,
-// rate and factor come from there (progress.cuh): a step that was captured once is then any step. Adam's root is CUDA's
-// accurate one; its division is `divide` (common.cuh), in float32 2 units in the last place of the step at most.
+// `rate` contains Adam's bias corrections, √(1 - β₂ᵗ) / (1 - β₁ᵗ), and adamw's ε is multiplied by √(1 - β₂ᵗ). With
+// `progress` (cuda_tables.py), rate, factor and that root are read from device memory, `decoupled` is multiplied by the
+// epoch's rate there, and `rate` is not used: a step that was captured once then serves as any step. Adam's root is
+// CUDA's accurate one; its division is `divide` (common.cuh), in float32 at most 2 units in the last place off.
 //
-// Bytes moved, in elements: sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam 7 n. Flops: 4 n, 6 n, 8 n, 14 n.
-// The bytes bound it; a network of 100,000 parameters fits the second-level cache, where one launch is what costs.
+// Bytes moved, in elements: sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam and adamw 7 n; gradient_squares n,
+// or 2 n with an L2 term. Flops: 4 n, 6 n, 8 n, 14 n, 16 n; 3 n. The bytes bound it; a network of 100,000 parameters
+// fits the second-level cache, where the launch itself is the cost.
 
 #include "common.cuh"
-#include "progress.cuh"
 
-enum Kind { SGD, MOMENTUM, NESTEROV, ADAM };
-
-// The numbers of a step, in the order in which the host hands them over.
+// The numbers of a step, in the order in which the host passes them.
 template <typename T>
 struct Step {
-    T rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon;
+    T rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, decoupled;
 };
 
 __device__ __forceinline__ bool is_weight(Index i, const Index* weights, int layers) {
@@ -34,52 +40,92 @@ __device__ __forceinline__ bool is_weight(Index i, const Index* weights, int lay
     return false;
 }
 
-template <int K, typename T>
+template <int R, typename T>
 __device__ __forceinline__ void take_step(T& theta, T g, T& first, T& second, const Step<T>& s) {
-    if (K == SGD) {
+    if (R == SGD) {
         theta -= s.rate * g;
-    } else if (K == ADAM) {
+    } else if (R == ADAM || R == ADAMW) {
         first = s.beta_1 * first + s.rest_1 * g;
         second = s.beta_2 * second + s.rest_2 * (g * g);
         theta -= divide(s.rate * first, sqrt(second) + s.epsilon);
     } else {
         first = s.beta_1 * first - s.rate * g;
-        theta += K == MOMENTUM ? first : s.beta_1 * first - s.rate * g;
+        theta += R == MOMENTUM ? first : s.beta_1 * first - s.rate * g;
     }
 }
 
-template <int K, typename T, int V>
+template <int R, typename T, int V>
 __device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* second, Index n, const Step<T>& s,
-                                     const Index* weights, int layers) {
+                                     const Index* weights, int layers, T clip) {
+    constexpr bool has_second = R == ADAM || R == ADAMW;
 #pragma unroll 1
     for (Index i = first_element<V>(); i < n; i += next_elements<V>()) {
         const int count = count_at<V>(i, n);
         Pack<T, V> x = load<T, V>(theta + i, count), g = load<T, V>(gradient + i, count), m = {}, v = {};
-        if (K != SGD) m = load<T, V>(first + i, count);
-        if (K == ADAM) v = load<T, V>(second + i, count);
+        if (R != SGD) m = load<T, V>(first + i, count);
+        if (has_second) v = load<T, V>(second + i, count);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
             T slope = s.factor * g.x[j];
-            if (s.decay != T(0) && is_weight(i + j, weights, layers)) slope += s.decay * x.x[j];
-            take_step<K>(x.x[j], slope, m.x[j], v.x[j], s);
+            if (weights && is_weight(i + j, weights, layers)) {
+                slope += s.decay * x.x[j];
+                if (R == ADAMW) x.x[j] *= T(1) - s.decoupled;
+            }
+            take_step<R>(x.x[j], clip * slope, m.x[j], v.x[j], s);
         }
-        store<T, V>(theta + i, x, count);                  // own: every i is one thread's
-        if (K != SGD) store<T, V>(first + i, m, count);    // own: as above
-        if (K == ADAM) store<T, V>(second + i, v, count);  // own: as above
+        store<T, V>(theta + i, x, count);                 // own: every i is one thread's
+        if (R != SGD) store<T, V>(first + i, m, count);   // own: as above
+        if (has_second) store<T, V>(second + i, v, count);  // own: as above
     }
 }
 
-#define STEP(K, k, T, t, V, layout)                                                                                  \
+template <typename T>
+__device__ __forceinline__ void gradient_squares(const T* theta, const T* gradient, Index n, T factor, T decay,
+                                                 const Index* weights, int layers, double* out) {
+    double sum = 0;
+#pragma unroll 1
+    for (Index i = first_element<1>(); i < n; i += next_elements<1>()) {
+        T g = factor * gradient[i];
+        if (weights && is_weight(i, weights, layers)) g += decay * theta[i];
+        sum += double(g) * g;
+    }
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+#define STEP(R, r, T, t, V, layout)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                            \
-        k##_##t##_##layout(T* theta, const T* gradient, T* first, T* second, Index n, T rate, T factor, T decay,     \
-                           T beta_1, T rest_1, T beta_2, T rest_2, T epsilon, const Index* weights, int layers,      \
-                           const double* progress) {                                                                 \
-        if (progress) rate = progress[STEP_RATE], factor = progress[FACTOR];                                         \
-        const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon};                      \
-        step<K, T, V>(theta, gradient, first, second, n, numbers, weights, layers);                                  \
+        r##_##t##_##layout(T* theta, const T* gradient, T* first, T* second, Index n, T rate, T factor, T decay,     \
+                           T beta_1, T rest_1, T beta_2, T rest_2, T epsilon, T decoupled, const Index* weights,     \
+                           int layers, const double* clip, const double* progress) {                                 \
+        if (progress) {                                                                                              \
+            rate = progress[STEP_RATE], factor = progress[FACTOR];                                                   \
+            if (R == ADAMW) epsilon *= T(progress[ROOT]), decoupled *= T(progress[RATE]);                            \
+        }                                                                                                            \
+        const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, decoupled};           \
+        step<R, T, V>(theta, gradient, first, second, n, numbers, weights, layers, clip ? T(*clip) : T(1));          \
     }
 
 FOR_EACH_DTYPE(STEP, SGD, sgd)
 FOR_EACH_DTYPE(STEP, MOMENTUM, momentum)
 FOR_EACH_DTYPE(STEP, NESTEROV, nesterov)
 FOR_EACH_DTYPE(STEP, ADAM, adam)
+FOR_EACH_DTYPE(STEP, ADAMW, adamw)
+
+#define GRADIENT_SQUARES(T, t)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                            \
+        gradient_squares_##t(const T* theta, const T* gradient, Index n, T factor, T decay, const Index* weights,    \
+                             int layers, double* out, const double* progress) {                                      \
+        if (progress) factor = progress[FACTOR];                                                                     \
+        gradient_squares<T>(theta, gradient, n, factor, decay, weights, layers, out);                                \
+    }
+GRADIENT_SQUARES(float, float32)
+GRADIENT_SQUARES(double, float64)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    clip_factor(const double* squares, int blocks, double clip_norm, double epsilon, double* clip) {
+    const double sum = sum_of_block(int(threadIdx.x) < blocks ? squares[threadIdx.x] : 0);
+    if (threadIdx.x != 0) return;
+    const double factor = clip_norm / (sqrt(sum) + epsilon);
+    *clip = factor < 1 ? factor : 1;
+}

@@ -22,18 +22,11 @@ __device__ __forceinline__ void losses(const T* logits, const T* Y, Index y_line
         total += weight * loss_of_sample(loss, logits + i * n_out, Y + i * y_step, y_line, n_out, most);
         total_weight += weight;
     }
-    double* room = reinterpret_cast<double*>(shared_memory);
-    room[threadIdx.x] = total;
-    room[THREADS + threadIdx.x] = total_weight;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (int(threadIdx.x) >= half) continue;
-        room[threadIdx.x] += room[threadIdx.x + half];
-        room[THREADS + threadIdx.x] += room[THREADS + threadIdx.x + half];
-    }
+    total = sum_of_block(total);
+    total_weight = sum_of_block(total_weight);
     if (threadIdx.x != 0) return;
-    sums[2 * Index(blockIdx.x)] = room[0];
-    sums[2 * Index(blockIdx.x) + 1] = room[THREADS];
+    sums[2 * Index(blockIdx.x)] = total;
+    sums[2 * Index(blockIdx.x) + 1] = total_weight;
 }
 
 template <typename T>

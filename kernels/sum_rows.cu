@@ -14,17 +14,17 @@ constexpr int ALONG = 32, OVER = 8;  // threads of a block along a row and over 
 
 template <typename T>
 __device__ __forceinline__ void sum_rows(const T* x, Index rows, Index range, Index count, T* out) {
-    T* room = reinterpret_cast<T*>(shared_memory);
+    T* shared = reinterpret_cast<T*>(shared_memory);
     const Index i = blockIdx.x * Index(ALONG) + threadIdx.x;
     const Index first = blockIdx.y * range, end = first + range < rows ? first + range : rows;
     T sum = 0;
     if (i < count)
 #pragma unroll 4
         for (Index row = first + threadIdx.y; row < end; row += OVER) sum += x[row * count + i];
-    room[threadIdx.y * ALONG + threadIdx.x] = sum;
+    shared[threadIdx.y * ALONG + threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y != 0 || i >= count) return;
-    for (int y = 1; y < OVER; ++y) sum += room[y * ALONG + threadIdx.x];
+    for (int y = 1; y < OVER; ++y) sum += shared[y * ALONG + threadIdx.x];
     out[blockIdx.y * count + i] = sum;
 }
 

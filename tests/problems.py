@@ -15,12 +15,6 @@ DEPTHS = (1, 2, 3, 4, 5)
 """Numbers of weight layers: 1 is logistic regression and its kin, 5 has four hidden layers."""
 FLAGS = tuple(product((True, False), repeat=2))
 
-ALL_COMBINATIONS = [
-    (activation, loss, depth, bias, weighted)
-    for activation, loss, depth in product(HIDDEN_ACTIVATIONS, LOSSES, DEPTHS)
-    for bias, weighted in FLAGS
-]
-"""(activation, loss, depth, bias, weighted): all of them."""
 
 COMBINATIONS = [
     (activation, loss, depth, *FLAGS[(number + place + depth) % len(FLAGS)])

@@ -66,7 +66,7 @@ def test_unknown_names_are_attribute_errors():
 
 
 def import_graph(root):
-    """Module -> the modules of the same package that it imports anywhere, but under TYPE_CHECKING.
+    """Module -> the modules of the same package that it imports anywhere, under TYPE_CHECKING too.
 
     ``from package import submodule`` is an import of the submodule; importing a submodule is not one of its parents'
     ``__init__``.
@@ -82,7 +82,9 @@ def module_name(path, root):
 
 
 def _imports(name, path, files):
-    for node in _running(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # Only the package's own __init__ names what it loads later under TYPE_CHECKING.
+    for node in _running(tree) if name.count(".") == 0 else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in files)
         elif isinstance(node, ast.ImportFrom):
@@ -148,10 +150,11 @@ class TestGraph:
             "b.py": "def f():\n    import pkg.sub.c\n",
             "sub/__init__.py": "from pkg.sub.c import x\n",
             "sub/c.py": (
-                "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pkg.a import y\n"
+                "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pkg.e import y\n"
                 "else:\n    import pkg.d\nx = 1\n"
             ),
             "d.py": "from pkg.sub import x\nimport os\n",
+            "e.py": "",
         }.items():
             (root / name).write_text(text)
         return root
@@ -162,7 +165,8 @@ class TestGraph:
             "pkg.a": {"pkg.b"},
             "pkg.b": {"pkg.sub.c"},
             "pkg.sub": {"pkg.sub.c"},
-            "pkg.sub.c": {"pkg.d"},
+            "pkg.sub.c": {"pkg.e", "pkg.d"},
+            "pkg.e": set(),
             "pkg.d": {"pkg.sub"},
         }
 

@@ -16,26 +16,23 @@ import pytest
 from fusedmlp.backends.cupy import kernel_sources
 
 ROOT = Path(__file__).parents[1]
-# kernel_sources needs the standard library only, but its package imports numpy: it is loaded from its file.
 REPORT = """
-import importlib.util, json, sys
-from pathlib import Path
+import json
 import fusedmlp
-file = Path(fusedmlp.__file__).parent / "backends" / "cupy" / "kernel_sources.py"
-spec = importlib.util.spec_from_file_location("kernel_sources", file)
-kernel_sources = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernel_sources)
-imported = sorted({m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names) - before)
+from fusedmlp.backends.cupy import kernel_sources
 report = {
     'file': fusedmlp.__file__,
-    'version': fusedmlp.__version__,
     'hashes': kernel_sources.hashes(),
-    'source': kernel_sources.source('sigmoid.cu'),
-    'imported': imported,
+    'source': kernel_sources.source('activations.cu'),
 }
 print(json.dumps(report))
 """
-BEFORE = "import sys; before = {m.partition('.')[0] for m in sys.modules}\n"
+IMPORTED = """
+import sys
+before = {m.partition('.')[0] for m in sys.modules}
+import fusedmlp
+print(sorted({m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names) - before))
+"""
 
 
 def run(*command, cwd, **environment):
@@ -47,9 +44,9 @@ def run(*command, cwd, **environment):
     return done.stdout
 
 
-def report(python, *options, cwd, **environment):
-    """What an interpreter sees of the package, from another folder."""
-    return json.loads(run(python, *options, "-c", BEFORE + REPORT, cwd=cwd, **environment))
+def report(cwd, **environment):
+    """What this interpreter, with its dependencies, sees of the package, from another folder."""
+    return json.loads(run(sys.executable, "-c", REPORT, cwd=cwd, **environment))
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +71,17 @@ def empty_environment(wheel, tmp_path_factory):
 
 
 def test_installed_wheel(empty_environment, tmp_path):
-    seen = report(empty_environment, cwd=tmp_path)
-    assert "site-packages" in seen["file"]
+    folder = run(
+        empty_environment, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
+    ).strip()
+    seen = report(tmp_path, PYTHONPATH=folder)
+    assert Path(seen["file"]) == Path(folder) / "fusedmlp" / "__init__.py"
     assert seen["hashes"] == kernel_sources.hashes()
-    assert seen["source"] == kernel_sources.source("sigmoid.cu")
+    assert seen["source"] == kernel_sources.source("activations.cu")
 
 
 def test_import_needs_the_standard_library_only(empty_environment, tmp_path):
-    assert report(empty_environment, cwd=tmp_path)["imported"] == ["fusedmlp"]
+    assert run(empty_environment, "-c", IMPORTED, cwd=tmp_path) == "['fusedmlp']\n"
 
 
 def test_missing_dependency_is_named(empty_environment, tmp_path):
@@ -91,11 +91,10 @@ def test_missing_dependency_is_named(empty_environment, tmp_path):
 
 
 def test_checkout_on_pythonpath(tmp_path):
-    # -S: no site-packages, where the package may be installed as well.
-    seen = report(sys.executable, "-S", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
+    seen = report(tmp_path, PYTHONPATH=str(ROOT / "src"))
     assert Path(seen["file"]) == ROOT / "src" / "fusedmlp" / "__init__.py"
     assert seen["hashes"] == kernel_sources.hashes()
-    assert seen["source"] == kernel_sources.source("sigmoid.cu")
+    assert seen["source"] == kernel_sources.source("activations.cu")
 
 
 def test_editable_install(tmp_path):
@@ -105,7 +104,7 @@ def test_editable_install(tmp_path):
         direct_url = {}
     if not direct_url.get("dir_info", {}).get("editable"):
         pytest.skip("fusedmlp is not installed editable here")
-    seen = report(sys.executable, cwd=tmp_path)
+    seen = report(tmp_path)
     assert Path(seen["file"]).parent.name == "fusedmlp"
     assert seen["hashes"] == kernel_sources.hashes()
 

@@ -1,4 +1,4 @@
-"""What is measured: tasks and sizes, for a CPU and for a GPU."""
+"""The cases that are measured: tasks and sizes, on a CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Case:
     hidden_activation, loss : str
         As in `fusedmlp.Architecture`.
     batch_size : int, optional
-        Of an epoch.
+        Samples of a batch, in an epoch.
     only : tuple of str
         The peers it is measured on; empty: all that can.
     precision : {"strict", "tf32"}
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Of the products that cannot be avoided.
+        """Additions and multiplications of the products that cannot be avoided.
 
         Forward, weight gradients, and the errors of every layer but the input. A product with a single column, such
         as that of one output, is element-wise work.
@@ -86,7 +86,7 @@ class Case:
 
     @property
     def stored_bytes(self) -> int:
-        """What a library that stores activations and errors needs, about: X, and four arrays of every other layer."""
+        """Memory of a library that stores activations and errors, about: X, and four arrays of every other layer."""
         return 4 * self.m * (self.layer_sizes[0] + 4 * sum(self.layer_sizes[1:]))
 
     def same_work(self, other: Case) -> bool:
@@ -209,7 +209,7 @@ GROUPS = {
     "64-1024": Group(_steps((64, 1024, 1), 2**20), 2.5),
     "16-256": Group(_steps((16, 256, 1), 2**24), 4.0),
 }
-"""By name. Those that need the most memory come last, because not every library gives it back."""
+"""The cases on a GPU, by name. Those that need the most memory come last, because not every library gives it back."""
 QUICK = ("30-64", "784-1024", "64-1024")
 
 

@@ -36,7 +36,7 @@ TOLERANCE = {
     ("cuda", "epoch"): (1e-3, 2e-2),
 }
 LOSS_TOLERANCE = {("cpu", "step"): 1e-5, ("cpu", "epoch"): 1e-4, ("cuda", "step"): 1e-4, ("cuda", "epoch"): 1e-4}
-"""The same for J. On a CPU our fused engine is allowed a tenth of it."""
+"""The largest relative error of J. On a CPU our fused engine is allowed a tenth of it."""
 TF32_TOLERANCE, TF32_LOSS_TOLERANCE = 1e-2, 1e-3
 MANY_SAMPLES, MANY_SAMPLES_TOLERANCE = 500_000, 1e-2
 """From so many samples on, the others' gradients may be off by this, and ours on a GPU by a tenth of it.
@@ -168,7 +168,7 @@ class Field:
     say : callable
         Takes a line of progress.
     threads : int
-        Of every library on a CPU.
+        Threads of every library on a CPU.
     clock : Clock, optional
     """
 
@@ -196,7 +196,7 @@ class Field:
 
     @property
     def versions(self) -> dict[str, str]:
-        """By library."""
+        """A line of versions per library."""
         return {name: worker.versions for name, worker in self.workers.items()}
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
@@ -237,6 +237,7 @@ class Field:
                 if self.clock.left() > LEAST_SECONDS:
                     if case.batch_size not in right:
                         right[case.batch_size] = expected(case, self.device.xp)
+                        self.device.forget_peak()  # the libraries need this memory
                     mine = {n: entries[case, n] for n in batch if entries[case, n].status == "not run"}
                     others[case] = self._measure(case, mine, right[case.batch_size], rounds)
             if len(batches) > 1:
@@ -351,7 +352,7 @@ class Field:
         return max(1.0, min(most, self.clock.left()))
 
     def _all(self, names: list[str], what: Callable[[str], Any]) -> dict[str, Any]:
-        """The same for several libraries: at once on a GPU, where compiling and importing is work of the host."""
+        """Do something for several libraries: at once on a GPU, where compiling and importing is work of the host."""
         if not names:
             return {}
         with ThreadPoolExecutor(len(names) if self.kind == "cuda" else 1) as pool:

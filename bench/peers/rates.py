@@ -95,7 +95,7 @@ def least_seconds(case: Case, rates: dict[str, float], path: str) -> float | Non
     ----------
     case : Case
     rates : dict
-        Of `measure`.
+        The result of `measure`.
     path : {"middle", "narrow"}
         With one fused kernel between two products of cuBLAS, the hidden activations are moved four times and X twice;
         where a sample's activations never leave the chip, X and Y once.

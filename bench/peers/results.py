@@ -153,7 +153,7 @@ class Results:
 
     @property
     def peers(self) -> list[str]:
-        """Those with a time or a reason, in the order of the registry."""
+        """The libraries with a time or a reason, in the order of the registry."""
         return list(dict.fromkeys(e.peer for m in self.measured for e in m.entries))
 
     def exponent(self, group: str, smallest: int) -> dict[str, Any] | None:

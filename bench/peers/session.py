@@ -1,4 +1,4 @@
-"""What a library's process does for the measuring process."""
+"""The work of a library's process, at the measuring process's request."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Session:
         peak, before = self.peer.peak(), self._before
         self._bound = None
         self.peer.forget_peak()
-        return None if peak is None or before is None else peak - before
+        return None if peak is None or before is None else max(0, peak - before)
 
     def rates(self) -> dict[str, float]:
         """See `rates.measure`."""

@@ -146,7 +146,7 @@ class TorchCompile(Torch):
 
 
 class TorchCompileGraphs(TorchCompile):
-    """The same with CUDA graphs; on a CPU there are none."""
+    """torch.compile with CUDA graphs; on a GPU only."""
 
     mode = "reduce-overhead"
 

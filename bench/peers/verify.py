@@ -19,13 +19,7 @@ from xml.etree import ElementTree
 from bench.peers.worker import without_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = (
-    "tests/cuda/test_on_gpu.py",
-    "tests/conformance",
-    "tests/test_network.py",
-    "tests/test_checkpoint.py",
-    "tests/test_predictor.py",
-)
+TESTS = ("tests/cuda/test_on_gpu.py", "tests/conformance", "tests/test_network.py", "tests/files", "tests/data")
 SELECTED = "cupy or test_on_gpu"
 """pytest's -k: the backend's parameter, and the tests that need a GPU."""
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -56,7 +50,7 @@ def run_tests(command: list[str], record: Path, log: Path, seconds: float) -> di
     Parameters
     ----------
     command : list of str
-        Of `tests_command`.
+        The result of `tests_command`.
     record : Path
         The XML file that pytest writes at its end.
     log : Path

@@ -10,9 +10,11 @@ import pytest
 from harness import fake_cupy
 
 from fusedmlp import Network
+from fusedmlp.backends.cupy.captured_engine import CapturedEngine
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps
 from fusedmlp.engines.composed import ComposedEngine
-from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.engines.options import PLAIN, EpochOptions, GradientPhase
+from fusedmlp.model.optimizers import SGD, Adam, AdamW, OptimizerState
 
 M = 330
 SIZES = [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)]  # narrow with one tile and with two, middle, deep
@@ -47,6 +49,8 @@ TRAININGS = {
     "in order": {"batch_size": 64, "shuffle": False, "optimizer": "momentum", "learning_rate": 0.1},
     "all at once": {"batch_size": 1000, "alpha": 0.1},
     "of a sum, by a schedule": {"batch_size": 50, "loss": "sum_squared_error", "schedule": "cosine", "weighted": True},
+    "adamw, clipped": {"batch_size": 32, "optimizer": "adamw", "clip_norm": 0.1, "alpha": 0.3, "weighted": True},
+    "dropout": {"batch_size": 50, "dropout": 0.3, "optimizer": "momentum"},
     "plain": {"batch_size": 100, "loss": "squared_error", "optimizer": "sgd", "learning_rate": 0.01},
 }
 
@@ -54,19 +58,88 @@ TRAININGS = {
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_is_numpys(emulated, cupy, name, sizes):
-    flat, losses, engine, _ = trained(emulated, sizes, **TRAININGS[name])
+    flat, losses, engine, steps = trained(emulated, sizes, **TRAININGS[name])
+    assert (steps is not None) == (name != "dropout")
     expected, expected_losses, *_ = trained("numpy", sizes, **TRAININGS[name])
     np.testing.assert_allclose(flat, expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10)
     assert engine.kind == "fused"
-    assert "finish_float64" in cupy.launches
+    assert ("finish_float64" in cupy.launches) == (name != "dropout")
+
+
+def epochs_of(backend, n=1, options=PLAIN, batch_size=10):
+    """A network after some epochs straight from its engine, its optimizer's state, and the last loss."""
+    net = Network((5, 20, 1), "tanh", dtype="float64", backend=backend, random_state=0)
+    X, Y, weight = (net.backend.asarray(x, "float64") for x in data((5, 20, 1)))
+    state = OptimizerState(AdamW(0.01), net.backend.xp, net.parameters)
+    for _ in range(n):
+        loss = net.engine.train_epoch(net.parameters, state, X, Y, weight[None], None, batch_size, options)
+    return net, state, loss
 
 
 def test_graphs_hold_one_step_and_sixteen(emulated):
-    steps = trained(emulated, (5, 20, 1), batch_size=10)[3]
-    launched = {key: graph.launched for key, graph in steps._graphs.items()}
+    net, state, _ = epochs_of(emulated, 3)
+    launched = {key: graph.launched for key, graph in net.engine._steps[state]._graphs.items()}
     # 33 batches an epoch; the very first is not captured.
     assert launched == {(10, 16): 6, (10, 1): 2}
+
+
+class Halves(GradientPhase):
+    """Stands for the sum over processes: half of the gradient and of the samples."""
+
+    def apply(self, gradient, sums):
+        gradient *= 0.5
+        sums *= 0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EpochOptions(alpha=0.2, mean_weight=1.3, clip_norm=0.05),
+        EpochOptions(clip_norm=1e9),
+        EpochOptions(alpha=0.2, gradient_phase=Halves(), clip_norm=0.05),
+    ],
+    ids=["mean weight", "not clipped", "gradient phase"],
+)
+def test_options_of_epochs_are_numpys(emulated, options):
+    results = []
+    for backend in (emulated, "numpy"):
+        net, state, loss = epochs_of(backend, 2, options)
+        results.append(np.r_[loss, state.t, net.backend.to_numpy(net.parameters.flat)])
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_an_epoch_is_interrupted_between_steps(emulated, monkeypatch, slow):
+    """All steps that were launched are taken and counted, however many there are between two polls."""
+    monkeypatch.setattr("fusedmlp.backends.cupy.captured_steps._POLL_SECONDS", 0.0 if slow else 0.002)
+    calls = []
+
+    def poll():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    interrupted = []
+    train_epoch = CapturedEngine.train_epoch
+
+    def caught(engine, parameters, state, *arguments):
+        try:
+            return train_epoch(engine, parameters, state, *arguments)
+        except KeyboardInterrupt:
+            interrupted.append(state.t)
+            return 0.0
+
+    monkeypatch.setattr(CapturedEngine, "train_epoch", caught)
+    net, state, _ = epochs_of(emulated, 1, EpochOptions(poll=poll))
+    (steps,) = interrupted
+    assert 0 < steps < 33
+    expected = Network((5, 20, 1), "tanh", dtype="float64", backend="numpy", random_state=0)
+    X, Y, weight = data((5, 20, 1))
+    own = OptimizerState(AdamW(0.01), np, expected.parameters)
+    expected.engine.train_epoch(expected.parameters, own, X, Y.astype(float), weight[None], np.arange(10 * steps), 10)
+    assert own.t == state.t == steps
+    np.testing.assert_allclose(net.backend.to_numpy(net.parameters.flat), expected.parameters.flat, rtol=0, atol=1e-11)
 
 
 def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch):
@@ -75,9 +148,13 @@ def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch
     for cut in ((16, 1), (1,), (5, 2, 1)):
         monkeypatch.setattr("fusedmlp.backends.cupy.captured_steps._STEPS_OF_A_GRAPH", cut)
         flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
-    monkeypatch.setattr(
-        CapturedSteps, "_run", lambda steps, state, size, count: [steps._step(state, size) for _ in range(count)]
-    )
+
+    def run(steps, state, size, count):
+        for _ in range(count):
+            steps._step(state, size)
+        steps._taken += count
+
+    monkeypatch.setattr(CapturedSteps, "_run", run)
     flats.append(trained(emulated, (5, 20, 7), batch_size=32, weighted=True)[0])
     assert all(np.array_equal(flat, flats[0]) for flat in flats[1:])
 
@@ -143,21 +220,28 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (state, X, Y, weight[None], order, 32),
         (state, X, Y, None, None, 32),
         (state, X, Y, None, order, 33),
-        (state, X, Y, None, order, 32, 0.5),
+        (state, X, Y, None, order, 32, EpochOptions(alpha=0.5)),
+        (state, X, Y, None, order, 32, EpochOptions(clip_norm=0.5)),
+        (state, X, Y, None, order, 32, EpochOptions(mean_weight=0.5)),
         (OptimizerState(SGD(0.1), cupy, net.parameters), X, Y, None, order, 32),
     ):
         assert steps(*arguments) not in seen
         seen.append(net.engine._steps[arguments[0]])
 
 
-def test_some_samples_only_are_visited_without_graphs(emulated, cupy):
-    """An order that leaves samples out is no epoch that was captured."""
-    X, Y, _ = (emulated.asarray(x, "float32") for x in data((5, 20, 1)))
-    net = Network((5, 20, 1), backend=emulated, random_state=0)
-    state = OptimizerState(SGD(0.1), cupy, net.parameters)
-    net.engine.train_epoch(net.parameters, state, X, Y, None, np.arange(50), 10)
-    assert not net.engine._steps
-    assert state.t == 5
+def test_an_order_may_leave_samples_out(emulated, cupy):
+    """A validation split is such an order."""
+    results = []
+    for backend in (emulated, "numpy"):
+        net = Network((5, 20, 1), dtype="float64", backend=backend, random_state=0)
+        X, Y, _ = (net.backend.asarray(x, "float64") for x in data((5, 20, 1)))
+        state = OptimizerState(SGD(0.1), net.backend.xp, net.parameters)
+        for order in (np.arange(55), np.arange(55)[::-1] * 3):
+            loss = net.engine.train_epoch(net.parameters, state, X, Y, None, order, 10)
+        assert state.t == 12
+        results.append(np.r_[loss, net.backend.to_numpy(net.parameters.flat)])
+        assert backend == "numpy" or state in net.engine._steps
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-12)
 
 
 def test_passes_between_epochs_do_not_move_what_graphs_use(emulated):

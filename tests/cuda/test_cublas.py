@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from fusedmlp.backends.cupy import cublas
 from fusedmlp.backends.cupy.cublas import Cublas, CublasError
-from fusedmlp.backends.cupy.products import Products
+from fusedmlp.backends.cupy.cublas_products import CublasProducts
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def square():
 
 @pytest.fixture
 def products(cupy, square):
-    """Products that have computed something."""
-    ready = Products(cupy)
+    """CublasProducts that have computed something."""
+    ready = CublasProducts(cupy)
     ready.gemm(square, square, square.copy())
     return ready
 

@@ -1,4 +1,4 @@
-"""Products through our own handles of cuBLAS, over a stand-in with its C signatures: layouts, precision, streams,
+"""CublasProducts through our own handles of cuBLAS, over a stand-in with its C signatures: layouts, precision, streams,
 threads, devices, memory, and what goes wrong.
 """
 
@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 from fusedmlp import Network
 from fusedmlp.backends.cupy import CupyBackend
 from fusedmlp.backends.cupy.cublas import CublasError
-from fusedmlp.backends.cupy.products import LARGEST, Products, stored
+from fusedmlp.backends.cupy.cublas_products import LARGEST, CublasProducts, stored
 
 DTYPES = ("float32", "float64")
 IN_PLACE = ("C", "F", "rows with gaps", "columns with gaps")
@@ -61,8 +61,8 @@ def check(out, a, b, of=1):
 
 @pytest.fixture
 def products(cupy):
-    """Products that have computed something: handle and memory are there."""
-    ready = Products(cupy)
+    """CublasProducts that have computed something: handle and memory are there."""
+    ready = CublasProducts(cupy)
     x = fake_cupy.copied(np.ones((1, 1), np.float32))
     ready.gemm(x, x, fake_cupy.copied(np.ones((1, 1), np.float32)))
     return ready
@@ -253,7 +253,7 @@ class TestThreads:
         assert len(cupy.cublas.destroyed) == 1
 
     def test_a_forked_process_leaves_the_handle_alone(self, cupy, square, monkeypatch):
-        products = Products(cupy)
+        products = CublasProducts(cupy)
         products.gemm(square, square, square.copy())
         monkeypatch.setattr("os.getpid", lambda: -1)
         del products
@@ -263,7 +263,7 @@ class TestThreads:
 
 class TestDevices:
     def test_a_handle_for_each(self, cupy):
-        products = Products(cupy)
+        products = CublasProducts(cupy)
 
         def handle_on(device, products):
             x, out = (fake_cupy.allocate((2, 2), "float32", device_id=device) for _ in range(2))
@@ -282,7 +282,7 @@ class TestDevices:
     @pytest.mark.parametrize(("capability", "mebibytes"), [("75", 4), ("89", 4), ("90", 32), ("100", 32)])
     def test_the_memory_to_work_in(self, cupy, square, monkeypatch, capability, mebibytes):
         monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
-        products = Products(cupy)
+        products = CublasProducts(cupy)
         products.gemm(square, square, square.copy())
         (handle,) = cupy.cublas.handles.values()
         assert handle.workspace[1] == mebibytes * 2**20
@@ -379,7 +379,7 @@ class TestCapture:
 
     def test_a_first_product_is_refused(self, cupy, products, square):
         message = "first product in a stream cannot be captured in a CUDA graph: compute one before begin_capture"
-        for of in (products, Products(cupy)):  # the stream is new; the handle too
+        for of in (products, CublasProducts(cupy)):  # the stream is new; the handle too
             stream, out = cupy.cuda.Stream(), square.copy()
             with stream:
                 stream.begin_capture()

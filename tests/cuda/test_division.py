@@ -19,7 +19,7 @@ extern "C" __global__ void quotients(const float* x, const float* y, float* out,
 
 def quotients(x, y):
     """x / y by the harness's twin of the hardware's division."""
-    common = kernel_sources.source("sigmoid.cu").split('extern "C"')[0].split("#define ACTIVATE")[0]
+    common = kernel_sources.source("activations.cu").split('extern "C"')[0].split("#define ACTIVATE")[0]
     kernel = RawKernel(compile_source(common + DIVIDE).get_function("quotients"), [])
     x, y = np.broadcast_arrays(np.float32(x), np.float32(y))
     out = allocate(x.shape, np.float32)

@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 from harness import emulator, fake_cupy
-from harness.exact import f, slope
 
 from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
 from fusedmlp.backends.cupy.hidden_layer import shape_of, tiles_of
-from fusedmlp.backends.cupy.launch import THREADS
-from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, largest_exponent
+from fusedmlp.backends.cupy.launch import THREADS, pointer, strided
+from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, largest_exponent
 from fusedmlp.model.losses import LOSSES
+from oracle import ACTIVATIONS
 
-NULL = np.uint64(0)
 DTYPES = ("float32", "float64")
 
 
@@ -50,12 +50,14 @@ class Case:
     def expected(self):
         """{what is written: its value}."""
         w = np.ones(self.m) if self.weights is None else self.weights
-        A = f[self.activation](self.Z + (0 if self.b is None else self.b))
+        f, slope = ACTIVATIONS[self.activation]
+        Z = self.Z + (0 if self.b is None else self.b)
+        A = f(Z)
         z = self.W2.T @ A.T + (0 if self.b2 is None else self.b2[:, None])
         entry = LOSSES[self.loss]
         A_L = OUTPUT_ACTIVATIONS[entry.output_activation](np, z.copy(), np.empty_like(z))
         dz = w * entry.dZ(np, A_L, self.Y)
-        dZ = (self.W2 @ dz).T * slope[self.activation](A)
+        dZ = (self.W2 @ dz).T * slope(Z)
         parts = [dZ.sum(axis=0), (dz @ A).T.ravel(), dz.sum(axis=1)] if self.b is not None else [(dz @ A).T.ravel()]
         sums = np.array([(w * entry.per_sample(np, z, self.Y)).sum(), w.sum()])
         return {"dZ": dZ, "tail": np.concatenate(parts), "logits": z.T, "sums": sums, "A_L": A_L}
@@ -133,19 +135,10 @@ class Case:
 
     def loss_numbers(self, *before_most):
         return (
-            np.int32(list(LOSSES).index(self.loss)),
+            np.int32(LOSSES[self.loss].code),
             *before_most,
             np.dtype(self.dtype).type(largest_exponent(self.dtype)),
         )
-
-
-def pointer(x):
-    return NULL if x is None else x
-
-
-def strided(x):
-    """Pointer and strides of a matrix with a column per sample."""
-    return (NULL, np.int64(0), np.int64(0)) if x is None else (x, *(np.int64(s // x.itemsize) for s in x.strides))
 
 
 def sum_rows(x):
@@ -203,7 +196,7 @@ def test_gradients_of_every_shape(module, thread_order, n_out, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("activation", CUDA_ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_activations_and_losses(module, outputs, loss, activation, dtype):
     for n_out, bias, weighted in itertools.product((1, 3, 7), (True, False), (True, False)):

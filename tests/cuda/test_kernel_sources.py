@@ -27,11 +27,11 @@ def test_names_and_hashes():
         "narrow_step.cu",
         "optimizer.cu",
         "output_layer.cu",
-        "sigmoid.cu",
+        "activations.cu",
         "sum_rows.cu",
     ]
     hashes = kernel_sources.hashes()
-    headers = {"clusters.cuh", "common.cuh", "losses.cuh", "narrow_block.cuh", "products.cuh", "progress.cuh"}
+    headers = {"clusters.cuh", "common.cuh", "losses.cuh", "narrow_block.cuh", "tile_products.cuh", "progress.cuh"}
     assert hashes.keys() == {*headers, *kernel_sources.names()}
     for file, digest in hashes.items():
         assert digest == hashlib.sha256((kernel_sources.folder() / file).read_bytes()).hexdigest()
@@ -57,7 +57,7 @@ def test_a_source_says_what_it_computes(name):
         "narrow_step.cu": "dW1 = X dZᵀ",
         "optimizer.cu": "θ ← θ - rate g",
         "output_layer.cu": "(Σ w j, Σ w)",
-        "sigmoid.cu": "f(Z + b)",
+        "activations.cu": "f(Z + b)",
         "sum_rows.cu": "out[i] = Σ over rows of x[row, i]",
     }[name]
     for part in (formula, "(n_in, m)|(n, m)|(n,)|(n_out, m)|(rows, n)", "Bytes moved", "[Ff]lops:"):
@@ -82,8 +82,8 @@ def test_a_changed_header_changes_the_text(elsewhere):
 
 
 def test_missing_files(elsewhere):
-    with pytest.raises(FileNotFoundError, match=r"no CUDA source 'sigmoid.cu' in .*; there are: "):
-        kernel_sources.source("sigmoid.cu")
+    with pytest.raises(FileNotFoundError, match=r"no CUDA source 'activations.cu' in .*; there are: "):
+        kernel_sources.source("activations.cu")
     (elsewhere / "k.cu").write_text('#include "gone.cuh"\n')
     with pytest.raises(FileNotFoundError, match=r"no CUDA source 'gone.cuh' in .*; there are: k.cu"):
         kernel_sources.source("k.cu")

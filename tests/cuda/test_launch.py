@@ -89,7 +89,7 @@ class TestChecks:
 
     def test_activations(self, emulated):
         x = ones((4, 4))
-        with pytest.raises(ValueError, match="activation: expected one of sigmoid, tanh, relu, identity; got 'swish'"):
+        with pytest.raises(ValueError, match="activation: expected one of sigmoid, .*; got 'swish'"):
             emulated.activate(x, "swish")
         with pytest.raises(ValueError, match="activation: expected one of"):
             emulated.fused_backward(x, x, x, "softmax")

@@ -11,9 +11,9 @@ from harness import emulator
 import oracle
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
-from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.parameters import Gradients, Parameters
@@ -105,7 +105,7 @@ def test_every_variant_in_every_order(emulated, thread_order, variant):
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "float64"])
-@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("activation", CUDA_ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_activations_and_losses(emulated, loss, activation, arithmetic):
     described = {"hidden_activation": activation, "loss": loss}

@@ -10,16 +10,17 @@ import pytest
 from harness import fake_cupy
 from harness.emulator import compile_source
 
-from fusedmlp import Gradients, Parameters
+from fusedmlp import Gradients, Parameters, get_backend
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.optimizers import SGD, Adam, OptimizerState
+from fusedmlp.model.optimizers import RULES, SGD, Adam, AdamW, OptimizerState
 
 OPTIMIZERS = {
     "sgd": SGD(0.3),
     "momentum": SGD(0.3, momentum=0.8),
     "nesterov": SGD(0.3, momentum=0.8, nesterov=True),
     "adam": Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
+    "adamw": AdamW(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3, weight_decay=0.3),
 }
 LAYOUTS = ("packed", "strided")
 # Vectors of 1 to thousands of numbers: tails of every length, more than one grid covers at once.
@@ -66,7 +67,29 @@ def test_steps(emulated, cupy, thread_order, name, dtype):
 
 def test_every_kernel_has_its_test():
     names = compile_source(kernel_sources.source("optimizer.cu")).names
-    assert set(names) == {f"{k}_{t}_{v}" for k in OPTIMIZERS for t in ("float32", "float64") for v in LAYOUTS}
+    rules = {f"{rule}_{t}_{v}" for rule in RULES for t in ("float32", "float64") for v in LAYOUTS}
+    assert set(names) == rules | {"gradient_squares_float32", "gradient_squares_float64", "clip_factor"}
+    assert OPTIMIZERS.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+@pytest.mark.parametrize("clip_norm", [0.3, 1e6])
+def test_clipping(emulated, cupy, thread_order, clip_norm, decay, dtype):
+    """By the norm of the whole gradient, in two launches; the same bits in every order of the threads."""
+    for sizes in ((1, 1), (7, 9, 2), (200, 400, 3)):
+        flats = []
+        for xp, backend in ((cupy, emulated), (np, None)):
+            architecture = Architecture(sizes, dtype=dtype if backend else "float64")
+            rng = np.random.default_rng(0)
+            theta, gradient = (rng.normal(size=architecture.n_parameters).astype(dtype) for _ in range(2))
+            theta, gradient = (fake_cupy.copied(x) if backend else x.astype(float) for x in (theta, gradient))
+            parameters, gradients = Parameters(architecture, theta), Gradients(architecture, gradient)
+            take_step = backend.take_step if backend else get_backend("numpy").take_step
+            take_step(OptimizerState(SGD(1.0), xp, parameters), parameters, gradients, 0.7, decay, clip_norm)
+            flats.append(theta)
+        np.testing.assert_allclose(flats[0].get(), flats[1], rtol=0, atol=40 * np.finfo(dtype).eps)
+    assert f"gradient_squares_{dtype}" in cupy.launches
 
 
 def test_one_launch_a_step(emulated, cupy):
@@ -96,7 +119,7 @@ def test_wrong_vectors(emulated):
     vector = fake_cupy.copied(np.zeros(architecture.n_parameters, np.float32))
     gaps = fake_cupy.copied(np.zeros(2 * architecture.n_parameters, np.float32))[::2]
     parameters = Parameters(architecture, vector)
-    state = OptimizerState(Adam(), fake_cupy.make(), vector)
+    state = OptimizerState(Adam(), fake_cupy.make(), parameters)
     with pytest.raises(ValueError, match=r"gradients: expected a vector without gaps; got strides \(8,\)"):
         emulated.take_step(state, parameters, Gradients(architecture, gaps), 1.0, 0.0)
     other = fake_cupy.copied(np.zeros(architecture.n_parameters))

@@ -10,16 +10,18 @@ from harness.compiled import compile_text, compiled, instructions, machine_code
 
 from fusedmlp.backends.cupy import kernel_sources
 
-FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("sigmoid.cu", "sm_75")]
+FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("activations.cu", "sm_75")]
 
 # The functions that a kernel may call, by the beginning of its name; all others call none. A call is the slow path of
 # an accurate division or root, and its registers are the caller's. Float64 has no fast division.
+CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
 CALLS = {
     "adam_float32": "sqrt_rn",  # 28 bytes of memory an element leave it the time
+    "adamw_float32": "sqrt_rn",
     "losses_float32": "div_rn_f64",  # J is computed in double
+    "clip_factor": CALLS_OF_FLOAT64,  # one number, in double
     "finish_": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_",  # one thread, once a step; powers of β are no quick thing
 }
-CALLS_OF_FLOAT64 = "dblrcp_rn|div_rn_f64|dsqrt_rn"
 
 # Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
 # approximations, too: those are refused where there is nothing that they could be the beginning of.
@@ -76,7 +78,7 @@ def test_machine_code(file, architecture):
 
 def test_the_sigmoid_is_short():
     """A dozen instructions more than the identity a float32 element, of the 76 for which there is time on an H100."""
-    kernels = machine_code("sigmoid.cu", "sm_90")
+    kernels = machine_code("activations.cu", "sm_90")
     for layout in ("packed", "strided"):
         sigmoid = kernels[f"activate_sigmoid_float32_{layout}"]
         elements = len(found(re.compile("MUFU.EX2"), sigmoid))

@@ -141,7 +141,7 @@ def squares(backend):
     parameters = Parameters(architecture, random(architecture.n_parameters))
     output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
     logits, Y = random((5, 200)), random((200, 5))
-    mini_batch.finish(parameters, output_layer, logits, (Y, None), 0.1, 1.0, True, SGD(0.1))
+    mini_batch.finish(parameters, output_layer, logits, (Y, None), 0.1, 1.0, None, SGD(0.1))
 
 
 def optimize(optimizer):
@@ -159,10 +159,10 @@ THETA = Architecture((N, N, 1)).n_parameters
 NARROW = "n_in m + 2 n_out m (X and Y read, logits written)"
 NARROW_FORWARD = "narrow_forward n_in m + tiles n_out m (X read, parts written)"
 HIDDEN_LAYER = "2 n m (Z read, dZ written), n_out m of Y and n_out m of logits"
-OPTIMIZER = "sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam 7 n"
+OPTIMIZER = "sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam and adamw 7 n"
 BACKWARD = "2 n_in m elements (A read, out written), n_out m of dZ"
 CLAIMS = [
-    Claim("sigmoid.cu", "activate", "2 n m elements (Z read, A written)", activate, 2 * N * M),
+    Claim("activations.cu", "activate", "2 n m elements (Z read, A written)", activate, 2 * N * M),
     *(
         Claim("fused_backward.cu", f"fused_backward_{n_out}", BACKWARD, fused_backward(n_out), (2 * N + n_out) * M)
         for n_out in (1, 4, 16)

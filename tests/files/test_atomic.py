@@ -156,6 +156,7 @@ for i in range(10**9):
 def test_killed_writers(tmp_path):
     """After each of 20 kills the file is whole, and at most one temporary file is left, which the next call removes."""
     path = tmp_path / "file"
+    path.write_bytes(bytes(300_000))
     for seed in range(20):
         with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as process:
             process.stdout.readline()

@@ -1,4 +1,4 @@
-"""What formulas are made of: scopes, indices, symbols, products that check shapes, sums over indices, derivatives."""
+"""The parts of formulas: indices, symbols, products that check shapes, sums over indices, derivatives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scope:
         return replace(self, indices=self.indices | {name: (value, size)})
 
     def allowed(self) -> bool:
-        """Whether the indices that a condition keeps apart are."""
+        """Whether the indices that have to differ do."""
         known = self.indices
         return not any(a in known and b in known and known[a][0] == known[b][0] for a, b in self.apart)
 
@@ -130,6 +130,8 @@ class Symbol:
         return (symbol.name, which), array, tuple(part)
 
     def __call__(self, scope: Scope) -> np.ndarray:
+        if self.name == "t":  # the number of a step, as a power of a constant
+            return np.asarray(float(scope.indices[self.name][0]))
         _, array, part = self.find(scope)
         return number(array[part])
 

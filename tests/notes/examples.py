@@ -1,12 +1,13 @@
 """The networks that the formulas of docs/derivation.md are evaluated on: what each symbol of the page stands for.
 
-The value of a symbol is what the code gives for it (`Network.trace`, and where there is one the engine's own result,
-which has to agree). Derivatives are those of `forward`, the network in plain numpy with every quantity changeable.
+The value of a symbol is what `Network.trace` gives for it. Where an engine computes the same, the two have to agree.
+Derivatives are those of `Example.forward`, the network in plain numpy, in which every quantity can be changed.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import special
 from fusedmlp import Network
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, SELU_ALPHA, SELU_SCALE
 from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS, OptimizerState
 
 Key = tuple[str, int | None]
 
@@ -86,7 +88,7 @@ class Example:
     """
 
     note = False
-    numbered_from_one: ClassVar[set[str]] = {"x", "y", "a", "j", "w"}  # by samples, of which an index must take all
+    whole_axes: ClassVar[set[str]] = {"x", "y", "a", "j", "w"}  # numbered by samples: an index has to take all of them
 
     def __init__(
         self, net: Network, X: np.ndarray, Y: np.ndarray, weight: np.ndarray | None = None, alpha: float = 0.0
@@ -162,7 +164,7 @@ class Example:
         numbers = [number for symbol, number in self.names if symbol == name and (number is not None) == subscripted]
         if not numbers:
             raise ShapeMismatchError(f"no {name} {'with' if subscripted else 'without'} a subscript")
-        return (min(numbers), max(numbers), name in self.numbered_from_one) if subscripted else (0, 0, False)
+        return (min(numbers), max(numbers), name in self.whole_axes) if subscripted else (0, 0, False)
 
     def value(self, name: str, number: int | None) -> np.ndarray:
         kind, layer, transposed = self.names[name, number]
@@ -209,7 +211,7 @@ class Logistic(Example):
 class Recursion(Example):
     """One sample of a deep network: z_l, a_l, δ_l and y are columns, C is its loss."""
 
-    numbered_from_one: ClassVar[set[str]] = set()
+    whole_axes: ClassVar[set[str]] = set()
 
     def own_names(self):
         names = {("z", layer): ("Z", layer, False) for layer in self.layers}
@@ -225,7 +227,7 @@ class Recursion(Example):
 class SecondNote(Example):
     """Rows as samples, layers counted from the input: z_l is the transpose of Z_{l-1}."""
 
-    numbered_from_one: ClassVar[set[str]] = set()
+    whole_axes: ClassVar[set[str]] = set()
 
     def own_names(self):
         names = {("z", layer + 1): ("Z", layer, True) for layer in self.layers}
@@ -256,7 +258,7 @@ class SecondNote(Example):
 class Output(Example):
     """The logits z of one sample, its targets y, and a loss of the code on them."""
 
-    numbered_from_one: ClassVar[set[str]] = {"z", "y"}
+    whole_axes: ClassVar[set[str]] = {"z", "y"}
 
     def __init__(self, loss: str, z: np.ndarray, y: np.ndarray) -> None:
         self.arguments = (loss, z, y)
@@ -300,3 +302,31 @@ class Unit(Example):
         other, z = copy.copy(self), self.quantities["z", None] + step
         other.quantities = self.quantities | {("z", None): z, ("a", None): ACTIVATIONS[self.activation](z)}
         return other
+
+
+class Steps(Example):
+    """One weight, and what an optimizer of the code makes of it and of its moments in a few steps."""
+
+    whole_axes: ClassVar[set[str]] = set()
+
+    def __init__(self, name: str) -> None:
+        self.arguments, self.again, self.functions = (name,), {}, FUNCTIONS
+        large = {"learning_rate": 0.1} | ({"epsilon": 0.01} if hasattr(OPTIMIZERS[name], "epsilon") else {})
+        optimizer, gradients = replace(OPTIMIZERS[name], **large), [0.3, -0.7, 0.2]
+        self.sizes = {"T": len(gradients)}
+        self.quantities = {("r", None): optimizer.learning_rate, ("p", None): getattr(optimizer, "momentum", 0.0)}
+        self.quantities |= {(r"\beta", k): getattr(optimizer, f"beta_{k}", 0.0) for k in (1, 2)}
+        self.quantities[r"\epsilon", None] = getattr(optimizer, "epsilon", 0.0)
+        self.quantities[r"\lambda", None] = getattr(optimizer, "weight_decay", 0.0)
+        net = Network([1, 1], bias=False, dtype="float64", backend="numpy")
+        theta = net.parameters.flat
+        theta[0] = 1.5
+        state = OptimizerState(optimizer, np, net.parameters)
+        moments = dict(zip("uv" if len(state.moments) == 2 else "v", state.moments.values(), strict=True))
+        for t, g in enumerate([0.0, *gradients]):
+            if t:
+                state.step(np, theta, np.array([g]))
+                self.quantities["g", t] = g
+            self.quantities[r"\theta", t] = theta[0]
+            self.quantities |= {(symbol, t): values[0] for symbol, values in moments.items()}
+        self.names = {key: (*key, False) for key in self.quantities}

@@ -40,7 +40,7 @@ TOKEN = re.compile(
     r"\s+|\\hat\{y\}|\\mathrm\{\w+\}|\\left[\[(]|\\right[\])]|\\[a-zA-Z]+|\d+(?:\.\d+)?|dZ|dW|db|dz|[a-zA-Z]|[-+=,:'^_()\[\]{}<>]"
 )
 FACTOR = re.compile(
-    r"\w+|\(|\\left[\[(]|\\hat\{y\}|\\mathrm\{\w+\}|\\(?:frac|sum|sqrt|delta|alpha|pi|sigma|log|max|min|tanh|Phi)"
+    r"\w+|\(|\\left[\[(]|\\hat\{y\}|\\mathrm\{\w+\}|\\(?:frac|sum|sqrt|delta|theta|beta|epsilon|lambda|alpha|pi|sigma|log|max|min|tanh|Phi)"
 )
 FUNCTIONS = {r"\sigma", "f", r"\log", r"\max", r"\min", r"\tanh", r"\Phi", "softmax", "sigmoid"}
 
@@ -145,7 +145,7 @@ class Parser:
             return self.function(function)
         if token == "e" and self.accept("^"):
             return combined(np.exp, self.group())
-        if re.fullmatch(r"[a-zA-Z]+|\\hat\{y\}|\\delta|\\alpha|\\pi", token):
+        if re.fullmatch(r"[a-zA-Z]+|\\hat\{y\}|\\(?:delta|theta|beta|epsilon|lambda|alpha|pi)", token):
             return self.symbol(token)
         raise SyntaxError(f"cannot read {token} in {''.join(self.tokens)}")
 

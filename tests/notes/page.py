@@ -1,4 +1,4 @@
-"""docs/derivation.md in pieces: its rows, their formulas, and the networks that each is evaluated on."""
+"""The rows and formulas of docs/derivation.md, the networks that they are evaluated on, and the evaluation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from algebra import Scope, ShapeMismatchError
-from examples import Example, Logistic, Output, Recursion, SecondNote, Unit
+from examples import Example, Logistic, Output, Recursion, SecondNote, Steps, Unit
 from latex import Parser, bindings, evaluate
 
 from fusedmlp import Network
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "derivation.md").read_text(encoding="utf-8")
@@ -103,7 +104,7 @@ def samples(net: Network, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def examples(section: str, equal: bool = False) -> list[Example]:
-    """The networks of a section: all sizes differ, so that no wrong shape can pass, or are equal, so that every can."""
+    """The networks of a section. All sizes differ, so that a wrong shape is noticed; with `equal` they are the same."""
     if section == "logistic":
         net = network([6, 1] if equal else [4, 1])
         return [Logistic(net, *samples(net, 6))]
@@ -123,6 +124,8 @@ def examples(section: str, equal: bool = False) -> list[Example]:
         return [Example(net, *samples(net, 5), np.array([0.5, 0.0, 2.0, 1.0, 3.0]), alpha=0.7)]
     if section in HIDDEN_ACTIVATIONS:
         return [Unit(section, z) for z in (-2.1, -0.4, 0.3, 1.7)]
+    if section in OPTIMIZERS:
+        return [Steps(section)]
     if section in LOSSES:
         y = {"categorical_cross_entropy": [0.0, 1.0, 0.0], "poisson": [1.0, 3.0, 2.0]}.get(section, [1.0, 0.0, 1.0])
         return [Output(section, np.array(z), np.array(y)) for z in ([-1.5, 0.3, 2.0], [0.7, -2.5, 1.1])]
@@ -140,7 +143,7 @@ def section(row: Row) -> str:
     if row.id.startswith(("N2", "M2")):
         return "second"
     named = row.cells[0].split(":")[0].split(",")[0].replace(" ", "_").replace("-", "_")
-    if named in (*HIDDEN_ACTIVATIONS, *LOSSES):
+    if named in (*HIDDEN_ACTIVATIONS, *LOSSES, *OPTIMIZERS):
         return named
     if row.heading == "Losses from logits":
         return "binary_cross_entropy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -145,3 +146,20 @@ def test_losses_are_finite_for_huge_logits(loss, dtype):
     j = LOSSES[loss].per_sample(np, Z, Y)
     assert j.dtype == np.float64
     assert np.isfinite(j).all()
+
+
+def test_cross_entropies_are_exact_for_every_logit():
+    """From the logits, beside 1,000 digits: enough for 1 - exp(-2000)."""
+    logits = [-1e3, -40.0, -1.5, -1e-8, 0.0, 0.3, 2.0, 37.0, 1e3]
+    Z = np.array([logits, np.zeros(len(logits))])
+    with localcontext() as context:
+        context.prec = 1000
+        exponentials = [Decimal(z).exp() for z in logits]
+        truth = {1.0: [float((1 + 1 / e).ln()) for e in exponentials], 0.0: [float((1 + e).ln()) for e in exponentials]}
+    for y, expected in truth.items():  # the softmax of (z, 0) is the sigmoid of z
+        Y = np.array([np.full(len(logits), y), np.full(len(logits), 1 - y)])
+        binary = LOSSES["binary_cross_entropy"].per_sample(np, Z[:1], Y[:1])
+        np.testing.assert_allclose(binary, expected, rtol=1e-13, atol=1e-300)
+        np.testing.assert_allclose(
+            LOSSES["categorical_cross_entropy"].per_sample(np, Z, Y), expected, rtol=1e-13, atol=1e-16
+        )

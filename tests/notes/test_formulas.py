@@ -18,6 +18,7 @@ from page import FORMULAS, MISTAKES, NOTATION, PROSE, Row, examples, failure, se
 
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.optimizers import OPTIMIZERS
 from fusedmlp.model.parameters import Gradients
 
 LAYOUT = {
@@ -46,9 +47,9 @@ def test_formula(row):
             assert not failure(text, example, row.conditions(), shapes), text
 
 
-def test_every_activation_and_loss_has_a_row():
+def test_every_activation_loss_and_optimizer_has_a_row():
     """A new one needs a row under "What the code adds", and its function in ACTIVATIONS or COSTS of `examples.py`."""
-    assert {section(row) for row in FORMULAS} >= {*HIDDEN_ACTIVATIONS, *LOSSES}
+    assert {section(row) for row in FORMULAS} >= {*HIDDEN_ACTIVATIONS, *LOSSES, *OPTIMIZERS}
 
 
 @pytest.mark.parametrize(("symbol", "shape"), NOTATION)
@@ -120,7 +121,8 @@ def one_percent_more(result: Any) -> Any:
     if isinstance(result, dict):
         return {key: one_percent_more(value) for key, value in result.items()}
     if isinstance(result, tuple):
-        return tuple(one_percent_more(value) for value in result)
+        values = (one_percent_more(value) for value in result)
+        return type(result)(*values) if hasattr(result, "_fields") else tuple(values)
     if isinstance(result, Gradients):
         result.flat[...] *= 1.01
         return result
@@ -128,6 +130,15 @@ def one_percent_more(result: Any) -> Any:
         result *= 1.01
         return result
     return result * 1.01
+
+
+def stand_in(number: int, free_variables: tuple[str, ...]) -> types.CodeType:
+    """The code of a function that calls the global `_changed_{number}`, with as many free variables as are needed."""
+    names = "".join(f"{name}, " for name in free_variables)
+    source = f"def outer({names}):\n def f(*a, **k):\n  ({names})\n  return _changed_{number}(*a, **k)\n return f"
+    local: dict[str, Any] = {}
+    exec(source, local)
+    return local["outer"](*free_variables).__code__
 
 
 @contextmanager
@@ -138,21 +149,19 @@ def changed_results(name: str) -> Iterator[None]:
     kept = {f: f.__code__ for row in fields for field, f in row.items() if callable(f) and field != "valid_targets"}
     assert kept, name
     for number, (function, code) in enumerate(kept.items()):
-        original = types.FunctionType(code, function.__globals__, argdefs=function.__defaults__)
+        original = types.FunctionType(code, function.__globals__, "", function.__defaults__, function.__closure__)
         original.__kwdefaults__ = function.__kwdefaults__
 
         def changed(*args: Any, f: Any = original, **options: Any) -> Any:
-            result = one_percent_more(f(*args, **options))
+            result = f(*args, **options)
             for argument in args:
-                if isinstance(argument, Gradients):  # what the function fills in
-                    one_percent_more(argument)
-            return result
+                if isinstance(argument, Gradients) or (result is None and isinstance(argument, np.ndarray)):
+                    one_percent_more(argument)  # the function changes it in place
+            return None if result is None else one_percent_more(result)
 
         # The code is exchanged, not the name: tables hold the function itself.
         function.__globals__[f"_changed_{number}"] = changed
-        local: dict[str, Any] = {}
-        exec(f"def stand_in(*args, **options): return _changed_{number}(*args, **options)", local)
-        function.__code__ = local["stand_in"].__code__
+        function.__code__ = stand_in(number, code.co_freevars)
     try:
         yield
     finally:

@@ -42,10 +42,7 @@ def info(model: str | None) -> None:
     click.echo("\nBackends")
     mistakes: list[Exception] = []
     for name in registry():
-        reason = unavailable_reason(name)
-        click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
-        if reason is None:
-            mistakes += _describe_backend(name)
+        mistakes += _describe_backend(name)
     click.echo("\nKernels (SHA-256)")
     for file, digest in kernel_sources.hashes().items():
         click.echo(f"  {file:<24} {digest}")
@@ -57,15 +54,19 @@ def info(model: str | None) -> None:
 
 
 def _describe_backend(name: str) -> list[Exception]:
-    """Print a backend, or what is wrong with its settings; the errors are returned."""
+    """Print whether a backend is available, and its description or the setting that is wrong; return the errors."""
+    described: dict[str, str] = {}
+    mistakes: list[Exception] = []
     try:
-        described = get_backend(name).at_precision(resolve_precision()).describe()
+        reason = unavailable_reason(name)
+        if reason is None:
+            described = get_backend(name).at_precision(resolve_precision()).describe()
     except (ValueError, RuntimeError) as error:
-        click.echo(f"    {'settings:':<10} {error}")
-        return [error]
+        reason, mistakes = f"a setting is wrong: {error}", [error]
+    click.echo(f"  {name}: {'available' if reason is None else f'not available: {reason}'}")
     for key, value in described.items():
         click.echo(f"    {key + ':':<10} {value}")
-    return []
+    return mistakes
 
 
 def _describe_model(path: str) -> None:

@@ -1,7 +1,7 @@
 """Samples: X, Y and sample weights, checked in one place, where the engines of a backend take them.
 
-`as_samples` and `as_inputs` are the only ways in: a ValueError says what is wrong. The axes in the messages are the
-core's: a column is a sample. Three things may become of an array, and none of them copies it needlessly:
+`as_samples` and `as_inputs` are the only entry points. A ValueError says what is wrong; its axes are those of the core,
+where a column is a sample. An array is used in one of three ways, and is not copied needlessly:
 
 - it is converted and placed on the backend's device, if it is not there in the right type already;
 - where a device has no room for X and all that goes with it, or where X would have to be converted and is large, each
@@ -108,7 +108,7 @@ def as_samples(
     architecture : Architecture
     backend : Primitives
     prefix : str
-        What the names of the arguments begin with in error messages.
+        A prefix of the arguments' names in error messages.
 
     Raises
     ------
@@ -178,8 +178,9 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
         raise ValueError(f"{name}: expected shape (nL={nL}, m={m}), a column per sample of X; got {Y.shape}{hint}")
     loss = LOSSES[architecture.loss]
     if not on_host:
-        converted = backend.asarray(Y, dtype=architecture.dtype) if Y.dtype.kind in "iub" else Y
-        if converted.dtype == architecture.dtype and bool(loss.valid_targets(backend.xp, converted).all()):
+        exact = Y.dtype.kind in "iub" or Y.dtype == architecture.dtype
+        converted = backend.asarray(Y, dtype=architecture.dtype) if exact else Y
+        if exact and bool(loss.valid_targets(backend.xp, converted).all()):
             return converted  # valid targets are finite
     Y = _finite(Y, architecture, backend, name, on_host)
     for first, block in _blocks(Y):
@@ -211,13 +212,14 @@ def _check_sample_weight(
         raise ValueError(f"{name}: expected shape (m={m},), a number per sample of X; got {weight.shape}")
     weight = _finite(weight.reshape(1, m), architecture, backend, name, on_host)
     smallest = min(float(block.min()) for _, block in _blocks(weight))
-    total = float(weight.sum(dtype=np.float64))
+    with np.errstate(over="ignore"):  # reported below
+        total = float(weight.sum(dtype=np.float64))
     if smallest < 0:
         raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
     if total == 0:
         raise ValueError(f"{name}: expected at least one weight > 0; all are 0")
     limits = np.finfo(architecture.dtype)
-    if not limits.tiny <= total / m <= total <= limits.max:
+    if not float(limits.tiny) <= total / m <= total <= float(limits.max):
         raise ValueError(
             f"{name}: expected weights whose sum and mean are between {limits.tiny:.2g} and {limits.max:.2g}, the "
             f"normal numbers of {architecture.dtype}; the sum is {total:.3g}. Multiply all weights by a constant"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib.metadata
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from harness.kept import kept
 
 from fusedmlp.backends.cupy import kernel_sources
 
@@ -106,13 +109,20 @@ def compiled(file, architecture):
 def compile_text(text, architecture):
     """CUDA C++ as `Compiled`, with the options that CuPy compiles with."""
     core = cuda_core()
-    options = core.ProgramOptions(
-        std="c++17", arch=architecture, ftz=True, device_as_default_execution_space=True, ptxas_options=["-v"]
-    )
-    log = io.StringIO()
-    cubin = core.Program(text, "c++", options).compile("cubin", logs=log)
-    found = _RESOURCES.findall(log.getvalue())
-    return Compiled(cubin.code, {name: Resources(*map(int, numbers)) for name, *numbers in found})
+
+    def make(path):
+        options = core.ProgramOptions(
+            std="c++17", arch=architecture, ftz=True, device_as_default_execution_space=True, ptxas_options=["-v"]
+        )
+        log = io.StringIO()
+        cubin = core.Program(text, "c++", options).compile("cubin", logs=log)
+        found = _RESOURCES.findall(log.getvalue())
+        path.write_text(json.dumps([base64.b64encode(cubin.code).decode(), found]))
+
+    versions = [importlib.metadata.version(name) for name in ("cuda-core", "nvidia-cuda-nvrtc")]
+    code, found = json.loads(kept([text, architecture, *versions], make).read_text())
+    resources = {name: Resources(*map(int, numbers)) for name, *numbers in found}
+    return Compiled(base64.b64decode(code), resources)
 
 
 @functools.cache

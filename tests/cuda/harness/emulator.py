@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from harness.kept import kept
 
 ORDERS = ("forward", "reverse", "shuffled")
 COMPILER = shutil.which("g++")
@@ -24,6 +25,7 @@ COMPILER = shutil.which("g++")
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _CLUSTERED = "blocks_of_a_cluster"
 _KERNEL = re.compile(rf'extern\s+"C"\s+void\s+(?:({_CLUSTERED})\s+)?(?!__)(\w+)\s*\(')
+_FLAGS = ["-O1", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 _SANITIZERS = ["-fsanitize=alignment,bounds,signed-integer-overflow,shift"]
 # traffic.h has the functions that this makes the code call.
 _COUNTING = ["-DCOUNT_TRAFFIC", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
@@ -126,26 +128,27 @@ def _compile(code, defines, counting):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        unit, library = Path(folder, "unit.cpp"), Path(folder, "unit.so")
+        unit = Path(folder, "unit.cpp")
         text = f'#include "{_HEADER}"\n#line 1\n{code}\n'
         unit.write_text(text)
-        kernels = _KERNEL.findall(_gxx("-E", "-P", f"-D__cluster_dims__(...)={_CLUSTERED}", *defines, unit))
+        expanded = _gxx("-E", "-P", f"-D__cluster_dims__(...)={_CLUSTERED}", *defines, unit)
+        kernels = _KERNEL.findall(expanded)
         names, clustered = [name for _, name in kernels], {name for mark, name in kernels if mark}
-        unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
-        # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
-        flags = [
-            *defines,
-            "-O1",
-            "-fPIC",
-            "-fno-strict-aliasing",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-Wno-unknown-pragmas",
-        ]
-        _gxx(*flags, *(_COUNTING if counting else _SANITIZERS), "-c", unit, "-o", f"{unit}.o")
-        _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
-        return Module(ctypes.PyDLL(str(library)), names, clustered)
+        flags = [*_FLAGS, *defines, *(_COUNTING if counting else _SANITIZERS)]
+
+        def make(library):
+            unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
+            # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
+            _gxx(*flags, "-c", unit, "-o", f"{unit}.o")
+            _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
+
+        headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
+        return Module(ctypes.PyDLL(str(kept([text, *headers, *flags, _version()], make))), names, clustered)
+
+
+@functools.cache
+def _version():
+    return _gxx("--version")
 
 
 def _gxx(*arguments):

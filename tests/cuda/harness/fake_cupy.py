@@ -18,6 +18,7 @@ from harness.emulator import compile_source
 from harness.fake_cublas import FakeCublas
 from harness.fake_devices import Device, DeviceOfThread
 from harness.fake_memory import POOL, Allocation, OutOfMemoryError
+from scipy import special
 
 
 class Pointer:
@@ -274,8 +275,9 @@ def _asarray(x, dtype=None, order=None, *, copy=None, blocking=False):
         memory.owner = x
         view = ndarray(np.ndarray(given["shape"], given["typestr"], buffer, strides=given["strides"]), memory)
         return _asarray(view, dtype)
-    assert blocking, "an asynchronous copy: the caller may change his array before it is done"
-    new = copied(np.asarray(x, dtype=dtype), order or "K")
+    x = np.asarray(x)
+    assert blocking or not fake_streams.is_pinned(x.ctypes.data, x.nbytes), "the caller may change his array too early"
+    new = copied(x.astype(dtype or x.dtype, copy=False), order or "K")
     fake_streams.read()
     return new
 
@@ -287,12 +289,12 @@ def _asnumpy(x, stream=None, order="C", out=None, *, blocking=True):
 def _ufunc(function):
     """The module's function: at least one array must be the GPU's."""
 
-    def call(*inputs, out=None):
+    def call(*inputs, out=None, dtype=None):
         if not any(isinstance(x, ndarray) for x in inputs):
             raise TypeError(f"Unsupported type {type(inputs[0])}")
         values = [host(x) for x in inputs]
         if out is None:
-            return wrapped(function(*values))
+            return wrapped(function(*values, **({} if dtype is None else {"dtype": dtype})))
         function(*values, out=host(out))
         return out
 
@@ -300,7 +302,7 @@ def _ufunc(function):
 
 
 _UFUNCS = (
-    *("abs", "add", "equal", "exp", "greater", "isfinite", "log", "log1p", "maximum"),
+    *("abs", "add", "equal", "exp", "expm1", "greater", "isfinite", "log", "log1p", "maximum"),
     *("minimum", "multiply", "negative", "reciprocal", "sqrt", "square", "subtract", "tanh"),
 )
 
@@ -326,7 +328,8 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
     cupy.cublas = FakeCublas(fake_streams.current, lambda: current.current.number, Allocation.holding)
     shared = {"launches": cupy.launches, "device": staticmethod(lambda: current.current.number)}
     cupy.RawModule = type("RawModule", (RawModule,), shared)
-    cupy.float32, cupy.float64 = np.float32, np.float64
+    for name in ("float32", "float64", "uint32", "uint64"):
+        setattr(cupy, name, getattr(np, name))
     cupy.asarray, cupy.asnumpy = _asarray, _asnumpy
     cupy.empty = empty
     cupy.empty_like = lambda x: allocate(x.shape, x.dtype)
@@ -372,6 +375,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
 def install(patch, cupy):
     """Put a fake CuPy, and its cuBLAS, in the place of the real ones; `patch` is pytest's MonkeyPatch."""
     patch.setitem(sys.modules, "cupy", cupy)
+    patch.setitem(sys.modules, "cupyx.scipy.special", types.SimpleNamespace(erfc=_ufunc(special.erfc)))
     cublas = "fusedmlp.backends.cupy.cublas"
     patch.setattr(f"{cublas}._found_path", lambda: "libcublas.so")
     # Of whichever fake is installed when the library is opened.

@@ -231,9 +231,13 @@ class _Range:
         memory.range = self
 
 
+def is_pinned(address, n_bytes):
+    """Whether these bytes of main memory are pinned."""
+    with _lock:
+        return any(range_.start <= address and address + n_bytes <= range_.stop for range_ in list(_pinned))
+
+
 def copy_from_host_async(users, target, source, n_bytes, stream, keep):
     """MemoryPointer.copy_from_host_async; `source` has to be pinned: else the copy would not be asynchronous."""
-    with _lock:
-        pinned = any(range_.start <= source and source + n_bytes <= range_.stop for range_ in list(_pinned))
-    assert pinned, "an asynchronous copy from memory that is not pinned"
+    assert is_pinned(source, n_bytes), "an asynchronous copy from memory that is not pinned"
     users.touch(stream, lambda: keep is None or ctypes.memmove(target, source, n_bytes))

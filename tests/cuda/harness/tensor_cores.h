@@ -1,4 +1,4 @@
-// The tensor cores' product m16n8k8 of TF32, for kernels/products.cuh: operands of 10 bits behind the point, float32 sums.
+// The tensor cores' product m16n8k8 of TF32, for kernels/tile_products.cuh: operands of 10 bits behind the point, float32 sums.
 
 struct Fragments {
     float a[4], b[2];

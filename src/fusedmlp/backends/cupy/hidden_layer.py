@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.cupy.launch import C_TYPES, NULL, PACK_BYTES, THREADS, Launcher, fitting
-from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
+from fusedmlp.backends.cupy.launch import C_TYPES, PACK_BYTES, THREADS, Launcher, fitting, pointer, strided
+from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
@@ -19,7 +19,7 @@ _BLOCKS_PER_MULTIPROCESSOR = 4
 
 
 def width_of(n_outputs: int) -> int:
-    """The number of outputs of the kernel to take: the smallest that holds them."""
+    """The number of outputs of the kernel: the smallest that is large enough."""
     width = fitting(_WIDTHS, n_outputs)
     assert width is not None, f"{n_outputs} outputs"
     return width
@@ -31,22 +31,22 @@ def units_of_a_thread(n_outputs: int, dtype: str) -> int:
 
 
 def samples_at_a_time(width: int, packed: bool) -> int:
-    """Of a team: `Share::S` in the source."""
+    """Samples of a team: `Share::S` in the source."""
     return 1 if width > 4 else 4 if width == 1 and packed else 2
 
 
-def covers(architecture: Architecture) -> bool:
-    """Whether the kernel takes the last hidden layer and the outputs of a network."""
+def has_kernel(architecture: Architecture) -> bool:
+    """Whether there is a kernel for the network's last hidden layer and number of outputs."""
     return len(architecture.layer_sizes) >= 3 and fitting(_WIDTHS, architecture.n_outputs) is not None
 
 
 def tiles_of(n: int, n_outputs: int, dtype: str) -> int:
-    """Blocks that n units take."""
+    """The number of blocks for n units."""
     return -(-n // (THREADS * units_of_a_thread(n_outputs, dtype)))
 
 
 class Shape(NamedTuple):
-    """Of a launch: (threads of a sample, samples of a block at a time, bytes of shared memory)."""
+    """The sizes of a launch: threads of a sample, samples of a block at a time, bytes of shared memory."""
 
     team: int
     samples: int
@@ -54,18 +54,18 @@ class Shape(NamedTuple):
 
 
 def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, packed: bool) -> Shape:
-    """For n units; what the kernel's own constants make of it."""
+    """The sizes of a launch for n units, by the kernel's own constants."""
     width, item = width_of(n_outputs), np.dtype(dtype).itemsize
     wanted = -(-n // units_of_a_thread(n_outputs, dtype))
     team = min(THREADS, max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length()))
     samples = THREADS // team * samples_at_a_time(width, packed)
-    rooms = samples * width * (max(1, team // 32) + 1)
+    sums_of_warps = samples * width * (max(1, team // 32) + 1)
     sums_of_teams = n * n_outputs + bias * (n + n_outputs) if team < THREADS else 0
-    return Shape(team, samples, max(rooms, sums_of_teams) * item)
+    return Shape(team, samples, max(sums_of_warps, sums_of_teams) * item)
 
 
 class HiddenLayer:
-    """The kernels for an architecture that they cover, with the memory that their sums need.
+    """The kernels for an architecture, with memory for the sums of their blocks.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class HiddenLayer:
     Attributes
     ----------
     tiles : int
-        Blocks that the units take: with several, Z is read twice.
+        The number of blocks for the units; if there are several, Z is read twice.
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
@@ -100,10 +100,20 @@ class HiddenLayer:
         sample_weight: Array | None = None,
         gradients: Parameters | None = None,
     ) -> None:
-        """The logits, (m, n_out), from Z (m, n), a row per sample in C order, with or without gaps between rows.
+        """Compute the logits, and with `gradients` dZ and the gradients of the output layer.
 
-        With `gradients`, Z becomes dZ, and db, dW and db of the last two layers, but for the dW that X dZ is, go there.
-        `parts` is room for (tiles, m n_out) numbers, where the units take several tiles.
+        Parameters
+        ----------
+        parameters : Parameters
+        Z : array of shape (m, n)
+            A row per sample in C order, with or without gaps between rows. With `gradients`, dZ overwrites it.
+        logits : array of shape (m, n_out)
+        parts : array of shape (tiles, m n_out), optional
+            Memory for parts of the logits, where there are several tiles of units.
+        output_layer : OutputLayer
+        Y, sample_weight : array, optional
+        gradients : Parameters, optional
+            Receives db of the last hidden layer, dW and db of the output layer.
         """
         if parts is not None:
             self._launch(parameters, Z, parts, output_layer)
@@ -121,7 +131,7 @@ class HiddenLayer:
         sample_weight: Array | None = None,
         gradients: Parameters | None = None,
     ) -> None:
-        """One pass over Z. With several tiles it makes parts of the logits, or is given them and makes gradients."""
+        """One pass over Z. With several tiles it either writes parts of the logits, or reads the logits."""
         m = Z.shape[0]
         line = Z.strides[0] if m > 1 else 0
         packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and line % PACK_BYTES == 0
@@ -132,10 +142,9 @@ class HiddenLayer:
         tail = None if gradients is None else gradients.flat[-self._length :]
         sums = self._partial if tail is None or blocks > 1 else tail
         arguments = (
-            Z, np.int64(line // self._item), NULL if b is None else b, parameters.weights[-1],
-            NULL if b2 is None else b2, *strided(Y if gradients is not None else None),
-            *strided(sample_weight)[::2], logits, sums, np.int64(m), np.int32(self._n),
-            np.int32(self._n_out), output_layer.loss, np.int32(shape.team),
+            Z, np.int64(line // self._item), pointer(b), parameters.weights[-1], pointer(b2),
+            *strided(Y if gradients is not None else None), *strided(sample_weight)[::2], logits, sums, np.int64(m),
+            np.int32(self._n), np.int32(self._n_out), output_layer.loss, np.int32(shape.team),
             np.int32(self.tiles > 1 and gradients is not None), output_layer.most,
         )  # fmt: skip
         kernel((blocks, self.tiles), (THREADS,), arguments, shared_mem=shape.shared_bytes)

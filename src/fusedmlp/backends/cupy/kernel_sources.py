@@ -1,4 +1,4 @@
-"""The CUDA sources: where they lie, their text and their hashes. Standard library only.
+"""The CUDA sources: where they are, their text and their hashes.
 
 In an installed wheel they are in ``fusedmlp/kernels``; in a checkout, on PYTHONPATH or installed editable, in
 ``kernels/`` at its top.
@@ -10,6 +10,8 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
+
+from fusedmlp.backends.cupy import cuda_tables
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.MULTILINE)
 
@@ -36,20 +38,20 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """The file names of the kernels, e.g. "sigmoid.cu"; headers are not among them."""
+    """The file names of the kernels, e.g. "activations.cu", without the headers."""
     return sorted(path.name for path in folder().glob("*.cu"))
 
 
 def source(name: str) -> str:
-    """The complete text of a kernel file: what a compiler needs, and what a cache may use as its key.
+    """The complete text of a kernel file, which a compiler needs and a cache may use as its key.
 
-    Our own headers are put in the place of their ``#include "..."`` lines, each once. (CuPy's cache looks at the text
-    it is given and not at the headers it names: a changed header would go unnoticed.)
+    Each ``#include "..."`` line is replaced by the header's text, once per header. (CuPy's cache looks at the text
+    that it is given, not at the headers that it names: a changed header would go unnoticed.)
 
     Parameters
     ----------
     name : str
-        A file name that `names` lists.
+        One of `names`.
 
     Raises
     ------
@@ -60,9 +62,9 @@ def source(name: str) -> str:
 
 
 def hashes() -> dict[str, str]:
-    """File name -> SHA-256 in hexadecimal, for every .cu and .cuh file."""
-    files = sorted(path for path in folder().iterdir() if path.suffix in (".cu", ".cuh"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """File name -> SHA-256 in hexadecimal, for every .cu and .cuh file and the generated header."""
+    files = sorted(path.name for path in folder().iterdir() if path.suffix in (".cu", ".cuh"))
+    return {name: hashlib.sha256(_read(name).encode()).hexdigest() for name in [*files, cuda_tables.HEADER]}
 
 
 def _inlined(name: str, seen: set[str]) -> str:
@@ -76,6 +78,8 @@ def _inlined(name: str, seen: set[str]) -> str:
 
 
 def _read(name: str) -> str:
+    if name == cuda_tables.HEADER:
+        return cuda_tables.header()
     path = folder() / name
     if not path.is_file():
         raise FileNotFoundError(f"no CUDA source {name!r} in {folder()}; there are: {', '.join(hashes())}")

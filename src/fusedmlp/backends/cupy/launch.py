@@ -1,7 +1,7 @@
-"""The one way to a kernel. RawKernel checks nothing, and a wrong dtype, stride or device is a wrong result.
+"""Launches of kernels. CuPy's RawKernel checks nothing, and a wrong dtype, stride or device gives a wrong result.
 
-`check_matrix` says what is wrong with an argument, `Launcher` compiles the sources, decides how a kernel walks its
-matrices (``kernels/common.cuh`` has the other half of that) and hands every number over in the size that it expects.
+`check_matrix` checks an argument. `Launcher` compiles the sources, chooses the order in which a kernel goes through its
+matrices (``kernels/common.cuh`` has the other half of that) and passes every number in the size that the kernel takes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,27 @@ from fusedmlp.model.architecture import Architecture
 
 DTYPES = ("float32", "float64")
 THREADS = 256
-"""Of a block; ``kernels/common.cuh`` promises the compiler no more."""
+"""Threads of a block; ``kernels/common.cuh`` has the same number."""
 
-_BLOCKS_PER_MULTIPROCESSOR = 16  # twice what fits at a time, so that uneven blocks even out
+_BLOCKS_PER_MULTIPROCESSOR = 16  # twice as many as run at a time, to balance blocks of uneven work
 _LARGEST_GRID_Y = 65535
 PACK_BYTES = 16
 _ALWAYS_SHARED = 48 * 1024
 _OPTIONS = ("-std=c++17",)
 NULL = np.uint64(0)
 C_TYPES = {"float32": "float", "float64": "double"}
+
+
+def pointer(x: Array | None) -> Any:
+    """A kernel's argument for an array; a null pointer for None."""
+    return NULL if x is None else x
+
+
+def strided(x: Array | None) -> list[Any]:
+    """Pointer and strides, in elements, of a matrix with a column per sample; a null pointer for None."""
+    if x is None:
+        return [NULL, np.int64(0), np.int64(0)]
+    return [x, *(np.int64(stride // x.itemsize) for stride in x.strides)]
 
 
 class Operand(NamedTuple):
@@ -44,8 +56,8 @@ class Strided(NamedTuple):
     step: int
 
     def arguments(self) -> list[Any]:
-        """Pointer and strides, sized."""
-        return [NULL if self.array is None else self.array, np.int64(self.line), np.int64(self.step)]
+        """Pointer and strides, as a kernel takes them."""
+        return [pointer(self.array), np.int64(self.line), np.int64(self.step)]
 
 
 def check_matrix(
@@ -57,18 +69,18 @@ def check_matrix(
     ----------
     cupy : module
     name : str
-        Of the argument, for the message.
+        The argument's name, for the message.
     shape : (int, int), optional
-        What it has to be.
+        The expected shape.
     dtype : dtype, optional
-        What it has to be.
+        The expected dtype.
     written : bool
         Whether it is written to: then no two elements may share memory through a stride of 0.
 
     Raises
     ------
     TypeError
-        It is no CuPy array, or of another dtype.
+        It is not a CuPy array, or has another dtype.
     ValueError
         Its shape, strides or device are wrong.
     """
@@ -91,7 +103,7 @@ def check_matrix(
 
 
 def fitting(sizes: Sequence[int], n: int) -> int | None:
-    """The smallest of the sizes that kernels are compiled for, in ascending order, which holds n; None if none does."""
+    """The smallest of `sizes`, which ascend, that is at least n; None if there is none."""
     return next((size for size in sizes if n <= size), None)
 
 
@@ -105,8 +117,8 @@ def lies_in_columns(x: Array) -> bool:
 def grid_and_block(lines: int, length: int, pack: int, multiprocessors: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """((blocks along a line, blocks over the lines), (threads along, threads over)).
 
-    The kernels stride by the grid: any grid covers the matrix, and this one fills the GPU without more blocks than that
-    takes, so that what a thread keeps in registers serves many lines.
+    The kernels stride by the grid, so that any grid covers the matrix. This one fills the GPU with as few blocks as
+    possible: a thread then uses the numbers that it keeps in registers for many lines.
     """
     packs = -(-length // pack)
     along = min(THREADS, 1 << (packs - 1).bit_length())
@@ -144,21 +156,21 @@ class Launcher:
         Parameters
         ----------
         file : str
-            Of the source, e.g. "sigmoid.cu".
+            The source, e.g. "activations.cu".
         kernel : str
-            Its name without the dtype and the layout, which are found here: "activate_tanh".
+            The kernel's name without the dtype and the layout, e.g. "activate_tanh".
         walked : sequence of (name, array)
             The matrices of one shape (n, m) that the kernel goes through; it writes to the last.
         operands : sequence of Operand
-            What else it reads.
+            Other matrices that it reads.
         scalars : sequence of numpy scalars
-            What else it is told, each of the size that it expects.
+            Numbers, each of the size that the kernel expects.
 
         Notes
         -----
         A kernel's parameters are the operands, the scalars, the walked matrices (each array with its two strides) and
-        the two lengths. Lines are rows, or columns where the output lies in columns: then the kernel is given the
-        transposed problem, the operands in reverse order, as in (W dZ)ᵀ = dZᵀ Wᵀ.
+        the two lengths. Lines are rows, or columns where the output is in column-major order: then the kernel is given
+        the transposed problem, with the operands in reverse order, as in (W dZ)ᵀ = dZᵀ Wᵀ.
         """
         out = walked[-1][1]
         for name, x in walked:
@@ -199,9 +211,9 @@ class Launcher:
         file, kernel : str
             As in `launch`.
         vectors : sequence of (name, array of shape (n,))
-            Without gaps, of one dtype; the first is one that is there, None a null pointer.
-        numbers : sequence
-            What it is told besides, after n: numpy scalars, arrays.
+            Without gaps, of one dtype; None is a null pointer, the first is not None.
+        numbers : sequence of numpy scalars and arrays
+            The arguments after n.
         """
         first = vectors[0][1]
         assert first is not None
@@ -216,10 +228,8 @@ class Launcher:
         function = self.kernel(file, f"{kernel}_{first.dtype}_{'packed' if packed else 'strided'}")
         pack = PACK_BYTES // first.itemsize if packed else 1
         most = self.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
-        pointers = [NULL if x is None else x for _, x in vectors]
-        function(
-            (min(most, -(-first.size // (pack * THREADS))),), (THREADS,), (*pointers, np.int64(first.size), *numbers)
-        )
+        blocks = min(most, -(-first.size // (pack * THREADS)))
+        function((blocks,), (THREADS,), (*(pointer(x) for _, x in vectors), np.int64(first.size), *numbers))
 
     def kernel(
         self, file: str, name: str, one: str | None = None, shared_bytes: int = 0, cluster: int | None = None
@@ -230,13 +240,13 @@ class Launcher:
         ----------
         file, name : str
         one : str, optional
-            For a file with many slow kernels: what its macro ``ONE`` has to be for this kernel to be compiled alone.
+            For a file with many kernels that compile slowly: the value of its macro ``ONE`` for this kernel alone.
         shared_bytes : int
-            The most that a launch will ask for; more than 48 KiB have to be announced.
+            The most dynamic shared memory of a launch. More than 48 KiB has to be announced to the driver.
         cluster : int, optional
-            The blocks of a cluster, for a file whose macro ``CLUSTER`` is that.
+            The blocks of a cluster, the value of the macro ``CLUSTER``.
         """
-        # To each GPU by itself: CuPy loads a kernel per device.
+        # CuPy loads a kernel on every device, so the announcement is made on every device.
         device = self._cupy.cuda.runtime.getDevice() if shared_bytes > _ALWAYS_SHARED else None
         key = file, one, cluster, device, name
         if key not in self._kernels:
@@ -247,14 +257,14 @@ class Launcher:
         return self._kernels[key]
 
     def _module(self, file: str, **macros: Any) -> Any:
-        """A compiled source; macros that are None are not defined."""
+        """The compiled source; macros that are None are not defined."""
         options = (*_OPTIONS, *(f"-D{macro}={value}" for macro, value in macros.items() if value is not None))
         if (file, options) not in self._modules:
             self._modules[file, options] = self._cupy.RawModule(code=kernel_sources.source(file), options=options)
         return self._modules[file, options]
 
     def weight_ranges(self, architecture: Architecture) -> Array:
-        """(start, end) of every W in the flat vector, for kernels: on the current GPU."""
+        """(start, end) of every W in the flat vector, int64, on the current GPU."""
         key = architecture, self._cupy.cuda.runtime.getDevice()
         if key not in self._ranges:
             ranges = np.array(architecture.weight_ranges, np.int64)
@@ -262,11 +272,11 @@ class Launcher:
         return self._ranges[key]
 
     def multiprocessors(self) -> int:
-        """Of the current GPU."""
+        """The number of multiprocessors of the current GPU."""
         return self._attribute("cudaDevAttrMultiProcessorCount")
 
     def shared_bytes(self) -> int:
-        """The most shared memory that a block can have."""
+        """The most shared memory that a block can use."""
         return self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin")
 
     def has_tf32(self) -> bool:
@@ -287,7 +297,7 @@ class Launcher:
 
 
 def _strided(x: Array | None, along_rows: bool) -> Strided:
-    """The strides of a matrix in elements, of axes of length 1 as 0: a (n, 1) bias then serves a whole row."""
+    """The strides of a matrix in elements; 0 for an axis of length 1, so that a (n, 1) bias serves a whole row."""
     if x is None:
         return Strided(None, 0, 0)
     row, column = (0 if n == 1 else s // x.itemsize for n, s in zip(x.shape, x.strides, strict=True))

@@ -1,33 +1,34 @@
-"""The fused engine of cupy: between the products of the last hidden layer, one kernel does all the rest.
+"""MiddleEngine: one kernel does everything between the two products of the last hidden layer.
 
-Composed, a step on a network with one hidden layer moves the hidden activations nine times; here cuBLAS writes
-Z1, ``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times, or five where
-the units are more than a block of the kernel has. Lower hidden layers, and everything but a chunk's passes, are the
-composed engine's.
+A composed step on a network with one hidden layer moves the hidden activations nine times. Here cuBLAS writes Z1,
+``kernels/hidden_layer.cu`` reads it and writes dZ1 in its place, and cuBLAS reads that: four times, or five if the
+layer has more units than a block of the kernel. Lower hidden layers are computed as in the composed engine.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fusedmlp.backends.cupy.fused_engine import FusedEngine
-from fusedmlp.backends.cupy.hidden_layer import HiddenLayer
+from fusedmlp.backends.cupy.captured_engine import CapturedEngine
+from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
+from fusedmlp.backends.cupy.hidden_layer import HiddenLayer, has_kernel
 from fusedmlp.backends.cupy.launch import PACK_BYTES
 from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, Parameters
 
-if TYPE_CHECKING:
-    from fusedmlp.backends.cupy.backend import CupyBackend
 
-
-class MiddleEngine(FusedEngine):
-    """For networks that `hidden_layer.covers`. Activations lie sample by sample: A_l.T is (m, n_l) in C order."""
+class MiddleEngine(CapturedEngine):
+    """For networks with hidden layers and up to 16 outputs. A_l.T is (m, n_l) in C order, a row per sample."""
 
     path = "middle"
 
-    def __init__(self, backend: CupyBackend, architecture: Architecture) -> None:
+    @classmethod
+    def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
+        """Whether there are kernels for the network, and for the optimizer's rule."""
+        return super().covers(architecture, optimizer) and has_kernel(architecture)
+
+    def __init__(self, backend: GpuPrimitives, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
 
@@ -40,10 +41,10 @@ class MiddleEngine(FusedEngine):
     def backpropagate(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
     ) -> Array:
-        """As `FusedEngine` says; dZ takes the place of Z."""
+        """As the base class; dZ overwrites Z."""
         backend, activation = self.backend, self.architecture.hidden_activation
         A, Z = self._up_to_last(parameters, X)
-        logits, parts = self._rooms(X.shape[1])
+        logits, parts = self._logits_buffers(X.shape[1])
         self._hidden.forward(parameters, Z, logits, parts, self.output_layer, Y, sample_weight, gradients)
         dZ = Z.T
         for layer in range(len(A) - 1, -1, -1):
@@ -57,18 +58,18 @@ class MiddleEngine(FusedEngine):
 
     def _logits(self, parameters: Parameters, X: Array) -> Array:
         _, Z = self._up_to_last(parameters, X)
-        logits, parts = self._rooms(X.shape[1])
+        logits, parts = self._logits_buffers(X.shape[1])
         self._hidden.forward(parameters, Z, logits, parts, self.output_layer)
         return logits
 
-    def _rooms(self, m: int) -> tuple[Array, Array | None]:
-        """For the logits, and for their parts if there are."""
+    def _logits_buffers(self, m: int) -> tuple[Array, Array | None]:
+        """Memory for the logits, and for the parts of them that tiles of units make."""
         tiles, n_out = self._hidden.tiles, self.architecture.n_outputs
         parts = None if tiles == 1 else self._buffer("parts", (tiles, m * n_out))
         return self._buffer("logits", (m, n_out)), parts
 
     def _sum_samples(self, dZ: Array, out: Array) -> None:
-        """Σ over the samples of dZ (n, m), which lies sample by sample, into `out` (n, 1)."""
+        """Write Σ over the samples of dZ (n, m), in Fortran order, into `out` (n, 1)."""
         n, m = dZ.shape
         rows, launcher = dZ.T, self.backend.launcher
         if (ranges := ranges_of(m)) > 1:
@@ -78,7 +79,7 @@ class MiddleEngine(FusedEngine):
         sum_rows(launcher, rows, out.reshape(n))
 
     def _rows(self, name: str, m: int, n: int) -> Array:
-        """(m, n) in C order, every row on a multiple of 16 bytes: the kernel then takes it 16 bytes at a time."""
+        """A buffer (m, n) in C order. Each row starts on a multiple of 16 bytes, for accesses of 16 bytes."""
         pack = PACK_BYTES // self.architecture.itemsize
         return self._buffer(name, (m, -(-n // pack) * pack))[:, :n]
 

@@ -1,4 +1,4 @@
-"""Launches of ``kernels/mini_batch.cu``: what a step does besides its pass and its update, without the host."""
+"""Launches of ``kernels/mini_batch.cu``: what a step does on the device besides its pass and its update."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block
-from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
+from fusedmlp.backends.cupy.cuda_tables import PROGRESS
+from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block, pointer, strided
+from fusedmlp.backends.cupy.optimizer_step import ENDLESS
+from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.optimizers import Adam, Optimizer
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Parameters
 
-_MOST_BLOCKS = THREADS  # of `squares`: one block adds up what they have
-_SMALL_BATCH = 2048  # whose losses one block sums up in less time than a launch takes
-_PROGRESS = ("BATCH", "LOSS", "RATE", "STEPS", "STEP_RATE", "FACTOR")  # as in kernels/progress.cuh
+_MOST_BLOCKS = THREADS  # of `squares`: one block adds up their sums
+_SMALL_BATCH = 2048  # one block sums the losses of such a batch in less time than a launch takes
 
 
 class MiniBatch:
-    """The kernels for an architecture, and how far an epoch has come.
+    """The kernels for an architecture, and the numbers of an epoch on the device.
 
     Parameters
     ----------
@@ -30,31 +31,31 @@ class MiniBatch:
 
     Attributes
     ----------
-    progress : array of shape (6,)
-        On the device (``kernels/progress.cuh``).
+    progress : array of shape (7,)
+        On the device (`cuda_tables.PROGRESS`).
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture) -> None:
         self._launcher, self._cupy, self._architecture = launcher, cupy, architecture
         self._blocks = min(_MOST_BLOCKS, -(-architecture.n_parameters // THREADS))
         self._squares = cupy.empty((self._blocks,), "float64")
-        self.progress = cupy.empty((len(_PROGRESS),), "float64")
+        self.progress = cupy.empty((len(PROGRESS),), "float64")
 
     def begin_epoch(self, learning_rate: float, steps: int) -> None:
-        """Start at batch 0, after so many steps of the optimizer."""
-        numbers = np.zeros(len(_PROGRESS))
-        numbers[_PROGRESS.index("RATE")], numbers[_PROGRESS.index("STEPS")] = learning_rate, steps
+        """Start at batch 0, after `steps` steps of the optimizer."""
+        numbers = np.zeros(len(PROGRESS))
+        numbers[PROGRESS.index("RATE")], numbers[PROGRESS.index("STEPS")] = learning_rate, steps
         self.progress.set(numbers)
 
     @property
     def loss(self) -> float:
-        """Of the epoch so far."""
-        return float(self.progress[_PROGRESS.index("LOSS")])
+        """The loss of the epoch so far; waits for the device."""
+        return float(self.progress[PROGRESS.index("LOSS")])
 
     def gather(
         self, order: Array | None, samples: Sequence[Array | None], batch: Sequence[Array | None], batch_size: int
     ) -> None:
-        """The samples of the batch at hand.
+        """Copy the samples of the current batch.
 
         Parameters
         ----------
@@ -62,9 +63,9 @@ class MiniBatch:
         samples : sequence of array of shape (n_in, m), (n_out, m), (1, m) or None
             X, Y and the weights, of any strides.
         batch : sequence of array of shape (size, n_in), (size, n_out), (size,) or None
-            Where those of the batch go, without gaps.
+            Where the batch's samples are copied to, without gaps.
         batch_size : int
-            Of every batch but a smaller last one.
+            The size of every batch but the last.
         """
         X, Y, weights = samples
         x, y, w = batch
@@ -73,8 +74,8 @@ class MiniBatch:
         size = len(x)
         sizes = (np.int64(n) for n in (n_in, n_out, size, batch_size))
         arguments = (
-            self.progress, NULL if order is None else order, *strided(X), *strided(Y), *strided(weights)[::2],
-            x, y, NULL if w is None else w, *sizes,
+            self.progress, pointer(order), *strided(X), *strided(Y), *strided(weights)[::2],
+            x, y, pointer(w), *sizes,
         )  # fmt: skip
         grid, block = grid_and_block(size, n_in, 1, self._launcher.multiprocessors())
         self._launcher.kernel("mini_batch.cu", f"gather_{dtype}")(grid, block, arguments)
@@ -87,10 +88,10 @@ class MiniBatch:
         batch: Sequence[Array | None],
         alpha: float,
         share: float,
-        mean: bool,
+        divisor: float | None,
         optimizer: Optimizer,
     ) -> None:
-        """Count the batch: its loss, before the step, and the rate and the factor of the step.
+        """Add the batch's loss, from before the step, to the epoch's; compute the step's rate and factor.
 
         Parameters
         ----------
@@ -102,9 +103,9 @@ class MiniBatch:
         alpha : float
             L2.
         share : float
-            Of the batch's loss in the epoch's.
-        mean : bool
-            Whether the loss is a mean over samples.
+            What the batch's loss is multiplied by in the epoch's.
+        divisor : float, optional
+            What the sums over the samples are divided by; None: by Σ w of the batch.
         optimizer : Optimizer
         """
         if alpha:
@@ -117,12 +118,13 @@ class MiniBatch:
         small = size <= _SMALL_BATCH
         if not small:
             output_layer.sum_losses(logits, Y, weights)
-        betas = (optimizer.beta_1, optimizer.beta_2) if isinstance(optimizer, Adam) else (0.0, 0.0)
-        rules = (np.float64(x) for x in (alpha / size, share, *betas))
+        corrected = optimizer.rule in ("adam", "adamw")
+        betas = optimizer.numbers(1.0, ENDLESS)[1:3] if corrected else (0.0, 0.0)
+        rules = (np.float64(x) for x in (alpha / size, share, *betas, divisor or 0.0))
         arguments = (
             self.progress, logits if small else NULL, *strided(Y), *strided(weights)[::2], np.int64(size),
             np.int32(n_out), output_layer.loss, output_layer.most, output_layer.sums, self._squares,
-            np.int32(self._blocks if alpha else 0), *rules, np.int32(mean),
+            np.int32(self._blocks if alpha else 0), *rules, np.int32(divisor is not None),
         )  # fmt: skip
         kernel = self._launcher.kernel("mini_batch.cu", f"finish_{self._architecture.dtype}")
         kernel((1,), (THREADS,), arguments, shared_mem=8 * THREADS)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.cupy.launch import C_TYPES, NULL, THREADS, Launcher, fitting
-from fusedmlp.backends.cupy.output_layer import OutputLayer, strided
+from fusedmlp.backends.cupy.launch import C_TYPES, NULL, THREADS, Launcher, fitting, strided
+from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
-from fusedmlp.model.activations import Array
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.parameters import Parameters
 
@@ -21,13 +21,12 @@ _INPUTS_OF_A_THREAD = (2, 4, 8, 16)
 _BLOCKS_PER_MULTIPROCESSOR = 2
 _MOST_TILES = 8
 _MBARRIERS_BYTES = 2 * 8
-# A cluster's blocks run in one of the GPU's groups of multiprocessors, of at least so many.
+# The blocks of a cluster run in one of the GPU's groups of multiprocessors, each of at least this many.
 _MULTIPROCESSORS_OF_A_GROUP = 16
-_ACTIVATIONS = ("sigmoid", "tanh", "relu", "identity")
 
 
 class Variant(NamedTuple):
-    """One of the kernels: its template arguments in the source, by their names there."""
+    """One of the kernels: its template arguments, with the names that they have in the source."""
 
     N: int
     R: int
@@ -35,46 +34,46 @@ class Variant(NamedTuple):
     arithmetic: str
     """"float32", "tf32" or "float64"."""
     clustered: bool = False
-    """Whether the blocks that the units take run as a cluster; else with several of them a forward pass comes first."""
+    """Whether the blocks for the units run as a cluster. Without, several of them need a forward pass first."""
 
     @property
     def units(self) -> int:
-        """Of a block."""
+        """The units of a block."""
         return 32 * self.C
 
     @property
     def dtype(self) -> str:
-        """Of the network's numbers."""
+        """The dtype of the network."""
         return "float64" if self.arithmetic == "float64" else "float32"
 
     @property
     def shared_bytes(self) -> int:
-        """Of a block: `Room` in the source, and what `ClusterStep` has besides."""
+        """Shared memory of a block: `SharedArrays` in the source, and those of `ClusterStep`."""
         tf32, item = self.arithmetic == "tf32", np.dtype(self.dtype).itemsize
         pad, inputs = 16 // item, 8 * self.R
         x_pitch = inputs + pad
         w_pitch = self.units + (2 if tf32 else 0)
         d_pitch = self.units + (2 if tf32 else pad)
-        rooms = 2 * _WARPS * _SAMPLES * self.N
-        n = _SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + rooms + inputs * w_pitch
+        outputs = 2 * _WARPS * _SAMPLES * self.N
+        n = _SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + outputs + inputs * w_pitch
         if self.clustered:
             n += _SAMPLES * (x_pitch + 2 * _MOST_TILES * self.N)
         return item * n + self.clustered * _MBARRIERS_BYTES
 
     @property
     def exists(self) -> bool:
-        """Whether the source has it: the others do not fit the registers."""
+        """Whether the source has it; the others need more registers than there are."""
         if self.arithmetic == "float64":
             return self.C == 4 and (8 if self.N == 1 else 4) >= self.R
-        # For clusters there are those with the most units a block.
+        # Clusters: only the variants with the most units a block.
         return self.C * self.R <= 64 and not (self.clustered and self.C == 4 and self.R < 16)
 
     def tiles(self, n: int) -> int:
-        """Blocks that n units take."""
+        """The number of blocks for n units."""
         return -(-n // self.units)
 
     def ranges(self, n: int, multiprocessors: int) -> int:
-        """Into how many ranges samples are cut, at most: as many as their blocks can run at a time."""
+        """The largest number of ranges of samples: all their blocks run at the same time."""
         tiles = self.tiles(n)
         if not self.clustered:
             return max(1, multiprocessors * _BLOCKS_PER_MULTIPROCESSOR // tiles)
@@ -91,7 +90,7 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int, cl
     architecture : Architecture
     precision : {"strict", "tf32"}
     shared_bytes : int
-        What a block may have of shared memory.
+        The most shared memory that a block can use.
     clusters : bool
         Whether the GPU has clusters of blocks.
     """
@@ -109,16 +108,16 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int, cl
 
 
 def _pays(variant: Variant, n: int) -> bool:
-    """Whether it is faster than products by cuBLAS, which compute Z once.
+    """Whether the kernel is faster than products by cuBLAS: an estimate from flops and bytes.
 
-    Without clusters several tiles compute it twice. An estimate from the flops and the bytes of both: with more inputs
-    the additional product costs more than moving the hidden layer four times.
+    Without clusters, several tiles of units compute Z twice. With many inputs the additional product costs more than
+    moving the hidden layer four times.
     """
     return variant.tiles(n) == 1 or variant.clustered or variant.arithmetic == "tf32" or variant.R <= 8
 
 
 class NarrowStep:
-    """The kernels for an architecture that has a `variant_of` them, with the memory that their sums need.
+    """The kernels for an architecture, with memory for the sums of their blocks.
 
     Parameters
     ----------
@@ -130,15 +129,15 @@ class NarrowStep:
     Attributes
     ----------
     tiles : int
-        Blocks that the units take.
+        The number of blocks for the units.
     needs_logits : bool
-        Whether a step has to be given the logits.
+        Whether a step reads the logits, which `forward` computes.
     """
 
     def __init__(self, launcher: Launcher, cupy: Any, architecture: Architecture, variant: Variant) -> None:
         self._launcher, self._variant = launcher, variant
         self._n_in, self._n, self._n_out = architecture.layer_sizes
-        self._activation = np.int32(_ACTIVATIONS.index(architecture.hidden_activation))
+        self._activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
         self.tiles = variant.tiles(self._n)
         self.needs_logits = self.tiles > 1 and not variant.clustered
         self._most_ranges = variant.ranges(self._n, launcher.multiprocessors())
@@ -154,7 +153,7 @@ class NarrowStep:
             Of any strides.
         logits : array of shape (m, n_out)
         parts : array of shape (tiles, m n_out), or None
-            Room, where the units take several tiles.
+            Memory for parts of the logits, where there are several tiles of units.
         """
         m = X.shape[1]
         arguments = (*self._network(parameters, X), logits if parts is None else parts, np.int64(m), *self._sizes())
@@ -172,7 +171,7 @@ class NarrowStep:
         gradients: Parameters,
         output_layer: OutputLayer,
     ) -> None:
-        """Σ w ∂j/∂parameters into `gradients`. The logits are read if the step needs them, else written."""
+        """Write Σ w ∂j/∂parameters into `gradients`; read the logits if `needs_logits`, else write them."""
         m = X.shape[1]
         sums = gradients.flat if self._ranges(m) == 1 else self._partial
         arguments = (
@@ -193,7 +192,7 @@ class NarrowStep:
         return np.int32(self._n_in), np.int32(self._n), np.int32(self._n_out), self._activation
 
     def _ranges(self, m: int) -> int:
-        """Into how many ranges the samples are cut."""
+        """The number of ranges of m samples."""
         return min(self._most_ranges, -(-m // _SAMPLES))
 
     def _launch(self, kernel: str, variant: Variant, m: int, arguments: tuple[Any, ...]) -> None:

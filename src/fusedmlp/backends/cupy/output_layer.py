@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher
+from fusedmlp.backends.cupy.launch import THREADS, Launcher, strided
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.model.activations import Array, largest_exponent
 from fusedmlp.model.architecture import Architecture
@@ -15,15 +15,8 @@ from fusedmlp.model.losses import LOSSES
 _BLOCKS_PER_MULTIPROCESSOR = 4
 
 
-def strided(x: Array | None) -> list[Any]:
-    """Pointer and strides, in elements, of a matrix with a column per sample; a null pointer for None."""
-    if x is None:
-        return [NULL, np.int64(0), np.int64(0)]
-    return [x, *(np.int64(stride // x.itemsize) for stride in x.strides)]
-
-
 class OutputLayer:
-    """The kernels for an architecture, with the memory that the sums of the loss need.
+    """The kernels for an architecture, with memory for the sums of the loss.
 
     Parameters
     ----------
@@ -34,7 +27,7 @@ class OutputLayer:
     Attributes
     ----------
     loss : numpy.int32
-        The number of the loss in ``kernels/losses.cuh``.
+        The code of the loss.
     most : numpy.float32 or numpy.float64
         The largest exponent whose power is finite.
     sums : array of shape (2,)
@@ -48,11 +41,11 @@ class OutputLayer:
         self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
         self._partial = cupy.empty((self._most_blocks, 2), "float64")
         self.sums = cupy.empty((2,), "float64")
-        self.loss = np.int32(list(LOSSES).index(architecture.loss))
+        self.loss = np.int32(LOSSES[architecture.loss].code)
         self.most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
 
     def sum_losses(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
-        """Σ w j of the logits (m, n_out), a row per sample: still on the device, in a place that the next call uses."""
+        """Σ w j of the logits (m, n_out), a row per sample, on the device; the next call overwrites it."""
         m = len(logits)
         blocks = self._blocks(m)
         weights = strided(sample_weight)[::2]
@@ -63,7 +56,7 @@ class OutputLayer:
         return self.sums[0]
 
     def outputs(self, logits: Array, out: Array) -> None:
-        """A_L into `out` (n_out, m), of any strides; the logits are lost."""
+        """Write A_L into `out` (n_out, m), of any strides; the logits are overwritten."""
         m = len(logits)
         arguments = (logits, *strided(out), np.int64(m), self._n_out, self.loss, self.most)
         kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")

@@ -1,23 +1,22 @@
-"""Whether CuPy can work here: found out by letting it work."""
+"""Whether CuPy works on this machine: it computes something, and the result is checked."""
 
 from __future__ import annotations
 
 import importlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fusedmlp.backends.base import Backend
+from fusedmlp.backends.base import Backend
 
 _lock = threading.Lock()
 _proven: set[Any] = set()
-"""The CuPy modules that have passed: a success holds for the process, a failure is looked at again."""
+"""The CuPy modules that work. A success is remembered for the process; after a failure the test is run again."""
 
 
 def find_reason(backend_class: type[Backend]) -> str | None:
-    """Why the backend cannot run on this machine, in one line with the pip command that mends it; None where it can."""
+    """Why the backend cannot run on this machine, in one line with the pip command that helps; None if it can."""
     try:
         cupy = importlib.import_module("cupy")
     except ModuleNotFoundError as error:
@@ -39,7 +38,7 @@ def find_reason(backend_class: type[Backend]) -> str | None:
 
 
 def _driver_reason(cupy: Any) -> str | None:
-    """What is wrong with the driver or the GPU."""
+    """The problem with the driver or the GPU; None if there is none."""
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
@@ -57,13 +56,13 @@ def _driver_reason(cupy: Any) -> str | None:
 
 
 def _work_reason(cupy: Any, backend: Backend) -> str | None:
-    """What goes wrong when a product, CuPy's own functions and a kernel of ours are run, and their numbers checked."""
+    """The problem with a product, CuPy's own functions or a kernel, which are run and checked; None if they work."""
     z = np.array([[-1e4, -3.0, -0.5, 0.0, 0.5, 3.0, 1e4]], dtype=np.float32)
     expected = 1 / (1 + np.exp(-np.clip(z.astype(np.float64), -80, 80)))
     step = "copying to the GPU"
     try:
         Z = backend.asarray(z)
-        step = "compiling and running kernels/sigmoid.cu"
+        step = "compiling and running kernels/activations.cu"
         A = backend.sigmoid(Z)
         activated = backend.to_numpy(A)
         step = "a product by cuBLAS"
@@ -82,7 +81,7 @@ def _work_reason(cupy: Any, backend: Backend) -> str | None:
 
 
 def one_line(error: BaseException, width: int = 200) -> str:
-    """The type of an exception and the line of its message that says most, cut to `width` characters."""
+    """The type of an exception and the first line of its message with "error" in it, cut to `width` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
     text = f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,4 +1,4 @@
-"""Launches of ``kernels/sum_rows.cu``: the sums of a kernel's blocks, or of samples, become one."""
+"""Launches of ``kernels/sum_rows.cu``: sums over the rows of a matrix, in a fixed order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_RANGES = 256
 
 
 def sum_rows(launcher: Launcher, x: Array, out: Array) -> None:
-    """out = Σ over the rows of x, in their order.
+    """Write Σ over the rows of x into `out`, in the order of the rows.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def sum_rows(launcher: Launcher, x: Array, out: Array) -> None:
     x : array of shape (rows, n)
         Without gaps.
     out : array of shape (n,) or (ranges, n)
-        Without gaps; with `ranges` rows, the sums of as many equal ranges of x's rows.
+        Without gaps. Two axes: the sums of `ranges` equal ranges of x's rows.
     """
     rows, count = x.shape
     along, over = _THREADS
@@ -34,5 +34,5 @@ def sum_rows(launcher: Launcher, x: Array, out: Array) -> None:
 
 
 def ranges_of(rows: int) -> int:
-    """Into how many ranges to cut many rows first, so that all of a GPU has something to do."""
+    """The number of ranges to sum first, so that a long sum uses the whole GPU."""
     return min(_MOST_RANGES, -(-rows // _ROWS_OF_A_BLOCK))

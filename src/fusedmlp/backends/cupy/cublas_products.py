@@ -1,4 +1,4 @@
-"""Products of matrices by cuBLAS, through handles of our own.
+"""CublasProducts of matrices by cuBLAS, through handles of our own.
 
 Against ``cupy.matmul``: they can be captured in a CUDA graph; matrices with gaps between their lines are read and
 written where they are; nothing is allocated by a call; and the precision is an argument.
@@ -84,8 +84,8 @@ def stored(x: Array) -> Stored | None:
     return Stored(x.data.ptr, leading, transposed) if leading <= LARGEST else None
 
 
-class Products:
-    """Products on the current device and the current stream of CuPy, in any thread.
+class CublasProducts:
+    """CublasProducts on the current device and the current stream of CuPy, in any thread.
 
     Every thread has a handle of its own on every device it computes on, and memory for cuBLAS to work in for every
     stream: 32 MiB on compute capability 9.0 and later, 4 MiB before. So the same product gives the same bits, and

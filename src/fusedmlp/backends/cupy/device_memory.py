@@ -1,15 +1,15 @@
-"""How much memory a GPU has left, and giving back what CuPy keeps of it."""
+"""The free memory of a GPU, and giving back what CuPy's pool keeps."""
 
 from __future__ import annotations
 
 from typing import Any
 
 RESIDENT_SHARE = 0.4
-"""Of the free memory, for X, Y and weights: a validation split copies all of them once, and passes need room too."""
+"""The share of free memory that X, Y and weights may take. Passes need memory too, and some calls copy the samples."""
 
 
 def free_bytes(cupy: Any) -> int:
-    """What can still be allocated on the current GPU, outside CuPy's pool and inside it, up to the pool's own limit."""
+    """The bytes that can be allocated on the current GPU: outside CuPy's pool and inside it, up to the pool's limit."""
     pool = cupy.get_default_memory_pool()
     free = cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
     limit = pool.get_limit()  # 0: none
