@@ -13,7 +13,7 @@ import pytest
 import oracle
 from compare import assert_close
 from fusedmlp import SGD, Adam, Network, get_backend
-from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.backends.numba_cpu import threads, tiled_engine
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
@@ -236,3 +236,56 @@ def test_the_backend_is_asked_for_the_composed_engine_by_name():
     architecture = Network([2, 1], backend=backend).architecture
     assert backend.engine(architecture).kind == "fused"
     assert backend.engine(architecture, fused=False).kind == "composed"
+
+
+@pytest.mark.parametrize("sizes", [[9, 16, 1], [4200, 3, 1]])
+@pytest.mark.parametrize("layout", ["samples", "rows", "gaps"])
+@pytest.mark.parametrize(("dtype", "other"), [("float32", "float64"), ("float64", "float32")])
+def test_X_of_the_other_dtype_is_converted_by_tile(dtype, other, layout, sizes):
+    """The same numbers, and bits, as of a copy; in batches too."""
+    problem = make_problem("tanh", backend="numba-cpu", dtype=dtype, m=700, sizes=sizes)
+    net, X = problem.net, problem.X.astype(other)
+    if layout == "rows":
+        X = np.asfortranarray(X)
+    elif layout == "gaps":
+        larger = np.full((2 * X.shape[0], 3 * X.shape[1]), np.nan, other)
+        larger[::2, ::3] = X
+        X = larger[::2, ::3]
+    copy = np.asfortranarray(X).astype(dtype)
+    order = np.random.default_rng(0).permutation(700)[:650]
+    results = []
+    for given in (X, copy):
+        gradients = Gradients(net.architecture, np.empty_like(net.parameters.flat))
+        J = net.engine.loss_and_gradients(net.parameters, given, problem.Y, gradients)
+        ordered = net.engine.loss(net.parameters, given, problem.Y, order=order)
+        results.append([J, ordered, *gradients.flat, *net.engine.forward(net.parameters, given)[0]])
+    np.testing.assert_allclose(*results, rtol=0 if sizes[0] == 9 else 1e-5, atol=1e-6 if sizes[0] > 9 else 0)
+
+
+def test_the_loss_of_some_samples():
+    problem = make_problem("tanh", backend="numba-cpu", m=900, weighted=True)
+    order = np.random.default_rng(0).permutation(900)[:333]
+    weight = problem.sample_weight[None]
+    got = problem.net.engine.loss(problem.net.parameters, problem.X, problem.Y, weight, 0.3, order)
+    expected = problem.net.loss(problem.X[:, order], problem.Y[:, order], problem.sample_weight[order], 0.3)
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_poisson_has_numpys_bound(dtype):
+    """exp is held at the largest exponent, in the prediction and in the loss."""
+    z = np.array([[60.0, 80, 87.9, 88.1, 88.5, 88.7, 89, 95, 500, 668, 700, 1e4]], dtype)
+    results = []
+    for backend in ("numba-cpu", "numpy"):
+        net = Network([1, 1], loss="poisson", bias=False, dtype=dtype, backend=backend)
+        net.weights[0][...] = 1
+        results.append([net.forward(z)[0], [net.loss(z[:, [i]], [[2.0]]) for i in range(z.size)]])
+    np.testing.assert_allclose(*[np.array(result, float) for result in results], rtol=2e-6)
+
+
+def test_slots_follow_from_the_network_alone():
+    mebibyte = 2**20
+    for vector, slots in ((1000, 64), (mebibyte, 32), (8 * mebibyte, 8), (30 * mebibyte, 8), (50 * mebibyte, 4)):
+        assert tiled_engine.most_slots(vector) == slots
+        assert tiled_engine.most_slots(vector) * vector <= 256 * mebibyte
+    assert tiled_engine.most_slots(1000 * mebibyte) == 4

@@ -24,12 +24,14 @@ from fusedmlp.backends.numba_cpu import gemm, intrinsics
 from fusedmlp.backends.numba_cpu import layout as engine_layout
 from fusedmlp.backends.numba_cpu.compilation import OPTIONS
 from fusedmlp.cli.commands import cli
+from fusedmlp.errors import BackendUnavailableError
 from problems import make_problem
 from processes import run_python
 
 VARIABLE = gemm.ENVIRONMENT_VARIABLE
-NOT_INSTALLED = 'FUSEDMLP_BLAS is mkl, but it is not installed: pip install "fusedmlp[mkl]"'
-IN_USE = "FUSEDMLP_BLAS is mkl, but another library of this process uses it, with threads of its own"
+PREFIX = "backend 'numba-cpu' is unavailable: FUSEDMLP_BLAS is mkl, but "
+NOT_INSTALLED = PREFIX + 'it is not installed: pip install "fusedmlp[mkl]"'
+IN_USE = PREFIX + "another library of this process uses it, with threads of its own"
 
 
 # The choice -----------------------------------------------------------------------------------------------------------
@@ -74,9 +76,11 @@ def test_whose_gemm_it_is(wanted, installed, loaded, chosen, mkl, monkeypatch):
 def test_mkl_is_asked_for_in_vain(installed, loaded, message, mkl, monkeypatch):
     mkl(installed, loaded)
     monkeypatch.setenv(VARIABLE, "mkl")
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises(BackendUnavailableError) as error:
         gemm.library()
     assert str(error.value) == message
+    reason = get_backend("numba-cpu").unavailable_reason()
+    assert str(BackendUnavailableError("numba-cpu", reason)) == message
 
 
 @pytest.mark.parametrize("wanted", ["nonsense", "MKL", "mkl,scipy", "0"])
@@ -97,7 +101,7 @@ def test_the_answer_stays_once_mkl_is_loaded(mkl):
     assert gemm.library() == "mkl"
 
 
-def test_who_wants_scipy_does_not_look_for_mkl(mkl, monkeypatch):
+def test_scipy_is_taken_without_looking_for_mkl(mkl, monkeypatch):
     mkl()
     monkeypatch.setenv(VARIABLE, "scipy")
     monkeypatch.setattr(gemm, "_mkl_path", lambda: pytest.fail("looked for MKL"))

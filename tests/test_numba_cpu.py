@@ -238,3 +238,115 @@ def test_nothing_runs_before_it_is_needed():
     """
     assert run(code) == "False 1"
     assert threading.active_count() < 64
+
+
+# What a machine may be like ------------------------------------------------------------------------------------------
+
+
+def test_without_compilation_the_backend_is_unavailable():
+    code = """
+        from fusedmlp import available_backends, get_backend
+        print("numba-cpu" in available_backends())
+        try:
+            get_backend("numba-cpu")
+        except RuntimeError as error:
+            print(type(error).__name__, error)
+    """
+    assert run(code, NUMBA_DISABLE_JIT="1") == (
+        "False\nBackendUnavailableError backend 'numba-cpu' is unavailable: NUMBA_DISABLE_JIT is set, and this backend "
+        "is compiled code; unset NUMBA_DISABLE_JIT"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"garbage", None])
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_damaged_files_in_the_cache_are_made_anew(ending, content, tmp_path):
+    """Empty, cut off in the first byte, other bytes, or cut off in the middle: compiled again, and kept again."""
+    code = """
+        import numpy as np
+        from fusedmlp import get_backend
+        backend = get_backend("numba-cpu")
+        print(backend.sigmoid(np.zeros((1, 2)))[0, 0], backend.all_finite(np.zeros(3)))
+    """
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "0.5 True"
+    files = sorted(tmp_path.rglob(f"*.{ending}"))
+    assert files
+    whole = {file: file.read_bytes() for file in files}
+    for file in files:
+        file.write_bytes(whole[file][: len(whole[file]) // 2] if content is None else content)
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == "0.5 True"
+    made = [file for file in files if file.stat().st_size >= len(whole[file]) // 2 + 1]
+    assert made, "nothing was kept again"
+
+
+def control_groups(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+
+
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu,cpuacct"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/cpu.max": "200000 100000\n"}, 2.0),
+        ({"proc/self/cgroup": "0::/a/b\n", f"{V2}/a/b/cpu.max": "max 100000", f"{V2}/a/cpu.max": "150000 100000"}, 1.5),
+        ({"proc/self/cgroup": "0::/a\n", f"{V2}/a/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/of/the/host\n", f"{V2}/cpu.max": "50000 100000\n"}, 0.5),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/x/y\n0::/\n",
+                f"{V1}/x/y/cpu.cfs_quota_us": "-1\n",
+                f"{V1}/x/y/cpu.cfs_period_us": "100000\n",
+                f"{V1}/x/cpu.cfs_quota_us": "300000\n",
+                f"{V1}/x/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        ({"proc/self/cgroup": "nonsense", f"{V2}/cpu.max": "not numbers"}, None),
+    ],
+)
+def test_quotas_of_control_groups(files, quota, tmp_path):
+    control_groups(tmp_path, files)
+    assert threads.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 64), (2.0, 2), (1.5, 2), (0.2, 1), (100.0, 64)])
+def test_a_quota_bounds_the_cores(quota, cores, monkeypatch):
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert threads.usable_cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_while_blas_is_held_to_one_thread():
+    code = """
+        import os, warnings
+        from fusedmlp.backends.numba_cpu import blas
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads
+        (library,) = blas._libraries("numpy")
+        library.set_num_threads(2)
+        with blas.one_thread:
+            child = os.fork()
+            if child == 0:
+                os._exit(library.get_num_threads())
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), library.get_num_threads())
+    """
+    assert run(code) == "2 2"
+
+
+def test_matmul_is_numpys_while_no_engine_computes(monkeypatch):
+    from fusedmlp.backends.numba_cpu import blas
+
+    backend, rng = get_backend("numba-cpu"), np.random.default_rng(0)
+    a, b = rng.normal(size=(64, 128)), rng.normal(size=(128, 1024))
+    monkeypatch.setattr(threads, "run", lambda tasks: pytest.fail("shared"))
+    np.testing.assert_array_equal(backend.matmul(a, b), a @ b)
+    monkeypatch.undo()
+    with backend.computing():
+        assert blas.one_thread.held
+        np.testing.assert_allclose(backend.matmul(a, b), a @ b, rtol=1e-12)
