@@ -36,7 +36,7 @@ def _sech_squared(z):
 
 
 def _normal_cdf(z):
-    """Φ(z). scipy's ndtr is off by z² roundings far below 0: there z² is taken in two parts, the first of them exact."""
+    """Φ(z). scipy's ndtr is off by z² roundings far below 0: there z² is taken in two parts, one of them exact."""
     z = np.clip(z, -40.0, 40.0)
     part = z.astype(np.float32).astype(np.float64)
     exponential = np.exp(-0.5 * part * part) * np.exp(-0.5 * (z - part) * (z + part))

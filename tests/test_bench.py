@@ -36,7 +36,7 @@ STEP, EPOCH, FORWARD = (
     Case("epoch", (5, 6, 1), 70, batch_size=16),
     Case("forward", (5, 6, 1), 70),
 )
-SOFTMAX = Case("step", (5, 7, 6, 3), 70, "relu", "categorical_cross_entropy")
+SOFTMAX = Case("step", (5, 7, 6, 3), 70, loss="categorical_cross_entropy")
 RATES = {
     "flops_per_second": 1e11,
     "product_rates": {"numpy": 1e11},

@@ -47,13 +47,13 @@ class Network(PlacedNetwork):
         False leaves every b out.
     dtype : {"float32", "float64"}
     backend : str or Backend, optional
-        As in `fusedmlp.get_backend`; None: what `use_backend` or FUSEDMLP_BACKEND say, else "numba-cpu".
+        As in `fusedmlp.get_backend`. None: the choice of `use_backend`, else of FUSEDMLP_BACKEND, else "numba-cpu".
     random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
-        Where the initial weights and the shuffling come from.
+        The source of the initial weights, and of shuffling.
     precision : {"strict", "tf32"}, optional
         "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa, and beside them
-        activations to six digits: several times as fast on a GPU that has them. It is a permission: other backends, and
-        float64 networks, compute as ever. None: the environment variable FUSEDMLP_PRECISION, else "strict".
+        activations to six digits: several times as fast on a GPU that has them. Other backends, and
+        float64 networks, ignore it. None: the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Network(PlacedNetwork):
     history : History or None
         The record of the last training.
     precision : str
-        What is allowed; ``backend.precision`` is what float32 products run at.
+        The precision that is allowed; ``backend.precision`` is the one that float32 products have.
     parameters : Parameters
         ``parameters.flat`` is the vector that `weights` and `biases` are views of; an array of the backend.
 
@@ -101,7 +101,7 @@ class Network(PlacedNetwork):
     # The mathematics -------------------------------------------------------------------------------------------------
 
     def forward(self, X: Any) -> Array:
-        """A_L, the output of the network.
+        """A_{L-1}, the output of the network.
 
         Parameters
         ----------
@@ -112,10 +112,10 @@ class Network(PlacedNetwork):
         array of shape (nL, m), of the network's dtype, of the kind that X is
         """
         inputs = as_inputs(X, self.architecture, self.backend)
-        A_L = self.engine.forward(self.parameters, inputs)
+        outputs = self.engine.forward(self.parameters, inputs)
         if not isinstance(inputs, HostMatrix):
-            self._check_result(A_L)
-        return self._like(X, A_L)
+            self._check_result(outputs)
+        return self._like(X, outputs)
 
     def loss(self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
         """J, as `loss_and_gradients` gives it, from a forward pass alone."""
@@ -173,9 +173,9 @@ class Network(PlacedNetwork):
         Returns
         -------
         dict
-            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_L, dW_L, db_L, ..., dZ1, dW1, db1. Z_l, A_l and
-            dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each sample, not
-            divided by m. Arrays are of the kind that X is.
+            In the order of computation Z1, A1, Z2, A2, ..., J, then dZ_{L-1}, dW_{L-1}, db_{L-1}, ..., dZ1, dW1, db1.
+            Z_l, A_l and dZ_l are (n_{l+1}, m), dW_l (n_l, n_{l+1}), db_l (n_{l+1}, 1), J a float. dZ_l is that of each
+            sample, not divided by m. Arrays are of the kind that X is.
         """
         if rows:
             X, Y = _transposed(X), _transposed(Y)

@@ -10,7 +10,7 @@ from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.architecture import Architecture
 
 PRECISIONS = ("strict", "tf32")
-"""Of float32 products; the first is the default."""
+"""The precisions of float32 products; the first is the default."""
 
 
 class Backend(Primitives):

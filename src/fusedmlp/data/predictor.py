@@ -169,7 +169,7 @@ class Predictor:
         return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
 
     def _forward(self, table: Table) -> np.ndarray:
-        """Return A_L (nL, m) in host memory. Rows are processed in blocks: the table may be larger than the memory."""
+        """Return the outputs (nL, m) in host memory. Rows pass in blocks: a table may be larger than memory."""
         architecture = self.network.architecture
         A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
         step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))

@@ -65,7 +65,7 @@ class ClassEncoder:
         return Y.T
 
     def decode_indices(self, A: np.ndarray) -> np.ndarray:
-        """Return the index of the likeliest class, shape (m,), for the network's output A_L (n_outputs, m)."""
+        """Return the index of the likeliest class, shape (m,), for the network's output A_{L-1} (n_outputs, m)."""
         return (A[0] >= 0.5).astype(np.intp) if self.n_outputs == 1 else A.argmax(axis=0)
 
     def decode(self, A: np.ndarray) -> np.ndarray:

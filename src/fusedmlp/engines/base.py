@@ -1,7 +1,7 @@
 """Engine: the interface of whole passes through a network.
 
 Engines take validated arrays of their backend's own kind, with a column as a sample: X (n1, m), Y (nL, m),
-sample_weight (1, m) or None; or, where the backend says of them that they do not fit, a `HostMatrix` each.
+sample_weight (1, m) or None. Samples that stay in host memory are a `HostMatrix` each.
 `fusedmlp.model.reference.trace` is the mathematics that every engine computes.
 """
 
@@ -46,7 +46,7 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, parameters: Parameters, X: Array) -> Array:
-        """A_L, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""
+        """A_{L-1}, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""
 
     @abstractmethod
     def loss(

@@ -1,4 +1,4 @@
-"""Passes in chunks of samples: how many at a time, where their arrays are kept, what happens when memory runs out."""
+"""Passes over samples in chunks: the size of a chunk, its buffers, and the reaction when device memory runs out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 
 SMALLEST_CHUNK = 256
-"""Samples: below that a GPU has too little to do, and memory is short for other reasons than the chunk."""
+"""Samples. With fewer, a GPU has too little work, and memory is short for another reason than the chunk."""
 
 Result = TypeVar("Result")
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("fusedmlp")
 
 
 class Chunking:
-    """What an engine of chunks keeps between passes.
+    """The buffers and the chunk size that an engine keeps between passes.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Chunking:
 
     @contextmanager
     def passes_in(self, buffers: dict[str, Array]) -> Iterator[None]:
-        """Have passes keep their arrays in `buffers` meanwhile, which no pass outside enlarges, and so moves."""
+        """Let passes use `buffers` inside of the block. No pass outside of it enlarges, and so moves, them."""
         own, self._buffers = self._buffers, buffers
         try:
             yield
@@ -60,7 +60,7 @@ class Chunking:
             self._buffers = own
 
     def _take_all(self, matrices: Sequence[Array | None], samples: slice | Array) -> list[Any]:
-        """Columns of matrices on the device: views of neighbours; of others copies, which hold until the next call."""
+        """Columns of matrices on the device: views for a slice; else copies, which are valid until the next call."""
         if isinstance(samples, slice):
             return [columns(x, samples) for x in matrices]
         rooms = [partial(self._buffer, f"taken{i}") for i in range(len(matrices))]
@@ -72,15 +72,15 @@ class Chunking:
     def _parts(
         self, matrices: Sequence[Array | None], chunks: Iterator[slice], order: Array | None = None
     ) -> AbstractContextManager[Iterator[Part]]:
-        """The matrices chunk by chunk, on the device: of such as stay in main memory what the feeder brings.
+        """The matrices chunk by chunk, on the device. The feeder brings those that stay in host memory.
 
         Parameters
         ----------
         matrices : sequence of array, `HostMatrix` or None
-            All in one kind of memory, the first not None.
+            All in the same kind of memory; the first is not None.
         chunks : iterator of slices
         order : array of shape (m,) of int, optional
-            Of matrices on the device: the chunks are pieces of it.
+            The samples to take, for matrices on the device; the chunks are slices of it.
         """
         if not isinstance(matrices[0], HostMatrix):
             where = ((chunk, chunk if order is None else order[chunk]) for chunk in chunks)
@@ -102,14 +102,14 @@ class Chunking:
     # When memory runs out --------------------------------------------------------------------------------------------
 
     def _with_room(self, run: Callable[[], Result], samples: int) -> Result:
-        """`run()`; where the device's memory does not do, again, with half the chunk.
+        """Call `run()`. If the device's memory runs out, halve the chunk and call it again.
 
         Parameters
         ----------
         run : callable
-            What it has done for good before it fails, it must not do again.
+            When it is called again, it must not repeat steps that it has completed.
         samples : int
-            The most that it would pass at a time, were the chunk large enough.
+            The largest number of samples that it would take at a time.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Chunking:
             )
 
     def _release(self) -> None:
-        """Give back all of the device's memory that holds nothing between passes."""
+        """Free the device memory whose contents are not needed between passes."""
         self._buffers.clear()
         if self._feeder is not None:
             self._feeder.release()

@@ -22,10 +22,12 @@ from fusedmlp.model.parameters import Gradients, Parameters
 
 
 class ComposedEngine(Batching, Engine):
-    """Every pass from a backend's primitives, for every activation, loss and depth: complete, and the yardstick.
+    """Every pass from a backend's primitives, for every activation, loss and depth.
+
+    It is complete, and the reference that fused engines are tested against.
 
     Samples pass in chunks, so that memory stays within ``backend.workspace_bytes`` whatever m is: a chunk's
-    activations A_1 ... A_L and errors dZ_l are stored, the gradients are summed over the chunks.
+    activations A_1 ... A_{L-1} and errors dZ_l are stored, the gradients are summed over the chunks.
     """
 
     kind: ClassVar[Literal["composed", "fused"]] = "composed"
@@ -122,19 +124,19 @@ class ComposedEngine(Batching, Engine):
     # All chunks ------------------------------------------------------------------------------------------------------
 
     def _predictions(self, parameters: Parameters, X: Array) -> Array:
-        """A_L of all samples, where X is."""
+        """A_{L-1} of all samples, where X is."""
         shape, dtype = (self.architecture.n_outputs, X.shape[1]), self.architecture.dtype
         on_host = isinstance(X, HostMatrix)
-        A_L = np.empty(shape, dtype) if on_host else self.backend.empty(shape, dtype)
+        outputs = np.empty(shape, dtype) if on_host else self.backend.empty(shape, dtype)
         with self._parts([X], self._chunks(X.shape[1])) as parts:
             for chunk, (part,) in parts:
                 if on_host:
-                    out = self._buffer("A_L", (shape[0], part.shape[1]))
+                    out = self._buffer("outputs", (shape[0], part.shape[1]))
                     self._predict(parameters, part, out)
-                    A_L[:, chunk] = self.backend.to_numpy(out)
+                    outputs[:, chunk] = self.backend.to_numpy(out)
                 else:
-                    self._predict(parameters, part, A_L[:, chunk])
-        return A_L
+                    self._predict(parameters, part, outputs[:, chunk])
+        return outputs
 
     def _gradient_pass(
         self,
@@ -229,7 +231,7 @@ class ComposedEngine(Batching, Engine):
     # One chunk -------------------------------------------------------------------------------------------------------
 
     def _forward(self, parameters: Parameters, X: Array) -> Array:
-        """Z_L of a chunk; each A_l overwrites its Z_l."""
+        """Z_{L-1} of a chunk; each A_l overwrites its Z_l."""
         A, last = X, len(parameters.weights) - 1
         for layer, W in enumerate(parameters.weights):
             Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
@@ -243,7 +245,7 @@ class ComposedEngine(Batching, Engine):
     def _forward_keeping(
         self, parameters: Parameters, X: Array, masks: Masks | None
     ) -> tuple[list[Array], list[Array], list[Array | None], Array]:
-        """(inputs of every layer, f' or A of every hidden layer, dropout's factors of every input, Z_L)."""
+        """(inputs of every layer, f' or A of every hidden layer, dropout's factors of every input, Z_{L-1})."""
         inputs, slopes, factors = [], [], []
         A, last = X, len(parameters.weights) - 1
         for layer, W in enumerate(parameters.weights):
@@ -263,14 +265,14 @@ class ComposedEngine(Batching, Engine):
         return inputs, slopes, factors, Z
 
     def _predict(self, parameters: Parameters, X: Array, out: Array) -> None:
-        """A_L of a chunk into `out`."""
-        Z_L = self._forward(parameters, X)
-        out[...] = self._output(self.backend.xp, Z_L, Z_L)
+        """A_{L-1} of a chunk into `out`."""
+        logits = self._forward(parameters, X)
+        out[...] = self._output(self.backend.xp, logits, logits)
 
     def _sum_losses(self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None) -> Array:
         """Σ wᵢ jᵢ of a chunk, still on the device."""
-        Z_L = self._forward(parameters, X)
-        return self._weighted_loss(Z_L, Y, sample_weight)
+        logits = self._forward(parameters, X)
+        return self._weighted_loss(logits, Y, sample_weight)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients
@@ -306,9 +308,9 @@ class ComposedEngine(Batching, Engine):
                     dZ *= factors[layer]
         return J
 
-    def _weighted_loss(self, Z_L: Array, Y: Array, sample_weight: Array | None) -> Array:
+    def _weighted_loss(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:
         """Σ wᵢ jᵢ, still on the device."""
-        j = self._loss.per_sample(self.backend.xp, Z_L, Y)
+        j = self._loss.per_sample(self.backend.xp, logits, Y)
         return (j if sample_weight is None else j * sample_weight[0]).sum()
 
     # Sizes and sums --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Samples that stay in main memory, and how passes on a device get at them: chunk by chunk."""
+"""Samples that stay in host memory, and how passes read them: chunk by chunk."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _BLOCK_BYTES = 32 * 2**20
 
 
 class HostMatrix:
-    """A matrix with a column per sample that stays in main memory, because the device has no room for all of it.
+    """A matrix with a column per sample that stays in host memory.
 
-    Nothing is copied until columns are asked for, and then no more than those: conversion to `dtype`, choosing samples
-    and shuffling them happen on the way out.
+    It is used where a device has no memory for the whole of it, and for large arrays of another type. Columns are
+    copied when they are asked for, and no others. The copy is converted to `dtype`; samples are chosen and ordered in it.
 
     Parameters
     ----------
     array : numpy.ndarray of shape (n, k)
-        Of any real dtype and any strides; read whenever columns are asked for.
+        Any real dtype and any strides. It is read whenever columns are asked for.
     dtype : dtype
-        What columns come in.
+        The dtype of the copied columns.
     samples : numpy.ndarray of shape (m,) of int, optional
         The columns of `array` that this matrix consists of, in this order; None: all of them.
 
@@ -34,10 +34,10 @@ class HostMatrix:
         (n, m).
     dtype : numpy.dtype
     nbytes : int
-        Of all columns, in `dtype`.
+        The size of all columns in `dtype`.
     by_sample : bool
-        Whether columns are contiguous when they are handed out; else rows are. Chosen samples always are, as an
-        array module's own ``X.T[samples].T``.
+        Whether a copy has contiguous columns; else it has contiguous rows. Copies of chosen samples always have
+        contiguous columns, as ``X.T[samples].T`` has.
     """
 
     ndim = 2

@@ -77,5 +77,5 @@ CLIP_EPSILON = 1e-6
 
 
 def clip_factor(norm: float, clip_norm: float) -> float:
-    """What a gradient of this norm is multiplied by."""
+    """The factor that clipping gives a gradient of this norm."""
     return min(1.0, clip_norm / (norm + CLIP_EPSILON))

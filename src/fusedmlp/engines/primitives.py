@@ -35,13 +35,14 @@ class Primitives(ABC):
     xp : module
         The array module: numpy, or one with the same functions.
     workspace_bytes : int
-        What a composed engine may hold of activations at a time.
+        The memory that a composed engine may use for activations at a time.
     precision : {"strict", "tf32"}
-        Of float32 products; "tf32" allows those of tensor cores, with 10 bits of mantissa, where there are any.
+        The precision of float32 products. "tf32" allows tensor cores, which round operands to 10 bits of mantissa.
     converts_by_tile : bool
         Whether engines take X in the other floating-point type too, and convert it tile by tile.
     memory_errors : tuple of exception classes
-        What an allocation raises that may succeed once other memory was given back: engines then take smaller chunks.
+        The exceptions of an allocation that may succeed after other memory was freed: engines then take smaller
+        chunks.
     """
 
     name: ClassVar[str]
@@ -51,7 +52,7 @@ class Primitives(ABC):
 
     @property
     def memory_errors(self) -> tuple[type[BaseException], ...]:
-        """Of main memory: none. A system that overcommits raises nothing that could be mended."""
+        """None for host memory: a system that overcommits raises no error that an engine could react to."""
         return ()
 
     @property
@@ -87,30 +88,30 @@ class Primitives(ABC):
     def take_samples(self, X: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Array:
         """A copy of the columns `samples` (k,) of X (n, m), each contiguous.
 
-        In memory that the backend makes, or in an array that `room` gives for the shape (k, n), C order.
+        The backend allocates the copy, or writes it into the array that `room` returns for the shape (k, n), C order.
         """
         return X.T[samples].T
 
     def computing(self) -> AbstractContextManager[None]:
-        """Entered by engines around a run of primitives: a place to set up what all of them need."""
+        """A context that engines enter around a series of primitives, for set-up that all of them share."""
         return nullcontext()
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
     def fits(self, n_bytes: int) -> bool:
-        """Whether samples of so many bytes go onto the device whole; else they stay in main memory (`HostMatrix`)."""
+        """Whether samples of this size are placed on the device whole; else they stay in host memory (`HostMatrix`)."""
         return True
 
     def feeder(self) -> Feeder:
-        """What brings chunks of such samples to the device; an engine has one of its own."""
+        """A feeder, which brings chunks of samples from host memory to the device; each engine has its own."""
         return Feeder(self.asarray)
 
     def free_bytes(self) -> int | None:
-        """What could still be allocated on a device with memory of its own; None where there is no such device."""
+        """The bytes that can still be allocated on a device with memory of its own; None without such a device."""
         return None
 
     def release_memory(self) -> None:  # noqa: B027 - nothing is kept
-        """Give back what the backend keeps of freed memory."""
+        """Return freed memory that the backend keeps for reuse."""
 
     # Primitives ------------------------------------------------------------------------------------------------------
 

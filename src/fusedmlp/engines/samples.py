@@ -1,7 +1,7 @@
 """Samples: X, Y and sample weights, checked in one place, where the engines of a backend take them.
 
-`as_samples` and `as_inputs` are the only ways in: a ValueError says what is wrong. The axes in the messages are the
-core's: a column is a sample. Three things may become of an array, and none of them copies it needlessly:
+`as_samples` and `as_inputs` are the only entry points. A ValueError says what is wrong; its axes are those of the core,
+where a column is a sample. An array is used in one of three ways, and is not copied needlessly:
 
 - it is converted and placed on the backend's device, if it is not there in the right type already;
 - where a device has no room for X and all that goes with it, or where X would have to be converted and is large, each
@@ -108,7 +108,7 @@ def as_samples(
     architecture : Architecture
     backend : Primitives
     prefix : str
-        What the names of the arguments begin with in error messages.
+        A prefix of the arguments' names in error messages.
 
     Raises
     ------

@@ -63,7 +63,7 @@ def unit_key(step_key: int, layer: int, unit: int) -> int:
 
 
 def factors(xp: Any, dropout: Dropout, layer: int, units: int, samples: Array, step: int, dtype: Any) -> Array:
-    """What A_layer is multiplied by: 0 where a number is dropped, else 1 / (1 - rate).
+    """The factors of A_layer: 0 where a number is dropped, else 1 / (1 - rate).
 
     Parameters
     ----------

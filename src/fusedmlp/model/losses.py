@@ -1,6 +1,6 @@
-"""Losses as a table: each is paired with its output activation, and computed from the logits Z_L.
+"""Losses as a table: each is paired with its output activation, and computed from the logits Z_{L-1}.
 
-Orientation as everywhere in the core: a column is a sample, Z_L, A_L and Y are (n_L, m). j, the loss of a sample, is
+A column is a sample: Z_{L-1}, A_{L-1} and Y are (n_L, m), L being the number of layers. j, the loss of a sample, is
 summed over the outputs. J = Σ wᵢ jᵢ / Σ wᵢ, except ``sum_squared_error``, where J = Σ wᵢ jᵢ as in the second note.
 
 j is computed in float64 whatever the type of the network: logits of 1e38 are finite in float32, their squares
@@ -36,9 +36,9 @@ class Loss:
     per_sample : callable ``(xp, Z, Y) -> (m,) float64``
         jᵢ from the logits.
     dZ : callable ``(xp, A, Y) -> (n_L, m)``
-        ∂jᵢ/∂z in terms of the output A_L.
+        ∂jᵢ/∂z in terms of the output A_{L-1}.
     targets : str
-        What Y may hold, in words, for error messages.
+        The allowed values of Y in words, for error messages.
     valid_targets : callable ``(xp, Y) -> (n_L, m) or (1, m) bool``
         Where Y is allowed; nowhere where it is not finite.
     """
@@ -93,7 +93,7 @@ def _sum_squared_error(xp: Any, Z: Array, Y: Array) -> Array:
 
 
 def _output_error(xp: Any, A: Array, Y: Array) -> Array:
-    """dZ_L = A_L - Y: what every canonical pair of loss and output activation comes to."""
+    """dZ_{L-1} = A_{L-1} - Y, as for every canonical pair of loss and output activation."""
     return A - Y
 
 

@@ -204,7 +204,7 @@ class AdamW(Adam):
     Parameters
     ----------
     learning_rate, beta_1, beta_2, epsilon : float
-        As of `Adam`.
+        The parameters of `Adam`.
     weight_decay : float, default 0.01
     """
 

@@ -73,7 +73,7 @@ def trace(
     total_weight = float(w.sum()) if loss.reduction == "mean" else 1.0  # m, where no weights are given
     quantities["J"] = float((w * j).sum()) / total_weight  # J = Σ wᵢ jᵢ / Σ wᵢ
 
-    dZ = loss.dZ(xp, A[last], Y)  # dZ_L = A_L - Y, for every pair of loss and output activation but one
+    dZ = loss.dZ(xp, A[last], Y)  # dZ_{L-1} = A_{L-1} - Y, for every pair of loss and output activation but one
     if sample_weight is not None:
         dZ = dZ * sample_weight
     for layer in range(last, 0, -1):

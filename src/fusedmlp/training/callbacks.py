@@ -1,4 +1,4 @@
-"""Callbacks: what may look on while a network trains, and steer it."""
+"""Callbacks: functions and objects that are called during a training and may change its course."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class _DeadlineError(Exception):
 
 
 class Training:
-    """One run of ``Network.fit``; what callbacks are given.
+    """One run of ``Network.fit``. Callbacks are given this object.
 
     Attributes
     ----------

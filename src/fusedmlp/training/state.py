@@ -19,7 +19,7 @@ assert {type(optimizer).__name__ for optimizer in OPTIMIZERS.values()} == _OPTIM
 
 @dataclass
 class TrainingState:
-    """What a training remembers. ``fit(..., state=state)`` goes on where the last call with that state stopped.
+    """Everything that a training remembers: ``fit(..., state=state)`` goes on where the last call with it stopped.
 
     Two calls for five epochs each give the bits of one call for ten: moments, step count, random numbers, schedule,
     validation split, history, best weights and patience live on.
@@ -41,7 +41,7 @@ class TrainingState:
         Where shuffling, the validation split and dropout's seed come from.
     dropout_seed : int or None
     rate_factor : float
-        What callbacks have multiplied the schedule's rate by.
+        The product of all factors that callbacks have given the schedule's rate.
     history : History
     best_loss : float
     best_weights : array of shape (n_parameters,), optional
