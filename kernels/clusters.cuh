@@ -1,9 +1,9 @@
-// Clusters of blocks, from sm_90 on: they run at the same time, and send numbers to each other's shared memory.
+// Clusters of blocks, from sm_90 on: the blocks run at the same time and send numbers to each other's shared memory.
 //
-// What is sent comes when it comes: the receiver expects so many bytes at an mbarrier of its own, and waits for the end of
-// a phase of it, which they make together with the announcement. Nobody else waits, and nothing is flushed.
+// Sending is asynchronous. The receiver announces the number of bytes at an mbarrier of its own and waits for the end of the
+// mbarrier's phase: the phase ends when the announcement was made and all bytes have arrived.
 
-// All threads of the cluster, once: a block may be sent to when it runs and its mbarriers have begun.
+// A barrier for all threads of the cluster. A block can receive once it runs and its mbarriers are initialised.
 __device__ __forceinline__ void cluster_arrive() {
 #ifndef __CUDA_ARCH__
     arrive_at_cluster();
@@ -36,7 +36,7 @@ struct alignas(8) Mbarrier {
 #endif
     }
 
-    // The announcement, by one thread a phase: so many bytes will come, or have.
+    // The announcement, by one thread per phase: so many bytes will arrive or have arrived.
     __device__ __forceinline__ void expect(unsigned bytes) {
 #ifndef __CUDA_ARCH__
         expect_at_mbarrier(this, bytes);
@@ -46,8 +46,8 @@ struct alignas(8) Mbarrier {
 #endif
     }
 
-    // Until a phase is over; `parity` is 0 for the first, 1 for the second, 0 for the third. Acquires at the block's
-    // scope: the cluster's would have it throw away its cached global memory, and what came is in shared memory.
+    // Waits for the end of a phase; `parity` is 0 for the first, 1 for the second, 0 for the third. The scope is the
+    // block's: an acquire at the cluster's scope would also discard cached global memory, and the data is in shared memory.
     __device__ __forceinline__ void wait(int parity) {
 #ifndef __CUDA_ARCH__
         wait_at_mbarrier(this, parity);

@@ -3,23 +3,23 @@
 // Z (m, n) holds the products of the last hidden layer, a row per sample, from cuBLAS: Z_l = Xᵀ W_l, without the bias.
 //   A = f(Z + b);  z = W2ᵀ A + b2;  A_L and dz from z by the loss (losses.cuh);
 //   dZ = (W2 dz) ⊙ f'(A) overwrites Z, and is what the next product, X dZ, takes;
-//   Σ dz Aᵀ = dW2, Σ dz = db2, Σ dZ = db: each block adds up those of its samples and writes them to a row of `partial`;
-//   sum_rows.cu adds the rows, in their order. No atomics: the same bits every time.
-// The logits z are written out: J and A_L come from them alone (output_layer.cu), in double and apart, which would take
-// half of the registers here. Without targets (Y null) that is all, and Z stays as it is.
+//   Σ dz Aᵀ = dW2, Σ dz = db2, Σ dZ = db: each block sums over its samples and writes a row of `partial`; sum_rows.cu
+//   adds the rows, in their order. There are no atomics: the same bits every time.
+// The logits z are written too: output_layer.cu computes J and A_L from them, in double, which would take half of the
+// registers here. Without targets (Y null) nothing else is written, and Z is not changed.
 //
 //   b (n,), W2 (n, n_out) row by row, b2 (n_out,): as they lie in the flat vector; b and b2 may be null pointers
 //   Y (n_out, m) and weights (m,) with any strides; weights may be a null pointer; logits (m, n_out)
 //   partial (blocks, n + n n_out + n_out): db, dW2, db2, the order of the flat vector; without biases dW2 alone
 //
-// A team of threads (a power of two from 8 to 256) has S samples at a time, each thread K of their units. The sums of db
-// and dW2 of a thread's units stay in its registers from the first sample of the block to the last, with few outputs W2
-// does, too. z is summed by shuffles; what the warps of a team have goes through shared memory to one thread a sample,
-// which does the output layer.
+// A team of threads (a power of two from 8 to 256) works on S samples at a time, each thread on K units. A thread keeps the
+// sums of db and dW2 of its units in registers from the block's first sample to its last; with few outputs, W2 too. z is
+// summed by shuffles. The sums of a team's warps go through shared memory to one thread per sample, which computes the
+// output layer.
 //
-// A block has up to 256 K units: 1024, or 512 in float64, and half of that with more than 4 outputs. Where there are more,
-// blockIdx.y is the tile of units, a first launch without targets makes the tiles' parts of the logits, (tiles, m, n_out),
-// which sum_rows.cu adds up, and for a second one the logits are `given`: Z is read twice.
+// A block has up to 256 K units: 1024, or 512 in float64, and half of that with more than 4 outputs. If the layer has more
+// units, blockIdx.y is the tile of units. A first launch without targets writes the tiles' parts of the logits,
+// (tiles, m, n_out), which sum_rows.cu adds; a second launch reads the logits (`given`). Z is then read twice.
 //
 // Bytes moved, in elements: 2 n m (Z read, dZ written), n_out m of Y and n_out m of logits; forward alone (n + n_out) m.
 // Flops: (6 n_out + 10) n m about. Up to 4 outputs the bytes bound it.
@@ -49,7 +49,7 @@ struct Problem {
     T most;
 };
 
-// What the threads of a block tell each other of a round of samples: a slot is a sample of a team.
+// Numbers that the threads of a block exchange in a round of samples, in shared memory; a slot is a sample of a team.
 template <typename T, int N, int S>
 struct TeamSums {
     T* z;       // (slots, N, warps of a team) sums of the warps
@@ -116,7 +116,7 @@ struct Thread {
         }
     }
 
-    // W2ᵀ A over the units of a warp's lanes that are in the team, into the slot's shared.
+    // W2ᵀ A over the units of a warp's lanes that are in the team, into the slot's place in shared memory.
     __device__ __forceinline__ void forward(const Problem<T>& p, const T (&a)[K], const TeamSums<T, N, S>& shared, int slot) const {
         T z[N];
 #pragma unroll
@@ -163,7 +163,7 @@ struct Thread {
     }
 };
 
-// The output layer of one sample, by one thread: its logits from the shared, and dz into it.
+// The output layer of one sample, by one thread: its logits from the sums of the warps, and dz beside them.
 template <typename T, int N, int S>
 __device__ __forceinline__ void output_layer(const Problem<T>& p, const TeamSums<T, N, S>& shared, int slot, Index sample) {
     T* z = shared.dz + slot * N;  // logits first, then A_L, then dz

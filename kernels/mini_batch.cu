@@ -1,4 +1,4 @@
-// What a mini-batch step does besides its pass and its update, on the device: a step then needs nothing from the host.
+// What a mini-batch step does besides its pass and its update. It runs on the device: the host takes no part in a step.
 //
 //   gather    sample s of the batch is sample i of X, Y and the weights, i = order[first + s], first = BATCH batch_size
 //             (first + s without an order); x (size, n_in) and y (size, n_out), a row per sample, w (size,)
@@ -9,11 +9,11 @@
 //   X (n_in, m), Y (n_out, m) and weights (m,) with any strides; sums = (Σ w j, Σ w); progress (7,): cuda_tables.py
 //   weight ranges: 2 numbers per layer, where its W starts in the flat vector and where it ends
 //
-// finish has one block. Of a small batch it sums the losses itself, from the logits (size, n_out), its Y and weights: two
-// launches less. Else it takes `sums` from output_layer.cu.
+// finish has one block. For a small batch it sums the losses itself, from the logits (size, n_out), Y and weights, which
+// saves two launches; for a large one it reads `sums` from output_layer.cu.
 //
-// Bytes moved, in elements: gather 2 (n_in + n_out) size; squares n. Flops: squares 2 n. All three are launches more than
-// work: a batch of 200 samples with 64 inputs is 50 kB.
+// Bytes moved, in elements: gather 2 (n_in + n_out) size; squares n. Flops: squares 2 n. Launching
+// costs more than the work: a batch of 200 samples with 64 inputs is 50 kB.
 
 #include "common.cuh"
 #include "losses.cuh"

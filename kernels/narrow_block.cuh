@@ -1,8 +1,8 @@
-// A block of the kernels for narrow networks (narrow_step.cu has the formulas): what it does with a tile of 32 samples.
+// The work of a block of the kernels for narrow networks on a tile of 32 samples (narrow_step.cu has the formulas).
 //
-// It has U = 32 C units, each of its 8 warps U / 8 of them: all 32 samples' Z of these are in the warp's registers, from
-// there their dZ goes to shared memory, and dW1 of these units, (n_in, U / 8), is in its registers from the first sample to
-// the last. W1 of the block's units stays in shared memory.
+// A block has U = 32 C units, each of its 8 warps U / 8 of them. A warp keeps Z of its units and all 32 samples in
+// registers and writes dZ from there to shared memory. It keeps dW1 of its units, (n_in, U / 8), in registers from the
+// first sample to the last. W1 of the block's units stays in shared memory.
 //
 // R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
 
@@ -28,7 +28,7 @@ struct Problem {
     T most;
 };
 
-// What lies where in shared memory. narrow_step.py has the twin of it.
+// The arrays in shared memory. `Variant.shared_bytes` in narrow_step.py computes their size.
 template <typename T, int R, int C, int N, bool TF32>
 struct SharedArrays {
     static constexpr int U = 32 * C, INPUTS = 8 * R;
@@ -84,7 +84,7 @@ struct Block {
 
     __device__ __forceinline__ explicit Block(const Problem<T>& problem) : p(problem) {}
 
-    // W1, b1 and W2 of the block's units; 0 for inputs, units and outputs that do not exist.
+    // Reads W1, b1 and W2 of the block's units; 0 for inputs, units and outputs that do not exist.
     __device__ __forceinline__ void read_weights() const {
         for (int i = threadIdx.x; i < INPUTS * U; i += THREADS) {
             const int k = i / U, unit = first_unit + i % U;
@@ -148,7 +148,7 @@ struct Block {
         if (p.activation == RELU) activate_all<RELU, TF32>(a);
     }
 
-    // W2ᵀ A over the warp's units, to the shared.
+    // W2ᵀ A over the warp's units, into shared memory.
     __device__ __forceinline__ void sum_outputs(const T (&a)[M][C]) const {
 #pragma unroll
         for (int o = 0; o < N; ++o) {
@@ -177,7 +177,7 @@ struct Block {
     }
 };
 
-// What a thread adds up over the samples.
+// The sums of a thread over the samples.
 template <typename T, int R, int C, int N>
 struct Sums {
     T dW1[R][C], dW2[C][N], db1[C], db2[N];
@@ -203,7 +203,7 @@ struct Step : Block<T, R, C, N, TF32> {
             y[o] = exists && o < p.n_out ? p.Y[o * p.y_line + sample * p.y_step] : T(0);
     }
 
-    // dz of the lane's sample, to the warp's own copy; `logit(o)` are its logits.
+    // Writes dz of the lane's sample to the warp's own copy; `logit(o)` are its logits.
     template <typename Logit>
     __device__ __forceinline__ void output_layer(Index sample, Logit logit, bool writes_logits) {
         T* z = shared.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_L, then dz
@@ -225,8 +225,8 @@ struct Step : Block<T, R, C, N, TF32> {
         __syncwarp();
     }
 
-    // Adds the tile to dW2 and db1, and puts dZ where `add_dW1` takes it from: its readers are this warp's. A is lost:
-    // where it was, f'(A) is, as registers are short.
+    // Adds the tile to dW2 and db1, and writes dZ for `add_dW1`, which the same warp reads. f'(A) overwrites A, to save
+    // registers.
     __device__ __forceinline__ void backward(T (&a)[M][C]) {
         T dz[M][N];
 #pragma unroll

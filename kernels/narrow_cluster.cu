@@ -5,11 +5,11 @@
 //
 //   X (n_in, m) and all other arguments as in narrow_step.cu
 //
-// The blocks of a range of samples, blockIdx.x, are a cluster. Of every tile of 32 samples each block sends W2ᵀ A over its
-// own units to the shared memory of all, and every one adds the parts up, in their order: X is read once and Z computed
-// once. While the parts are on their way, the block adds the tile before to dW1: so there are two rooms for X. There are
-// two for the parts, as a block sends those of the next tile while another still reads; it does not get further ahead,
-// since it needs the other's for that.
+// The blocks of a range of samples, blockIdx.x, form a cluster. For every tile of 32 samples each block sends W2ᵀ A of its
+// own units to the shared memory of all blocks, and every block adds the parts, in their order: X is read once and Z is
+// computed once. While the parts are on their way, the block adds the previous tile to dW1; so X has two buffers. The parts
+// have two buffers as well: a block may send those of the next tile while another block still reads. It cannot get further
+// ahead, because it waits for the other block's parts.
 //
 // Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, by all blocks of a cluster together; logits written), and P
 // a range. Flops: 4 n_in n m for the two products and about (6 n_out + 20) n m. The flops bound it.
@@ -25,7 +25,7 @@ struct ClusterStep : Step<T, R, C, N, TF32> {
     using Base = Step<T, R, C, N, TF32>;
     using Shared = typename Base::Shared;
     using Base::p, Base::shared, Base::warp, Base::lane, Base::tile;
-    T *others, *parts;   // (SAMPLES, X_PITCH): the second room for X; (2, MOST_TILES, SAMPLES, N)
+    T *others, *parts;   // (SAMPLES, X_PITCH): the second buffer for X; (2, MOST_TILES, SAMPLES, N)
     Mbarrier* barriers;  // (2,): of the parts
 
     __device__ __forceinline__ explicit ClusterStep(const Problem<T>& problem) : Base(problem) {

@@ -1,4 +1,4 @@
-// The whole step of a narrow network with one hidden layer: X goes through the chip, and only gradients come out.
+// The whole step of a narrow network with one hidden layer, without storing activations.
 //
 //   Z = W1ᵀ X + b1;  A = f(Z);  z = W2ᵀ A + b2;  A_L and dz from z by the loss (losses.cuh);
 //   dZ = (W2 dz) ⊙ f'(A);  dW1 = X dZᵀ;  db1 = Σ dZ;  dW2 = A dzᵀ;  db2 = Σ dz
@@ -7,14 +7,14 @@
 //   W1 (n_in, n), b1 (n,), W2 (n, n_out), b2 (n_out,): as they lie in the flat vector; b1 and b2 may be null pointers
 //   logits (m, n_out); partial (ranges, P), P the length of the flat vector: the sums of a block's samples, in its order
 //
-// A block has U = 32 C units, and goes through its range of the samples 32 at a time (narrow_block.cuh, which says what N,
-// R and C are). The blocks of a range are blockIdx.x, the ranges blockIdx.y; sum_rows.cu adds up the ranges. No atomics:
-// the same bits every time.
+// A block has U = 32 C units and goes through its range of samples, 32 at a time (narrow_block.cuh explains N, R and C).
+// The blocks of a range are blockIdx.x, the ranges blockIdx.y; sum_rows.cu adds the ranges. There are no atomics: the same
+// bits every time.
 //
-// z needs all units of a sample. Where one block has them (n <= U), `narrow_step` is all there is. Else, and where the GPU
+// z needs all units of a sample. If one block has them (n <= U), one launch of `narrow_step` is enough. If not, and the GPU
 // has no clusters (narrow_cluster.cu), `narrow_forward` comes first: part t of `parts` (tiles, m, n_out) is W2ᵀ A over the
-// units of tile t (tile 0 adds b2), sum_rows.cu makes logits of them, and narrow_step takes these and computes Z once
-// more, which is cheaper than storing it.
+// units of tile t (tile 0 adds b2), sum_rows.cu adds the parts, and narrow_step reads the logits and computes Z a second
+// time, which is cheaper than storing it.
 //
 // Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, logits written), and P a range; narrow_forward n_in m +
 // tiles n_out m (X read, parts written), so that with several tiles X is read twice: the tiles' blocks of a range run side

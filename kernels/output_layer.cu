@@ -6,8 +6,7 @@
 //   logits (m, n_out), a row per sample; Y, out (n_out, m) and weights (m,) with any strides; sums (blocks, 2)
 //
 // Bytes moved, in elements: losses 2 n_out m (logits and Y read), outputs 3 n_out m (logits read, A_L written in their
-// place and to out). Flops: about 40 n_out m, of which those of J in double. Beside the hidden layer's pass both are
-// little: n_out to its units.
+// place and to out). Flops: about 40 n_out m, those of J in double. This is little work beside the hidden layer's pass.
 
 #include "common.cuh"
 #include "losses.cuh"

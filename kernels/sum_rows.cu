@@ -1,10 +1,9 @@
-// The sums of blocks into one: out[i] = Σ over rows of x[row, i].
+// Sums over rows: out[i] = Σ over rows of x[row, i].
 //
 //   x (rows, n) contiguous, out (n,)
 //
-// Blocks of blockIdx.y have a range of `range` rows each, and write a row of `out` each: (gridDim.y, n). Many rows are summed
-// in two launches. 8 threads have an element; their sums, and those of a thread, are added in the order of the rows: the
-// same bits every time, whatever block was done first.
+// The blocks blockIdx.y sum a range of `range` rows each and write a row of `out` each: (gridDim.y, n). Many rows are summed
+// in two launches. 8 threads share an element. All sums have a fixed order: the same bits every time.
 //
 // Bytes moved, in elements: rows n (x read), n (out written). Flops: rows n.
 

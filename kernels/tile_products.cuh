@@ -1,7 +1,7 @@
 // Products on the chip: a warp's tile of C += A B, its operands in shared memory, C in the registers of its lanes.
 //
-// Lane 4 g + q has ROWS rows, and COLUMNS columns side by side from q COLUMNS on: c[i][j]. This is how the tensor cores
-// hand out C; which rows and columns of the tile they are, is free. `by_rows` reads A along its depth (a row's numbers lie
+// Lane 4 g + q has ROWS rows, and COLUMNS adjacent columns from q COLUMNS on: c[i][j]. This is the distribution of C on
+// tensor cores; the assignment to rows and columns of the tile is free. `by_rows` reads A along its depth (a row's numbers lie
 // side by side), from rows g + 8 i; `by_columns` across it (those of a step of the depth do), from rows row(g, i). Depths
 // are multiples of 8.
 //

@@ -70,10 +70,10 @@ def test_training_is_numpys(emulated, cupy, name, sizes):
 def epochs_of(backend, n=1, options=PLAIN, batch_size=10):
     """A network after some epochs straight from its engine, its optimizer's state, and the last loss."""
     net = Network((5, 20, 1), "tanh", dtype="float64", backend=backend, random_state=0)
-    X, Y, weight = (net.backend.asarray(x, "float64") for x in data((5, 20, 1)))
+    X, Y, weight = (net.backend.asarray(np.atleast_2d(x), "float64") for x in data((5, 20, 1)))
     state = OptimizerState(AdamW(0.01), net.backend.xp, net.parameters)
     for _ in range(n):
-        loss = net.engine.train_epoch(net.parameters, state, X, Y, weight[None], None, batch_size, options)
+        loss = net.engine.train_epoch(net.parameters, state, X, Y, weight, None, batch_size, options)
     return net, state, loss
 
 

@@ -279,14 +279,6 @@ class TestDevices:
         gc.collect()
         assert sorted(cupy.cublas.destroyed) == sorted([(first, 0), (second, 1)])
 
-    @pytest.mark.parametrize(("capability", "mebibytes"), [("75", 4), ("89", 4), ("90", 32), ("100", 32)])
-    def test_the_memory_to_work_in(self, cupy, square, monkeypatch, capability, mebibytes):
-        monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
-        products = CublasProducts(cupy)
-        products.gemm(square, square, square.copy())
-        (handle,) = cupy.cublas.handles.values()
-        assert handle.workspace[1] == mebibytes * 2**20
-
 
 @pytest.fixture
 def no_order(monkeypatch):

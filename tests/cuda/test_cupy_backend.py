@@ -15,6 +15,7 @@ from harness import emulator, fake_cupy
 from fusedmlp import BackendUnavailableError, Gradients, Network, Parameters
 from fusedmlp.backends import selection
 from fusedmlp.backends.cupy import CupyBackend, kernel_sources, probe
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
@@ -199,6 +200,10 @@ class TestArrays:
             net.loss(fake_cupy.copied(np.ones((2, 5))), fake_cupy.copied(2 * np.ones((1, 5))))
 
 
+def emulated_kind(activation, n_outputs):
+    return Network([5, 7, n_outputs], activation, backend="cupy").engine.kind
+
+
 @pytest.mark.parametrize("n_outputs", [1, 3, 20])
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
@@ -218,6 +223,9 @@ def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
     np.testing.assert_allclose(history.validation_loss, expected_history.validation_loss, rtol=1e-10)
     np.testing.assert_allclose(flat, expected_flat, rtol=0, atol=1e-10)
     np.testing.assert_allclose(A, expected_A, rtol=0, atol=1e-10)
+    if activation not in CUDA_ACTIVATIONS:
+        assert emulated_kind(activation, n_outputs) == "composed"
+        return
     # The kernels did the work.
     kinds = {name.removesuffix("_packed").removesuffix("_strided").removesuffix("_float64") for name in cupy.launches}
     assert {f"activate_{activation}", "adam"} <= kinds

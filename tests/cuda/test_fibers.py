@@ -27,14 +27,6 @@ extern "C" __global__ void block_sum(const float* x, float* out, int n) {
     }
     if (t == 0) out[blockIdx.x] = parts[0];
 }
-__device__ double warp_sum(double value) {
-    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffff, value, lanes);
-    return value;
-}
-extern "C" __global__ void warp_sums(const double* x, double* out) {
-    double sum = warp_sum(x[blockIdx.x * blockDim.x + threadIdx.x]);
-    if (threadIdx.x % 32 == 0) out[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = sum;
-}
 extern "C" __global__ void shuffles(int* out) {
     const int lane = threadIdx.x;
     out[lane] = __shfl_sync(0xffffffff, lane, 3, 8);
@@ -47,18 +39,6 @@ extern "C" __global__ void shuffles(int* out) {
         __syncwarp(0xf);
         out[192 + lane] = __shfl_sync(0xf, 10 * lane, lane ^ 1);
     }
-}
-extern "C" __global__ void count(int* out, double* sum, unsigned* last) {
-    atomicAdd(out, 1);
-    atomicAdd(sum, 0.5);
-    atomicExch(last, 7u);
-    atomicCAS(last + 1, 0u, 9u);
-    __threadfence();
-}
-extern "C" __global__ void whole_blocks_may_return(float* out) {
-    if (blockIdx.x % 2) return;
-    __syncthreads();
-    if (threadIdx.x == 0) out[blockIdx.x] = min(blockIdx.x + 1.5f, 3) + max(0, 1);
 }
 extern "C" __global__ void neighbours(float* x) {  // shared memory is the block's own, whatever the last one left
     float* own = reinterpret_cast<float*>(shared_memory);
@@ -91,13 +71,6 @@ def test_sums_of_blocks(kernels, thread_order, block):
     assert out.get().tolist() == [x[owner == b].sum() for b in range(5)]
 
 
-def test_sums_of_warps(kernels, thread_order):
-    x = np.random.default_rng(0).normal(size=(3, 96))
-    out = zeros(9, float)
-    kernels("warp_sums", (3,), (96,), (fake_cupy.copied(x.ravel()), out))
-    np.testing.assert_allclose(out.get(), x.reshape(9, 32).sum(axis=1), rtol=1e-12)
-
-
 def test_shuffles_and_votes(kernels, thread_order):
     out, lane = zeros(196, np.int32), np.arange(32)
     kernels("shuffles", (1,), (32,), (out,))
@@ -110,18 +83,6 @@ def test_shuffles_and_votes(kernels, thread_order):
     assert (got[128:160].view(np.uint32) == votes).all()
     assert (got[160:192] == 1).all()
     assert got[192:].tolist() == [10, 0, 30, 20]
-
-
-def test_atomics(kernels, thread_order):
-    out, total, last = zeros(1, np.int32), zeros(1, float), zeros(2, np.uint32)
-    kernels("count", (3, 2), (40, 2), (out, total, last))
-    assert (int(out.get()[0]), float(total.get()[0]), last.get().tolist()) == (480, 240.0, [7, 9])
-
-
-def test_blocks_that_return_as_a_whole(kernels, thread_order):
-    out = zeros(4, np.float32)
-    kernels("whole_blocks_may_return", (4,), (64,), (out,))
-    assert out.get().tolist() == [2.5, 0, 4, 0]
 
 
 def test_blocks_have_shared_memory_of_their_own(kernels, thread_order):
@@ -141,14 +102,6 @@ extern "C" __global__ void no_barrier(float* x) {
 }
 extern "C" __global__ void barrier_in_a_branch(float* x) {
     if (threadIdx.x < 16) __syncthreads();
-    x[threadIdx.x] = 1;
-}
-extern "C" __global__ void two_barriers(float* x) {
-    if (threadIdx.x < 16) {
-        __syncthreads();
-    } else {
-        __syncthreads();
-    }
     x[threadIdx.x] = 1;
 }
 extern "C" __global__ void early_return(float* x) {
@@ -187,7 +140,6 @@ def wrong(compiler, cupy):
     ("name", "message"),
     [
         ("barrier_in_a_branch", "a barrier that not all threads of the block reach"),
-        ("two_barriers", "a barrier that not all threads of the block reach"),
         ("early_return", "a barrier that not all threads of the block reach"),
         ("half_a_warp", "a function of a warp that not all lanes of its mask reach"),
         ("different_masks", "a function of a warp that not all lanes of its mask reach"),
@@ -212,8 +164,6 @@ UNDEFINED = (
     SHARED
     + """
 extern "C" __global__ void uninitialised(float* x) { x[0] = reinterpret_cast<float*>(shared_memory)[3]; }
-extern "C" __global__ void wide(double* x) { x[threadIdx.x] = __shfl_down_sync(0xffffffff, x[threadIdx.x], 8, 32); }
-extern "C" __global__ void narrow(double* x) { x[threadIdx.x] = __shfl_down_sync(0xffffffff, x[threadIdx.x], 8, 16); }
 extern "C" __global__ void partial(double* x) { x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 16); }
 """
 )
@@ -263,22 +213,3 @@ def test_what_nobody_wrote_is_nan(compiler, cupy, thread_order):
     partial = fake_cupy.copied(np.arange(20.0))  # lanes 20 to 31 do not exist
     module.get_function("partial")((1,), (20,), (partial,))
     assert np.isnan(partial.get()).tolist() == [4 <= lane < 16 for lane in range(20)]
-
-
-def test_a_wrong_width_gives_other_numbers(compiler, cupy, thread_order):
-    module, results = cupy.RawModule(code=UNDEFINED), {}
-    for name in ("wide", "narrow"):
-        x = fake_cupy.copied(np.arange(32.0))
-        module.get_function(name)((1,), (32,), (x,))
-        results[name] = x.get()
-    lane = np.arange(32)
-    assert np.array_equal(results["wide"], np.where(lane < 24, lane + 8, lane))
-    assert np.array_equal(results["narrow"], np.where(lane % 16 < 8, lane + 8, lane))
-
-
-def test_launches_that_no_gpu_takes(wrong):
-    kernel, x = wrong.get_function("no_barrier"), zeros(32, np.float32)
-    with pytest.raises(AssertionError, match="bytes of shared memory"):
-        kernel((1,), (32,), (x,), shared_mem=228 * 1024)
-    with pytest.raises(AssertionError, match="2048 threads"):
-        kernel((1,), (64, 32), (x,), shared_mem=128)

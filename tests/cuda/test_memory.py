@@ -13,6 +13,8 @@ from harness.fake_memory import ALIGNMENT, POOL, OutOfMemoryError
 
 from fusedmlp import Gradients, Network
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
+from fusedmlp.engines.batches import Epoch
+from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.optimizers import Adam, OptimizerState
 
 M = 1100
@@ -37,7 +39,7 @@ class Bench:
         engine = MiddleEngine(backend, architecture) if fused else backend.engine(architecture, fused=False)
         self.engine = self.net._engines.engine = engine
         self.engine._chunk = chunk
-        self.samples = self.net._check_samples(X, Y, weight)
+        self.samples = self.net._samples(X, Y, weight)
         self.gradients = Gradients(self.net.architecture, backend.xp.empty_like(self.net.parameters.flat))
         self.state = OptimizerState(Adam(), backend.xp, self.net.parameters)
         if resident:
@@ -60,7 +62,13 @@ class Bench:
     def epoch(self, batch_size=64, shuffled=True):
         order = self.order if shuffled else None
         J = self.engine.train_epoch(
-            self.net.parameters, self.state, *self._samples(), self.samples.sample_weight, order, batch_size, 0.1
+            self.net.parameters,
+            self.state,
+            *self._samples(),
+            self.samples.sample_weight,
+            order,
+            batch_size,
+            EpochOptions(alpha=0.1),
         )
         return np.r_[J, self.state.t, self.net.parameters.flat.get()]
 
@@ -265,11 +273,12 @@ def test_gathered_samples_hold_until_the_next_batch(emulated, data):
     places = set()
     for start in (0, 64, 128):
         samples = bench.order[start : start + 64]
-        batch = bench.engine._batch(X, Y, weight, samples)
-        places.add((batch.X.data.ptr, batch.Y.data.ptr, batch.sample_weight.data.ptr))
-        for got, whole in ((batch.X, X), (batch.Y, Y), (batch.sample_weight, weight)):
+        epoch = Epoch([X, Y, weight], bench.order, bench.order, M, 64, EpochOptions())
+        batch = bench.engine._batch(epoch, slice(start, start + 64))
+        places.add(tuple(x.data.ptr for x in batch.matrices))
+        for got, whole in zip(batch.matrices, (X, Y, weight), strict=True):
             assert np.array_equal(got.get(), whole.get()[:, samples.get()])
             assert got.T.flags.c_contiguous
-        assert pytest.approx(1 / weight.get()[:, samples.get()].sum()) == batch.factor
+        assert pytest.approx(weight.get()[:, samples.get()].sum()) == batch.total_weight
     assert len(places) == 1
     assert isinstance(X, fake_cupy.ndarray)

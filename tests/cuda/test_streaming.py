@@ -149,7 +149,7 @@ def test_the_limit_counts_x_and_what_goes_with_it(emulated):
     for missing, kind in ((0, fake_cupy.ndarray), (1, HostMatrix)):
         net = network(emulated, resident=True)
         emulated.resident_bytes = M * (5 + 1 + 1) * 8 - missing
-        samples = net._check_samples(X, Y, np.ones(M))
+        samples = net._samples(X, Y, np.ones(M))
         assert all(isinstance(x, kind) for x in (samples.X, samples.Y, samples.sample_weight))
 
 

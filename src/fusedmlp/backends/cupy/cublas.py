@@ -1,6 +1,6 @@
-"""cuBLAS through ctypes: the library that CuPy uses, the functions that products need, statuses as exceptions.
+"""cuBLAS through ctypes: the library that CuPy uses, with errors as exceptions.
 
-CuPy's own cuBLAS calls are refused while a CUDA graph is captured, and take no matrix with gaps.
+CuPy's own calls of cuBLAS are refused while a CUDA graph is captured, and do not take matrices with gaps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CublasError(RuntimeError):
 
 
 class Cublas:
-    """The functions of cuBLAS that products need; handles, streams and pointers are plain numbers.
+    """The functions of cuBLAS for products; handles, streams and pointers are integers.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ class Cublas:
         self._call("cublasDestroy_v2", handle)
 
     def set_stream(self, handle: int, stream: int) -> None:
-        """Work goes to `stream` from now on. The workspace of the handle is taken away."""
+        """Send work to `stream` from now on. cuBLAS resets the handle's workspace."""
         self._call("cublasSetStream_v2", handle, stream)
 
     def set_workspace(self, handle: int, pointer: int, n_bytes: int) -> None:
-        """Scratch memory on the device, for the stream that is set."""
+        """Set the workspace, device memory, for the current stream of the handle."""
         self._call("cublasSetWorkspace_v2", handle, pointer, n_bytes)
 
     def gemm_ex(self, *arguments: int) -> None:
@@ -96,16 +96,16 @@ class Cublas:
 
 
 def load(cupy: Any) -> Cublas:
-    """cuBLAS of the CUDA that CuPy was built for.
+    """cuBLAS of the CUDA version that CuPy was built for.
 
     Raises
     ------
     RuntimeError
-        There is none; the message says what was tried.
+        It was not found; the message says what was tried.
     """
     major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     plain = f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}"
-    # CuPy itself goes by the first way. The second finds what is in the process already, or in the system's folders.
+    # CuPy itself uses the first way. The second finds a library that is loaded already, or in the system's folders.
     ways: dict[str, Callable[[], str]] = {"cuda-pathfinder": lambda: _found_path() or plain, plain: lambda: plain}
     failures = []
     for way, path in ways.items():
@@ -125,7 +125,7 @@ open_library: Callable[[str], Any] = ctypes.CDLL
 
 
 def _found_path() -> str | None:
-    """Where CuPy finds the library; None where it is in the process already, from a place that is not known."""
+    """The path where CuPy finds the library; None if it is loaded already and its path is not known."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
     return load_nvidia_dynamic_lib("cublas").abs_path

@@ -1,7 +1,7 @@
-"""CublasProducts of matrices by cuBLAS, through handles of our own.
+"""Products of matrices by cuBLAS, through handles of our own.
 
-Against ``cupy.matmul``: they can be captured in a CUDA graph; matrices with gaps between their lines are read and
-written where they are; nothing is allocated by a call; and the precision is an argument.
+Unlike ``cupy.matmul``, these products can be captured in a CUDA graph, read and write matrices with gaps between their
+lines in place, allocate nothing, and take the precision as an argument.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusedmlp.backends.cupy.cublas import Cublas, CublasError
 from fusedmlp.model.activations import Array
 
 LARGEST = 2**31 - 1
-"""Of an axis, and of a leading dimension: cuBLAS takes 32-bit numbers."""
+"""The longest axis and the largest leading dimension: cuBLAS takes 32-bit numbers."""
 
 _MIB = 2**20
 _HOPPER = (
@@ -28,7 +28,7 @@ _HOPPER = (
 
 
 class _Type(NamedTuple):
-    """What cuBLAS has to be told of a dtype: `one` and `zero` are alpha and beta, in main memory."""
+    """cuBLAS's constants for a dtype; `one` and `zero` are alpha and beta, in host memory."""
 
     data: int
     compute: dict[str, int]
@@ -53,14 +53,14 @@ _TYPES = {
 
 
 class Stored(NamedTuple):
-    """A matrix as BLAS reads it: columns without gaps, `leading` elements from one to the next.
+    """A matrix as BLAS reads it: columns without gaps, `leading` elements apart.
 
     Attributes
     ----------
     pointer : int
     leading : int
     transposed : bool
-        Whether those columns are the matrix's rows.
+        Whether these columns are the rows of the matrix.
     """
 
     pointer: int
@@ -69,10 +69,10 @@ class Stored(NamedTuple):
 
 
 def stored(x: Array) -> Stored | None:
-    """How BLAS can read a matrix (n, m) where it lies; None where it cannot.
+    """How BLAS reads a matrix (n, m) in place; None if it cannot.
 
-    It can where the elements of every column, or of every row, follow one another without gaps, and the lines do not
-    overlap. The stride of an axis of length 1 says nothing.
+    It can if the columns, or the rows, have no gaps between their elements and do not overlap. The stride of an axis of
+    length 1 has no meaning.
     """
     (rows, columns), (down, across), item = x.shape, x.strides, x.itemsize
     if (rows == 1 or down == item) and (columns == 1 or across >= rows * item):
@@ -87,9 +87,9 @@ def stored(x: Array) -> Stored | None:
 class CublasProducts:
     """CublasProducts on the current device and the current stream of CuPy, in any thread.
 
-    Every thread has a handle of its own on every device it computes on, and memory for cuBLAS to work in for every
-    stream: 32 MiB on compute capability 9.0 and later, 4 MiB before. So the same product gives the same bits, and
-    streams do not disturb each other. A thread's handles go with the thread, a stream's memory with the stream.
+    Every thread has its own handle on every device that it uses, with a workspace for every stream: 32 MiB on compute
+    capability 9.0 and later, 4 MiB before. So the same product gives the same bits, and streams do not share memory. A
+    thread's handles are destroyed with the thread, a stream's workspace with the stream.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ class CublasProducts:
 
     Notes
     -----
-    In a capture (``stream.begin_capture()``) nothing can be set up: the thread's first product in the stream has to
-    come before it. The graph uses the memory of that thread and stream: it may run as long as they live, and not
-    beside other products of theirs.
+    Handles and workspaces cannot be made during a capture (``stream.begin_capture()``): the thread's first product in
+    the stream has to come before it. The graph uses the workspace of that thread and stream; it may run while both
+    exist, and not at the same time as other products of theirs.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -109,8 +109,8 @@ class CublasProducts:
     def gemm(self, a: Array, b: Array, out: Array, precision: str = "strict") -> None:
         """out = a b, on the current stream.
 
-        Matrices that `stored` finds no way to read (gaps along both axes, negative or zero strides) are copied first;
-        such an `out` is computed aside and copied.
+        Matrices that BLAS cannot read in place (gaps along both axes, negative or zero strides) are copied first; such
+        an `out` is computed in other memory and copied.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class CublasProducts:
         CublasError
             The product failed; the message has the status and the shapes.
         RuntimeError
-            There is no cuBLAS; or something would have to be allocated while a graph is captured.
+            cuBLAS was not found; or memory would have to be allocated during a capture.
         """
         if out.size == 0:
             return
@@ -150,7 +150,7 @@ class CublasProducts:
             raise CublasError(f"{a.dtype} product of a {a.shape} and b {b.shape}: {error}") from None
 
     def version(self) -> str:
-        """Of cuBLAS, as "13.2.0"."""
+        """The version of cuBLAS, e.g. "13.2.0"."""
         return ".".join(map(str, self._cublas.version()))
 
     @cached_property
@@ -169,7 +169,7 @@ class CublasProducts:
         return handles[device].in_stream(self._cupy.cuda.get_current_stream())
 
     def _readable(self, name: str, x: Array) -> tuple[Array, Stored]:
-        """(x or a copy of it, how BLAS reads that)."""
+        """x, or a copy of it, and how BLAS reads that."""
         found = stored(x)
         if found is None:
             self._refuse_copy(name, x)
@@ -179,7 +179,7 @@ class CublasProducts:
         return x, found
 
     def _refuse_copy(self, name: str, x: Array) -> None:
-        """In a capture: a copy's memory is free again before the graph runs."""
+        """Raise during a capture: the memory of a copy would be freed before the graph runs."""
         if self._cupy.cuda.get_current_stream().is_capturing():
             raise RuntimeError(
                 f"{name}: strides of {x.strides} bytes need a copy, which cannot be captured in a CUDA graph"
@@ -187,9 +187,9 @@ class CublasProducts:
 
 
 class _Handle:
-    """A cuBLAS handle of one thread on one device, with memory to work in for every stream.
+    """A cuBLAS handle of one thread on one device, with a workspace for every stream.
 
-    Two streams with the same memory would write over each other's intermediate results.
+    Two streams with the same workspace would overwrite each other's intermediate results.
     """
 
     def __init__(self, cupy: Any, library: Cublas, device: int) -> None:
@@ -204,7 +204,7 @@ class _Handle:
         weakref.finalize(self, _destroy, cupy, library, device, self._handle, os.getpid())
 
     def in_stream(self, stream: Any) -> int:
-        """The handle, set to a stream; only a change of the stream calls cuBLAS."""
+        """The handle, set to a stream; cuBLAS is called only if the stream is another one than before."""
         if stream is self._stream:
             return self._handle
         workspace = self._workspaces.get(stream)
@@ -214,7 +214,7 @@ class _Handle:
         self._stream = None
         self._cublas.set_stream(self._handle, stream.ptr)  # takes the workspace away, so it comes second
         self._cublas.set_workspace(self._handle, workspace.data.ptr, self._workspace_bytes)
-        # Held here too: streams with one pointer are equal, and the one that the memory is kept for may go first.
+        # Kept here too: streams with the same pointer are equal, and the one in the dictionary may be deleted first.
         self._stream, self._workspace = stream, workspace
         return self._handle
 
@@ -239,7 +239,7 @@ def _problem(
 
 
 def _refuse_capture(stream: Any) -> None:
-    """In a capture: a new handle and its memory would have to be allocated."""
+    """Raise during a capture: a new handle and its workspace would have to be allocated."""
     if stream.is_capturing():
         raise RuntimeError(
             "a thread's first product in a stream cannot be captured in a CUDA graph: compute one before begin_capture"
@@ -247,8 +247,8 @@ def _refuse_capture(stream: Any) -> None:
 
 
 def _destroy(cupy: Any, library: Cublas, device: int, handle: int, process: int) -> None:
-    if os.getpid() != process:  # a fork: the handle is not this process's
+    if os.getpid() != process:  # a fork: the handle belongs to the parent
         return
-    # Nobody is left to whom a device in a state of error could be told.
+    # No caller is left who could be told of a device in a state of error.
     with contextlib.suppress(RuntimeError), cupy.cuda.Device(device):
         library.destroy(handle)

@@ -1,12 +1,12 @@
-"""Samples from main memory to the GPU while it computes.
+"""Samples are copied from host memory to the GPU while it computes.
 
-Three things go on at a time: threads of the host gather pieces of chunk i + 1 into pinned memory, the GPU's copy engine
-moves pieces of it on a stream of its own, and the current stream computes on chunk i.
+Three things happen at the same time: host threads gather pieces of chunk i + 1 in pinned memory, the GPU's copy engine
+copies them on a stream of its own, and the current stream computes on chunk i.
 
-- There are two rooms on the GPU, for chunks of even and of odd number. Copies into one wait for the event `used`: the
-  passes over the chunk before the last are done. Passes wait for `filled`: all pieces have arrived.
-- A piece's pinned memory is used again once the event `copied` says that it was read.
-- A piece is a run of contiguous numbers in the room, so that a copy is one call whatever the memory order.
+- There are two buffers on the GPU, for chunks of even and of odd number. Copies into one wait for its event `used`: the
+  passes over its last chunk are done. Passes wait for `filled`: all pieces have arrived.
+- A piece's pinned memory is reused after its event `copied`.
+- A piece is contiguous in the buffer, so that one call copies it, in either memory order.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _MOST_WORKERS = 8
 
 
 class Staging:
-    """Pinned memory for a piece; `copied` says that the GPU has read what was last put into it."""
+    """Pinned memory for a piece; the event `copied` comes after the GPU has read the last piece in it."""
 
     def __init__(self, cupy: Any, n_bytes: int) -> None:
         self._memory = cupy.cuda.alloc_pinned_memory(n_bytes)
         self.bytes = np.frombuffer(self._memory, np.uint8, n_bytes)
-        # Threads that wait for it sleep.
+        # block: threads that wait for it sleep.
         self.copied = cupy.cuda.Event(block=True, disable_timing=True)
 
 
-class Room:
-    """A place on the GPU for a chunk of several matrices, and who may touch it when."""
+class ChunkBuffer:
+    """Memory on the GPU for a chunk of several matrices, with the events that order copies and passes."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
@@ -45,27 +45,27 @@ class Room:
         self.filled = cupy.cuda.Event(disable_timing=True)
 
     def enlarge(self, matrices: Sequence[HostMatrix | None], samples: int) -> None:
-        """Make it large enough for so many samples."""
+        """Make it large enough for this number of samples."""
         for i, x in enumerate(matrices):
             size = 0 if x is None else x.shape[0] * samples
             if x is not None and (i not in self._flats or self._flats[i].size < size):
                 self._flats.pop(i, None)
                 self._flats[i] = self._cupy.empty((size,), x.dtype)
-                # Memory from CuPy's pool is free once the current stream has got here, and not before.
+                # Memory from CuPy's pool may be in use until the current stream has reached this point.
                 self.used.record(self._cupy.cuda.get_current_stream())
 
     def flat(self, i: int, x: HostMatrix, samples: int) -> Array:
-        """Where that many samples of matrix number i lie, line by line."""
+        """The memory of so many samples of matrix number i, line by line."""
         return self._flats[i][: x.shape[0] * samples]
 
     def matrix(self, i: int, x: HostMatrix, samples: int) -> Array:
-        """The same as (n, samples)."""
+        """The same memory as a matrix (n, samples)."""
         flat, n = self.flat(i, x, samples), x.shape[0]
         return flat.reshape(samples, n).T if x.by_sample else flat.reshape(n, samples)
 
 
 class StreamedFeeder(Feeder):
-    """Brings chunks to the GPU while the chunk before is at work; used by one thread at a time.
+    """Copies chunks to the GPU while it computes on the chunk before; used by one thread at a time.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class StreamedFeeder(Feeder):
     """
 
     staging_bytes: ClassVar[int] = 16 * 2**20
-    """Large enough that starting a copy costs nothing beside it, small enough that the first one starts early."""
+    """Large enough that starting a copy costs little, small enough that the first copy starts early."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
@@ -83,54 +83,54 @@ class StreamedFeeder(Feeder):
         self._pool = ThreadPoolExecutor(
             workers, "fusedmlp-feeder", initializer=runtime.setDevice, initargs=(runtime.getDevice(),)
         )
-        # One more than threads: a piece is gathered while another is still on its way.
+        # One more than threads, so that a thread can gather a piece while its last one is still being copied.
         self._idle: SimpleQueue[Staging] = SimpleQueue()
         for _ in range(workers + 1):
             self._idle.put(Staging(cupy, self.staging_bytes))
-        self._rooms = Room(cupy), Room(cupy)
+        self._chunk_buffers = ChunkBuffer(cupy), ChunkBuffer(cupy)
 
     def feed(self, matrices: Sequence[HostMatrix | None], chunks: Sequence[slice]) -> Generator[Part]:
-        """Every chunk; its arrays hold until the next one is asked for. Close the iterator where it is not read out."""
+        """Yield every chunk; its arrays are valid until the next one is asked for. Close an unfinished iterator."""
         most = max(chunk.stop - chunk.start for chunk in chunks)
-        for room, _ in zip(self._rooms, chunks, strict=False):
-            room.enlarge(matrices, most)
+        for buffer, _ in zip(self._chunk_buffers, chunks, strict=False):
+            buffer.enlarge(matrices, most)
         filling: list[Future[None]] = []
         try:
-            filling = self._fill(self._rooms[0], matrices, chunks[0])
+            filling = self._fill(self._chunk_buffers[0], matrices, chunks[0])
             for number, chunk in enumerate(chunks):
-                room, size = self._rooms[number % 2], chunk.stop - chunk.start
+                buffer, size = self._chunk_buffers[number % 2], chunk.stop - chunk.start
                 for piece in filling:
                     piece.result()
                 stream = self._cupy.cuda.get_current_stream()
-                room.filled.record(self._copies)
-                stream.wait_event(room.filled)
+                buffer.filled.record(self._copies)
+                stream.wait_event(buffer.filled)
                 if number + 1 < len(chunks):
-                    filling = self._fill(self._rooms[1 - number % 2], matrices, chunks[number + 1])
+                    filling = self._fill(self._chunk_buffers[1 - number % 2], matrices, chunks[number + 1])
                 try:
-                    yield chunk, [x if x is None else room.matrix(i, x, size) for i, x in enumerate(matrices)]
+                    yield chunk, [x if x is None else buffer.matrix(i, x, size) for i, x in enumerate(matrices)]
                 finally:
-                    room.used.record(stream)
+                    buffer.used.record(stream)
         finally:
-            # Whatever happened: nothing reads the caller's arrays or writes to a room after this.
+            # After an error too, nothing may read the caller's arrays or write to a buffer after this.
             wait(filling)
             self._copies.synchronize()
 
     def release(self) -> None:
-        """Let go of the rooms on the GPU; nothing is under way between feeds."""
-        self._rooms = Room(self._cupy), Room(self._cupy)
+        """Free the buffers on the GPU; no copy is running between feeds."""
+        self._chunk_buffers = ChunkBuffer(self._cupy), ChunkBuffer(self._cupy)
 
-    def _fill(self, room: Room, matrices: Sequence[HostMatrix | None], chunk: slice) -> list[Future[None]]:
-        """Start filling a room; it is filled when all of these are done, and the copies that they started."""
-        self._copies.wait_event(room.used)
+    def _fill(self, buffer: ChunkBuffer, matrices: Sequence[HostMatrix | None], chunk: slice) -> list[Future[None]]:
+        """Start to fill a buffer: it is full when these futures are done, and the copies that they started."""
+        self._copies.wait_event(buffer.used)
         return [
-            self._pool.submit(self._bring, x, room.flat(i, x, chunk.stop - chunk.start), *piece)
+            self._pool.submit(self._bring, x, buffer.flat(i, x, chunk.stop - chunk.start), *piece)
             for i, x in enumerate(matrices)
             if x is not None
             for piece in pieces(x, chunk, self.staging_bytes)
         ]
 
     def _bring(self, x: HostMatrix, flat: Array, rows: slice, samples: slice, start: int) -> None:
-        """Gather a piece into pinned memory, and start its copy to `flat`, from number `start` on."""
+        """Gather a piece in pinned memory and start its copy to ``flat[start:]``."""
         staging = self._idle.get()
         try:
             staging.copied.synchronize()
@@ -146,14 +146,14 @@ class StreamedFeeder(Feeder):
 
 
 def pieces(x: HostMatrix, chunk: slice, n_bytes: int) -> Iterator[tuple[slice, slice, int]]:
-    """(rows, samples, start): pieces of at most `n_bytes` that lie together, `start` numbers into the chunk.
+    """(rows, samples, start): contiguous pieces of at most `n_bytes`, which start `start` numbers into the chunk.
 
-    Some whole lines each; where a line is too long, parts of one. A line is a sample, or, unless `x.by_sample`, a row.
+    A piece is some whole lines, or a part of a long line. A line is a sample, or a row unless `x.by_sample`.
     """
     n, size = x.shape[0], chunk.stop - chunk.start
     lines, length = (size, n) if x.by_sample else (n, size)
-    room = max(1, n_bytes // x.dtype.itemsize)
-    over, along = max(1, room // length), min(room, length)
+    most = max(1, n_bytes // x.dtype.itemsize)
+    over, along = max(1, most // length), min(most, length)
     for line in range(0, lines, over):
         for first in range(0, length, along):
             across = slice(line, min(line + over, lines))
@@ -164,5 +164,5 @@ def pieces(x: HostMatrix, chunk: slice, n_bytes: int) -> Iterator[tuple[slice, s
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
