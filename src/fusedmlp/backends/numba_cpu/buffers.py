@@ -1,4 +1,4 @@
-"""Arrays for compiled code, and where they lie: what numpy takes a microsecond to say, a small step asks ten times."""
+"""Aligned arrays for compiled code, and addresses of arrays in a fraction of the microsecond that numpy takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 
 LINE_BYTES = 64
-"""Of a cache line, and the longest register."""
+"""The size of a cache line, and of the longest register."""
 
 
 _HEAD = object.__basicsize__
@@ -19,7 +19,7 @@ def _slow_address_of(x: np.ndarray) -> int:
 
 
 def _fast_address_of(x: np.ndarray) -> int:
-    """What numpy's C interface calls PyArray_DATA: the first field of an array after those that every object has."""
+    """PyArray_DATA of numpy's C interface: the first field of an array after those that every object has."""
     return ctypes.c_int64.from_address(id(x) + _HEAD).value
 
 
@@ -28,7 +28,7 @@ def _same_address(x: np.ndarray) -> bool:
 
 
 address_of = _fast_address_of if all(map(_same_address, (np.zeros(3), np.zeros(9)[2:]))) else _slow_address_of
-"""Where the first number of an array lies."""
+"""The address of the first number of an array."""
 
 
 class AlignedArray:

@@ -1,4 +1,4 @@
-"""How this backend compiles: without the GIL, kept for later processes, recompiled when any of its sources changes."""
+"""Compilation of this backend: without the GIL, cached on disk, and again when any of its sources changes."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -82,7 +82,7 @@ def internal(function):
 
 
 def routine_address(function, arguments, result=types.void):
-    """Where machine code of `function` starts, which takes so many int64; kept like `compiled`.
+    """The address of the machine code of `function`, which takes `arguments` int64; cached like `compiled`.
 
     What is called by address is compiled once, and not again in every kernel that calls it.
     """
@@ -99,4 +99,4 @@ def routine_address(function, arguments, result=types.void):
 
 
 _KEPT: list[CFunc] = []
-"""Machine code goes with its object."""
+"""Machine code lives as long as its object."""

@@ -42,7 +42,7 @@ _CLOSED = -(1 << 62)
 _LOOKS = 4000
 """How often a helper looks for a run before it sleeps: 0.1 to 0.2 ms."""
 _SPINS_BEFORE_YIELD = 1000
-# Runs that are shorter than this wake nobody, unless the last was so short a time ago that helpers would be awake.
+# A run that is shorter than this wakes no helper, unless the last run was so recent that helpers may be awake.
 _WORTH_WAKING_NS, _PATIENCE_NS = 150_000, 100_000
 
 

@@ -1,4 +1,4 @@
-"""What an epoch's options and its optimizer say to compiled code: the fields of a `RunRecord`, and callbacks."""
+"""An epoch's options and its optimizer as fields of a `RunRecord`, with the callbacks that they need."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Epoch:
 
     @property
     def error(self) -> BaseException | None:
-        """What the gradient phase raised."""
+        """The exception of the gradient phase, or None."""
         return None if self._phase is None else self._phase.error
 
     def _masks(self, dropout: Dropout, step: int) -> dict[str, int]:

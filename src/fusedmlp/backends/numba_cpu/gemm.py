@@ -69,7 +69,7 @@ def unavailable_reason() -> str | None:
 
 
 def _wanted() -> str:
-    """What FUSEDMLP_BLAS says, "" where it is not set."""
+    """The value of FUSEDMLP_BLAS, "" where it is not set."""
     wanted = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     return check_choice(ENVIRONMENT_VARIABLE, wanted, ("mkl", "scipy")) if wanted else ""
 

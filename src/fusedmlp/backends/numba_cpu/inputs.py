@@ -132,7 +132,7 @@ def convert_tile(like, other):
 
 @cache
 def convert_address(dtype: str, other: str) -> int:
-    """Where `convert_tile` of two dtypes starts; compiled at the first call."""
+    """The address of `convert_tile` for two dtypes; compiled at the first call."""
     return routine_address(convert_tile(np.dtype(dtype).type(0), np.dtype(other).type(0)), 7)
 
 

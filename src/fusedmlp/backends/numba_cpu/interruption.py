@@ -1,4 +1,4 @@
-"""How a run ends before its time: callbacks into Python while compiled code runs, a clock, and floating-point modes.
+"""Ending a run early: callbacks into Python while compiled code runs, a clock, and floating-point modes.
 
 The thread that called the engine makes a callback about twenty times a second. That runs Python, so a signal such as
 Ctrl-C is handled there. Whatever is raised is kept, and raised again when the run has ended.
@@ -60,7 +60,7 @@ class GuardedCallback:
 
 @cache
 def clock_address() -> int:
-    """Where the C library's clock_gettime starts; 0 where there is none."""
+    """The address of the C library's clock_gettime; 0 where there is none."""
     try:
         return ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0
     except (OSError, AttributeError, TypeError):

@@ -1,6 +1,6 @@
-"""What compiled code cannot say in Python: a BLAS call, a load from an address, an atomic counter, a yield.
+"""Instructions and calls that Python cannot express: a BLAS call, a load from an address, atomic operations.
 
-Addresses come as arguments: one that is compiled in could not be kept in numba's cache, as it changes from process to
+Addresses are arguments: one that is compiled in could not be kept in numba's cache, because it changes from process to
 process.
 """
 
@@ -23,12 +23,12 @@ from fusedmlp.backends.numba_cpu.compilation import internal
 
 _BYTE = ir.IntType(8)
 INTEGER = np.int64(0)
-"""What `load` loads."""
+"""Passed to `load` for an int64."""
 
 
 @cache
 def yield_address() -> int:
-    """Where the C library's sched_yield starts; 0 where there is none."""
+    """The address of the C library's sched_yield; 0 where there is none."""
     try:
         return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
     except (OSError, AttributeError, TypeError):
@@ -160,7 +160,7 @@ def atomic_load(typing_context, address):
 
 @intrinsic
 def atomic_store(typing_context, address, value):
-    """The number becomes `value`: who loads it sees everything that was written before."""
+    """Store `value`; a thread that loads it sees everything that this one wrote before."""
 
     def codegen(context, builder, signature, arguments):
         builder.store_atomic(arguments[1], _shared(builder, arguments[0]), "release", 8)

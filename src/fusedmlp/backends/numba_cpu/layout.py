@@ -1,4 +1,4 @@
-"""How an engine's tiles lie in memory, and which routines work on them: an architecture's `NetworkRecord`."""
+"""The layout of an engine's tiles in memory, and the routines that work on them: its `NetworkRecord`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def blocked_layers(architecture: Architecture) -> list[bool]:
 
 
 def lay_out(architecture: Architecture, dropout: bool = False) -> Layout:
-    """Where the parts of a workspace start: Z_1 ... Z_L, Y, weights, scratch of products, W dZ, packed X, and slopes.
+    """The parts of a workspace: Z_1 ... Z_L, Y, weights, scratch of products, W dZ, packed X, and slopes.
 
     A tile fits a core's second-level cache; that of a wide network takes more, because products slow down on fewer
     samples. Rows are a cache line longer than the tile: at a distance of a power of two they would share few lines of

@@ -23,7 +23,7 @@ _F32, _F64 = np.float32, np.float64
 
 
 INLINE = OPTIONS | {"forceinline": True}
-"""How functions of numbers and `Lanes` are compiled: a call would pass registers through memory."""
+"""Options for functions of numbers and `Lanes`: always inlined, because a call passes registers through memory."""
 
 
 def _by_precision(function, single, double):

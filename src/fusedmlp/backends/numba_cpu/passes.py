@@ -2,7 +2,7 @@
 
 Gradients are summed in slots: the samples of a batch are cut into a number of slots that depends on the batch and the
 network alone, each slot has sums of its own, and the sums are added in the order of the slots. So the bits of a result
-do not depend on how many workers share the slots, nor on who takes which.
+do not depend on how many workers share the slots, nor on which worker takes which slot.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -262,7 +262,7 @@ def apply_phase(network, run):
 
 @internal
 def start_of(slot, slots, size):
-    """Where a slot starts in a batch."""
+    """The first sample of a slot, from the start of the batch."""
     return size if slot == slots else size * slot // slots // SLOT_STEP * SLOT_STEP
 
 
@@ -296,7 +296,7 @@ def number_of_tasks(run, part, slots):
 
 @internal
 def next_part(network, run, batch, part, slots, size):
-    """What follows on a part of a batch whose tasks are all done, as (batch, part); its sums are brought to an end."""
+    """Finish a part of a batch whose tasks are all done; returns the (batch, part) that comes next."""
     if part == SUMS:
         if run.out:
             return batch + 1, SUMS
@@ -381,7 +381,7 @@ def work(run_address, worker_address):
 
     The number at `state` holds the part of a batch that is being done, and the next of its tasks; whoever advances it
     owns that task. Whoever completes the last task of a part begins the next one. So a worker that is late, or on a
-    slower core, does less, and nobody waits for one that has not come. A gradient phase is left to the leader.
+    slower core, does less, and no worker waits for one that has not come. A gradient phase is left to the leader.
 
     A run that is to stop ends at the next tile. Numbers below the normal ones count as 0 meanwhile, in products, sums
     and parameters alike: a weight, an input or a moment that small (1.2e-38 in float32) is a 0.

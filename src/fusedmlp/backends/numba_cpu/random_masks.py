@@ -94,7 +94,7 @@ def store_sample_hash(typing_context, key, sample, address):
 
 @internal
 def layer_key(key, layer):
-    """What `masked_scale` takes for unit 0 of the inputs of a layer; that of unit u is u more."""
+    """The counter of unit 0 among the inputs of a layer, for `unit_key`; unit u has this plus u."""
     return key + (layer << _LAYER_BITS) + 1
 
 

@@ -1,4 +1,4 @@
-"""What Python tells compiled code: records in memory, read by address.
+"""Records in memory, by which Python passes arguments to compiled code.
 
 Compiled functions that take arrays and tuples are slow to compile, as every level of calls hands dozens of values
 down, and slow to call. These take the address of a `RunRecord`, which leads to all the rest. Steps and offsets are
@@ -92,19 +92,19 @@ class RunRecord(NamedTuple):
     """Work to share: batches to sum, perhaps to step after, or samples to predict. Unnamed ints are addresses."""
 
     state: int
-    """What is to be done next, and, each on a cache line of its own, what follows; see `passes.work`."""
+    """The next task, see `passes.work`. This and the next three each have a cache line of their own."""
     done: int
-    """How much of it is done."""
+    """The number of tasks that are done."""
     stop: int
     """Not 0: the run is to end, see `passes.STOP_EARLY` and `passes.STOP_AT_ONCE`."""
     steps: int
-    """How many batches had their step."""
+    """The number of batches that had their step."""
     slot_sums: int
     """Loss and weight of each slot."""
     sums: int
     """float64: Σ w j, Σ w, count and Σ‖W‖² of a batch, the L2 term's factor, then ‖gradient‖² of each piece."""
     pieces: int
-    """Of the vector of parameters, for the workers to take after each batch."""
+    """The number of pieces that the vector of parameters is cut into, as tasks after each batch."""
     piece: int
     """Parameters of a piece, a multiple of `passes.CHUNK`."""
     network: int
@@ -113,13 +113,13 @@ class RunRecord(NamedTuple):
     x_row: int
     x_sample: int
     x_access: int
-    """How a tile of X is reached; see `inputs`."""
+    """One of the ways to read a tile of X in `inputs`."""
     convert: int
     """A routine that packs a tile of an X of another dtype; 0 for the network's own."""
     samples: int
     """Their number."""
     order: int = 0
-    """Of the samples, int64; 0 for their own."""
+    """The order of the samples, int64; 0: as they lie."""
     out: int = 0
     """A_L, shape (nL, samples), if it is wanted; then nothing of what follows is."""
     part: int = 0
@@ -128,13 +128,13 @@ class RunRecord(NamedTuple):
     y_row: int = 0
     y_sample: int = 0
     weights: int = 0
-    """Of the samples; 0 for none."""
+    """The weights of the samples; 0 for none."""
     batch_size: int = 0
     batches: int = 1
     batch_slots: int = 1
     """Slots of a batch."""
     last_slots: int = 1
-    """Of the last batch, which may be smaller."""
+    """Slots of the last batch, which may be smaller."""
     slots: int = 0
     """Gradients of the slots, one after the other."""
     losses: int = 0
@@ -142,13 +142,13 @@ class RunRecord(NamedTuple):
     result: int = 0
     """The gradient of the last batch; 0 if none is wanted."""
     kind: int = 0
-    """Of step: a code of `optimizers.RULES`, 0 for none."""
+    """The rule of the step: a code of `optimizers.RULES`, 0 for no step."""
     rates: int = 0
     """Learning rate of each batch's step, with Adam's corrections in it."""
     epsilons: int = 0
-    """Of each batch's step."""
+    """Adam's epsilon of each batch's step."""
     decays: int = 0
-    """What each batch's step adds to the weights first, as a share of them, < 0; address 0: nothing."""
+    """Minus the share of the weights that each batch's step takes off first; address 0: no decay."""
     first_moment: int = 0
     second_moment: int = 0
     separate: int = 0
@@ -175,19 +175,19 @@ class RunRecord(NamedTuple):
     beta_1: float = 0.0
     beta_2: float = 0.0
     scale: float = 0.0
-    """What `add_slots` multiplies sums with; written by compiled code."""
+    """The factor of sums in `add_slots`; written by compiled code."""
 
 
 class WorkerRecord(NamedTuple):
-    """What a thread has for itself: addresses, then how it reached its tile of X."""
+    """A worker's own memory: addresses, then the tile of X that it reads."""
 
     workspace: int
     losses: int
-    """Of a tile's samples, float64."""
+    """The losses of a tile's samples, float64."""
     sources: int
     """Addresses of a tile's samples."""
     hashes: int
-    """Of a tile's samples, for dropout."""
+    """The hashes of a tile's samples, for dropout."""
     leader: int
     """Whether it is the thread that called the engine."""
     x: int = 0
@@ -195,7 +195,7 @@ class WorkerRecord(NamedTuple):
     x_by_sample: int = 0
     """Whether BLAS finds a sample in each of its columns."""
     key: int = 0
-    """Of the step, for dropout."""
+    """The key of the step, for dropout."""
 
 
 _FORMATS = {int: "q", float: "d"}

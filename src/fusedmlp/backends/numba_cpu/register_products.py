@@ -196,9 +196,9 @@ def _joined(builder, vectors, order):
 _INPUTS_A_SAMPLE = 8
 """Sums of lanes cost as much as so many inputs' share of transposing a sample's errors."""
 SCRATCH_BYTES = 20 * 1024
-"""Of the operand that a loop goes through again and again: it leaves some of a first-level cache of 32 KiB."""
+"""The size of the operand that a loop reads again and again; it fits a first-level cache of 32 KiB."""
 _PIECE_DEPTH = 64
-"""Of the piece of B in `multiply_deep`: at most 16 KiB, and a page of W a row of it."""
+"""The depth of a piece of B in `multiply_deep`: at most 16 KiB of B, and one page of W per row of the piece."""
 _WIDE = wide()
 _four_wide, _four_two, _four_one = (block_of_products(ROWS, columns) for columns in (_WIDE, 2, 1))
 _one_wide, _one_one = block_of_products(1, _WIDE), block_of_products(1, 1)

@@ -299,7 +299,7 @@ class TiledEngine(Engine):
     # Compilation -----------------------------------------------------------------------------------------------------
 
     def _workspaces(self, masked: bool) -> Workspaces:
-        """What the workers have in memory; compiled at the first call, which says so if it takes more than a second."""
+        """The workers' memory and code. The first call compiles, and logs that if it takes more than a second."""
         if masked and self._masked is None:
             self._masked = Workspaces(self.architecture, self._gemm.address, self._sample_ns, dropout=True)
         workspaces = self._masked if masked and self._masked is not None else self._plain
@@ -330,14 +330,14 @@ _NO_BATCHES = (*[0] * 5, 1, *[0] * 5)
 
 
 def _nothing() -> None:
-    """A poll that leaves it at giving Python its turn."""
+    """The poll of a run that has none: Python handles signals when it is called."""
 
 
 def most_slots(vector_bytes: int) -> int:
     """Slots of the largest batches, from the bytes of the parameters alone: bits must not depend on the machine.
 
-    As many as fit 32 MiB; up to 8 while they fit 256 MiB; 4, as Adam's training has vectors besides X and Y anyway,
-    where they do not.
+    As many as fit 32 MiB, at most 64. A larger network has up to 8 that fit 256 MiB, and at least 4: a training with
+    Adam holds four vectors of that size anyway.
     """
     fitting = _SLOT_BYTES // vector_bytes
     slots = max(fitting, min(_ENOUGH_SLOTS, _MOST_SLOT_BYTES // vector_bytes), _FEWEST_SLOTS)

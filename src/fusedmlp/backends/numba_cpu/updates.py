@@ -1,4 +1,4 @@
-"""What happens to a piece of the parameter vector after a batch: the sum of the slots, the L2 term, and the step.
+"""Updates of a piece of the parameter vector after a batch: the sum of the slots, the L2 term, and the step.
 
 Compiled once per dtype and called by address; pieces are `count` numbers at given addresses.
 """

@@ -1,4 +1,4 @@
-"""What the workers of an engine have in memory: the record of the network, and a workspace for each of them."""
+"""The memory of an engine's workers: the record of the network, and a workspace for each of them."""
 
 from __future__ import annotations
 
