@@ -31,13 +31,14 @@
 // The numbers of a step, in the order in which the host passes them.
 template <typename T>
 struct Step {
-    T rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, decoupled;
+    T rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, kept;  // kept: 1 - decoupled
 };
 
 __device__ __forceinline__ bool is_weight(Index i, const Index* weights, int layers) {
-    for (int layer = 0; layer < layers; ++layer)
-        if (i >= weights[2 * layer] && i < weights[2 * layer + 1]) return true;
-    return false;
+    bool found = false;  // without a return from the loop: threads stay together
+#pragma unroll 1
+    for (int layer = 0; layer < layers; ++layer) found |= i >= weights[2 * layer] && i < weights[2 * layer + 1];
+    return found;
 }
 
 template <int R, typename T>
@@ -56,7 +57,7 @@ __device__ __forceinline__ void take_step(T& theta, T g, T& first, T& second, co
 
 template <int R, typename T, int V>
 __device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* second, Index n, const Step<T>& s,
-                                     const Index* weights, int layers, T clip) {
+                                     const Index* weights, int layers) {
     constexpr bool has_second = R == ADAM || R == ADAMW;
 #pragma unroll 1
     for (Index i = first_element<V>(); i < n; i += next_elements<V>()) {
@@ -67,11 +68,11 @@ __device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* s
 #pragma unroll
         for (int j = 0; j < V; ++j) {
             T slope = s.factor * g.x[j];
-            if (weights && is_weight(i + j, weights, layers)) {
+            if ((R == ADAMW ? weights != nullptr : s.decay != T(0)) && is_weight(i + j, weights, layers)) {
                 slope += s.decay * x.x[j];
-                if (R == ADAMW) x.x[j] *= T(1) - s.decoupled;
+                if (R == ADAMW) x.x[j] *= s.kept;
             }
-            take_step<R>(x.x[j], clip * slope, m.x[j], v.x[j], s);
+            take_step<R>(x.x[j], slope, m.x[j], v.x[j], s);
         }
         store<T, V>(theta + i, x, count);                 // own: every i is one thread's
         if (R != SGD) store<T, V>(first + i, m, count);   // own: as above
@@ -102,8 +103,9 @@ __device__ __forceinline__ void gradient_squares(const T* theta, const T* gradie
             rate = progress[STEP_RATE], factor = progress[FACTOR];                                                   \
             if (R == ADAMW) epsilon *= T(progress[ROOT]), decoupled *= T(progress[RATE]);                            \
         }                                                                                                            \
-        const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, decoupled};           \
-        step<R, T, V>(theta, gradient, first, second, n, numbers, weights, layers, clip ? T(*clip) : T(1));          \
+        if (clip) factor *= T(*clip), decay *= T(*clip);                                                             \
+        const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, T(1) - decoupled};    \
+        step<R, T, V>(theta, gradient, first, second, n, numbers, weights, layers);                                   \
     }
 
 FOR_EACH_DTYPE(STEP, SGD, sgd)

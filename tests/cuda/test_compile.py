@@ -44,7 +44,7 @@ REGISTERS = {
     "sum_rows_": 40,
     "losses_": 64,
     "outputs_": 40,
-    "sgd_": 32,
+    "sgd_": 40,
     "momentum_": 40,
     "nesterov_": 40,
     "adam_": 56,
