@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def piece(module):
     return next((whole for whole in PIECES if name == whole or name.startswith(whole + ".")), name)
 
 
+@cache
 def graph_of_pieces():
     """Piece -> the pieces it imports. The package's own __init__, which loads names on first use, is left out."""
     graph = {}
