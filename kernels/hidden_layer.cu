@@ -1,11 +1,11 @@
 // The fused middle of a training step: everything between the first product and the last, in one pass over Z.
 //
 // Z (m, n) holds the products of the last hidden layer, a row per sample, from cuBLAS: Z_l = Xᵀ W_l, without the bias.
-//   A = f(Z + b);  z = W2ᵀ A + b2;  A_L and dz from z by the loss (losses.cuh);
+//   A = f(Z + b);  z = W2ᵀ A + b2;  A_{L-1} and dz from z by the loss (losses.cuh);
 //   dZ = (W2 dz) ⊙ f'(A) overwrites Z, and is what the next product, X dZ, takes;
 //   Σ dz Aᵀ = dW2, Σ dz = db2, Σ dZ = db: each block sums over its samples and writes a row of `partial`; sum_rows.cu
 //   adds the rows, in their order. There are no atomics: the same bits every time.
-// The logits z are written too: output_layer.cu computes J and A_L from them, in double, which would take half of the
+// The logits z are written too: output_layer.cu computes J and A_{L-1} from them, in double, which would take half of the
 // registers here. Without targets (Y null) nothing else is written, and Z is not changed.
 //
 //   b (n,), W2 (n, n_out) row by row, b2 (n_out,): as they lie in the flat vector; b and b2 may be null pointers
@@ -166,7 +166,7 @@ struct Thread {
 // The output layer of one sample, by one thread: its logits from the sums of the warps, and dz beside them.
 template <typename T, int N, int S>
 __device__ __forceinline__ void output_layer(const Problem<T>& p, const TeamSums<T, N, S>& shared, int slot, Index sample) {
-    T* z = shared.dz + slot * N;  // logits first, then A_L, then dz
+    T* z = shared.dz + slot * N;  // logits first, then A_{L-1}, then dz
     T* logits = p.logits + (p.Y ? sample : sample + blockIdx.y * p.m) * p.n_out;
 #pragma unroll 1
     for (int o = 0; o < p.n_out; ++o) {

@@ -1,6 +1,6 @@
-// The output layer of one sample: A_L from the logits z, the loss j, and dZ_L. The formulas are those of losses.py.
+// The output layer of one sample: A_{L-1} from the logits z, the loss j, and dZ_{L-1}. The formulas are those of losses.py.
 //
-//   loss                        A_L            j                                              dZ_L
+//   loss                        A_{L-1}        j                                              dZ_{L-1}
 //   binary_cross_entropy        sigmoid(z)     Σ max(z, 0) - y z + log(1 + exp(-|z|))         A - y
 //   categorical_cross_entropy   softmax(z)     log Σ exp(z - max) - Σ y (z - max)             A - y
 //   squared_error               z              Σ (z - y)² / 2                                 A - y
@@ -22,7 +22,7 @@ __device__ __forceinline__ T largest(const T* z, int n_out) {
     return most;
 }
 
-// A_L in place of the logits.
+// A_{L-1} in place of the logits.
 template <typename T>
 __device__ __forceinline__ void output(int loss, T* z, int n_out, T most) {
     if (loss == SQUARED_ERROR) return;
@@ -65,7 +65,7 @@ __device__ __forceinline__ double loss_of_sample(int loss, const T* z, const T* 
     return softmax ? j + log(total) : j;
 }
 
-// dZ_L of an output, without the sample's weight.
+// dZ_{L-1} of an output, without the sample's weight.
 template <typename T>
 __device__ __forceinline__ T output_error(int loss, T A, T y) {
     return loss == SUM_SQUARED_ERROR ? (A - y) * A * (T(1) - A) : A - y;

@@ -206,7 +206,7 @@ struct Step : Block<T, R, C, N, TF32> {
     // Writes dz of the lane's sample to the warp's own copy; `logit(o)` are its logits.
     template <typename Logit>
     __device__ __forceinline__ void output_layer(Index sample, Logit logit, bool writes_logits) {
-        T* z = shared.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_L, then dz
+        T* z = shared.dz + (warp * SAMPLES + lane) * N;  // logits first, then A_{L-1}, then dz
         const bool exists = sample < p.m;
 #pragma unroll
         for (int o = 0; o < N; ++o) {

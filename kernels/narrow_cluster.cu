@@ -1,6 +1,6 @@
 // The whole step of a narrow network, as narrow_step.cu, for more units than a block has: in a cluster of blocks, sm_90.
 //
-//   Z = W1ᵀ X + b1;  A = f(Z);  z = W2ᵀ A + b2;  A_L and dz from z by the loss (losses.cuh);
+//   Z = W1ᵀ X + b1;  A = f(Z);  z = W2ᵀ A + b2;  A_{L-1} and dz from z by the loss (losses.cuh);
 //   dZ = (W2 dz) ⊙ f'(A);  dW1 = X dZᵀ;  db1 = Σ dZ;  dW2 = A dzᵀ;  db2 = Σ dz
 //
 //   X (n_in, m) and all other arguments as in narrow_step.cu

@@ -1,11 +1,11 @@
-// The output layer from its logits alone: J in double, and A_L.
+// The output layer from its logits alone: J in double, and A_{L-1}.
 //
 //   losses_T    sums[block] = (Σ w j, Σ w) over the samples of a block; sum_rows.cu adds them up
-//   outputs_T   A_L, by the output activation of the loss (losses.cuh)
+//   outputs_T   A_{L-1}, by the output activation of the loss (losses.cuh)
 //
 //   logits (m, n_out), a row per sample; Y, out (n_out, m) and weights (m,) with any strides; sums (blocks, 2)
 //
-// Bytes moved, in elements: losses 2 n_out m (logits and Y read), outputs 3 n_out m (logits read, A_L written in their
+// Bytes moved, in elements: losses 2 n_out m (logits and Y read), outputs 3 n_out m (logits read, A_{L-1} written in their
 // place and to out). Flops: about 40 n_out m, those of J in double. This is little work beside the hidden layer's pass.
 
 #include "common.cuh"

@@ -26,7 +26,7 @@ CANARY = -77.0
 GAP = 3
 """Numbers between two rows, so that most registers lie across cache lines."""
 LARGEST = {"float32": (1000, 50), "float64": (2**20, 2**20)}
-"""Of both operands: the sums of this file stay below 2^24 and 2^53."""
+"""The size of both operands: the sums of this file stay below 2^24 and 2^53."""
 
 
 def lanes(dtype):

@@ -56,7 +56,7 @@ class OutputLayer:
         return self.sums[0]
 
     def outputs(self, logits: Array, out: Array) -> None:
-        """Write A_L into `out` (n_out, m), of any strides; the logits are overwritten."""
+        """Write A_{L-1} into `out` (n_out, m), of any strides; the logits are overwritten."""
         m = len(logits)
         arguments = (logits, *strided(out), np.int64(m), self._n_out, self.loss, self.most)
         kernel = self._launcher.kernel("output_layer.cu", f"outputs_{self._dtype}")

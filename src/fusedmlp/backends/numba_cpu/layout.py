@@ -58,7 +58,7 @@ def blocked_layers(architecture: Architecture) -> list[bool]:
 
 
 def lay_out(architecture: Architecture, dropout: bool = False) -> Layout:
-    """The parts of a workspace: Z_1 ... Z_L, Y, weights, scratch of products, W dZ, packed X, and slopes.
+    """The parts of a workspace: Z_1 ... Z_{L-1}, Y, weights, scratch of products, W dZ, packed X, and slopes.
 
     A tile fits a core's second-level cache; that of a wide network takes more, because products slow down on fewer
     samples. Rows are a cache line longer than the tile: at a distance of a power of two they would share few lines of

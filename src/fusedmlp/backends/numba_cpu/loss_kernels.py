@@ -1,4 +1,4 @@
-"""The output layer of a tile: losses, output activations and dZ_L; compiled for one loss and dtype.
+"""The output layer of a tile: losses, output activations and dZ_{L-1}; compiled for one loss and dtype.
 
 Z, A and Y are (nL, T) with t samples; `n` >= t is the number of them up to the end of a register. What lies between
 may be anything finite; dZ is 0 there.
@@ -22,7 +22,7 @@ from fusedmlp.backends.numba_cpu.mathematics import clip_exponent, exp, exp_up_t
 from fusedmlp.backends.numba_cpu.simd import at_least, lane_bytes, load_lanes, splat, store, where_above
 from fusedmlp.model.losses import LOSSES
 
-# Output activations: A_L in place of Z_L ------------------------------------------------------------------------------
+# Output activations: A_{L-1} in place of Z_{L-1} ----------------------------------------------------------------------
 
 
 def _sigmoid_output(tag, Z, n):
@@ -137,7 +137,7 @@ def _poisson_losses(tag, Z, Y, j, n, scratch):
             j[i] += y_log_y - target * np.float64(z[i]) - target + exp(np.float64(clip_exponent(z[i])))
 
 
-# dZ_L in place of A_L -------------------------------------------------------------------------------------------------
+# dZ_{L-1} in place of A_{L-1} -----------------------------------------------------------------------------------------
 
 
 def _plain_errors(tag, a, y):
@@ -184,7 +184,7 @@ _OUTPUTS: dict[str, Callable[..., Any]] = {
 
 
 def output(tag, Z, n):
-    """A_L in place of Z_L."""
+    """A_{L-1} in place of Z_{L-1}."""
 
 
 def per_sample(tag, Z, Y, j, n, scratch):
@@ -192,7 +192,7 @@ def per_sample(tag, Z, Y, j, n, scratch):
 
 
 def errors(tag, a, y):
-    """dZ_L in place of a row of A_L."""
+    """dZ_{L-1} in place of a row of A_{L-1}."""
 
 
 @overload(output, jit_options=OPTIONS)
@@ -225,7 +225,7 @@ def covers(loss: str) -> bool:
 
 @cache
 def loss_kernels(loss: str, dtype: str) -> LossRoutines:
-    """j, A_L and dZ_L of a loss; the routines take addresses of arrays, with rows of `step` numbers.
+    """j, A_{L-1} and dZ_{L-1} of a loss; the routines take addresses of arrays, with rows of `step` numbers.
 
     Raises
     ------

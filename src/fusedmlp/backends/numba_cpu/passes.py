@@ -143,7 +143,7 @@ def sum_samples(like):
 
 
 def predict(like):
-    """A_L of samples start to stop into the run's `out`."""
+    """A_{L-1} of samples start to stop into the run's `out`."""
 
     def predict(run_address, worker_address, start, stop):
         run, worker = run_at(run_address), worker_at(worker_address)

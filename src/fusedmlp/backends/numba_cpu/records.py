@@ -121,7 +121,7 @@ class RunRecord(NamedTuple):
     order: int = 0
     """The order of the samples, int64; 0: as they lie."""
     out: int = 0
-    """A_L, shape (nL, samples), if it is wanted; then nothing of what follows is."""
+    """A_{L-1}, shape (nL, samples), if it is wanted; then nothing of what follows is."""
     part: int = 0
     """Samples to predict at a time."""
     Y: int = 0

@@ -24,7 +24,7 @@ FORWARD_ARGUMENTS, BACKWARD_ARGUMENTS = 11, 10
 
 
 def forward_sweep(tag, like):
-    """A ← f(A + b), and z += wᵀ A in the same sweep: `reference.trace`'s A_l = f(Z_l) and Z_L of a single output.
+    """A ← f(A + b), and z += wᵀ A in the same sweep: `reference.trace`'s A_l = f(Z_l) and Z_{L-1} of a single output.
 
     The arguments are int64. A : address of `rows` rows of `width` bytes of samples, `row` bytes apart. S : address of
     as many rows for slopes. b, w : addresses of a number per row, z : address of a row; b and w may be 0: no biases,

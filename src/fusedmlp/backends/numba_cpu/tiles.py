@@ -91,7 +91,7 @@ def add_biases(like, Z, row, rows, width, biases):
 
 
 def forward_tile(like):
-    """Z_1 ... A_{L-1} and the logits Z_L of t samples from `start` on."""
+    """Z_1 ... A_{L-1} and the logits Z_{L-1} of t samples from `start` on."""
 
     def forward_tile(run_address, worker_address, start, t):
         run, worker = run_at(run_address), worker_at(worker_address)
@@ -156,7 +156,7 @@ def error_products(like, network, above, W, dZ, D, n):
 
 @internal
 def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
-    """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; before a single output also dW_L += A dzᵀ."""
+    """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; with one output also dW_{L-1} += A dzᵀ."""
     here, above, item = layer_of(network, layer), layer_of(network, layer + 1), item_bytes(like)
     units, n_out, row, width = here.n_out, above.n_out, network.row, n * item
     A, dZ, D = worker.workspace + here.Z, worker.workspace + above.Z, worker.workspace + network.D
@@ -189,7 +189,7 @@ def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
 
 
 def backward_tile(like):
-    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_L in the workspace.
+    """dW_l += A_{l-1} dZ_lᵀ, db_l += Σ dZ_l, dZ_{l-1} = W_l dZ_l ⊙ f'(A_{l-1}), from dZ_{L-1} in the workspace.
 
     The sums of blocked products are written anew, unless `add`.
     """
