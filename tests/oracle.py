@@ -62,7 +62,7 @@ ACTIVATIONS = {
     # name: (f(z), f'(z))
     "sigmoid": (_expit, lambda z: _expit(z) * _expit(-z)),
     "tanh": (np.tanh, _sech_squared),
-    "relu": (lambda z: np.where(z > 0, z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "relu": (lambda z: np.maximum(z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
     "identity": (lambda z: z, lambda z: np.ones_like(z)),
     "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1.0, 0.01)),
     "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0.0))), _exp_of_negative),

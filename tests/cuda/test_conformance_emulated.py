@@ -1,6 +1,7 @@
 """The conformance suite once more, for the cupy backend on the fake GPU: its host code and its kernels, run by the CPU.
 
-Where there is a GPU the suite itself covers the backend; this is for the machines without one.
+Where there is a GPU the suite itself covers the backend; this is for the machines without one. Activations without CUDA
+code run composed, from array operations: one loss and two depths of each are enough here.
 """
 
 from __future__ import annotations
@@ -12,16 +13,38 @@ import pytest
 from harness import fake_cupy
 
 from fusedmlp.backends.cupy import CupyBackend
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 
 from test_engines import *  # noqa: F403
+from test_engines import ALPHA, check_against_oracle
 from test_interface import (
     test_arrays_round_trip,  # noqa: F401
     test_description_names_device_and_versions,  # noqa: F401
     test_engines_say_what_they_are,  # noqa: F401
 )
 from test_primitives import *  # noqa: F403
+
+from problems import COMBINATIONS, make_problem
+
+COMPOSED = set(HIDDEN_ACTIVATIONS) - set(CUDA_ACTIVATIONS)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("activation", "loss", "depth", "bias", "weighted"),
+    [
+        (activation, loss, depth, *flags)
+        for activation, loss, depth, *flags in COMBINATIONS
+        if activation not in COMPOSED or (loss == "squared_error" and depth in (2, 3))
+    ],
+)
+def test_every_combination(backend, activation, loss, depth, bias, weighted, dtype):
+    """In place of the suite's own test."""
+    problem = make_problem(activation, loss, depth, bias, weighted, dtype=dtype, backend=backend)
+    check_against_oracle(problem, ALPHA if bias else 0.0)
 
 
 @pytest.fixture(scope="module")
