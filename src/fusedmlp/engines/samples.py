@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class Samples:
         """The number of samples."""
         return self.X.shape[1] if self.order is None else len(self.order)
 
-    @property
+    @cached_property
     def weight_sum(self) -> float:
         """Σ wᵢ in float64; the number of samples where there are no weights."""
         if self.sample_weight is None:
