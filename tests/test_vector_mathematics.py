@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import mpmath
 import numpy as np
 import pytest
 from scipy import special
@@ -15,20 +16,8 @@ from numba import njit
 from fusedmlp.backends.numba_cpu.activation_formulas import TAGS, derivative, f, f_and_slope, stores_slope
 from fusedmlp.backends.numba_cpu.compilation import INTERNAL, OPTIONS
 from fusedmlp.backends.numba_cpu.mathematics import exp, exp_up_to_the_largest, expm1, log1p_unit, one
-from fusedmlp.backends.numba_cpu.simd import (
-    fma,
-    lane_bytes,
-    load_lanes,
-    registers,
-    splat,
-    store,
-)
+from fusedmlp.backends.numba_cpu.simd import fma, lane_bytes, load_lanes, registers, splat, store
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, largest_exponent
-
-try:
-    import mpmath
-except ImportError:
-    mpmath = None
 
 DTYPES = ["float32", "float64"]
 FORMS = ["numbers", "lanes"]
@@ -207,16 +196,10 @@ def exact(name, x):
     formula = FORMULAS[name]
     if x.dtype == np.float32:
         return formula(np, x.astype(np.float64)), 0.0
-    if mpmath is not None:
-        with mpmath.workprec(120):
-            wide = [formula(mpmath, mpmath.mpf(float(number))) for number in x]
-            high = np.array([float(value) for value in wide])
-            return high, np.array([float(value - first) for value, first in zip(wide, high, strict=True)])
-    if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant:
-        pytest.skip("neither mpmath nor a long double wider than float64")
-    wide = formula(np, x.astype(np.longdouble))
-    high = wide.astype(np.float64)
-    return high, (wide - high).astype(np.float64)
+    with mpmath.workprec(100):
+        wide = [formula(mpmath, mpmath.mpf(float(number))) for number in x]
+        high = np.array([float(value) for value in wide])
+        return high, np.array([float(value - first) for value, first in zip(wide, high, strict=True)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

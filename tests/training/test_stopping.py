@@ -202,7 +202,8 @@ try:
 except KeyboardInterrupt:
     done = time.time()
     assert np.isfinite(net.parameters.flat).all()
-    print(done, net.history.stopped, state.steps, np.array_equal(before, net.parameters.flat), flush=True)
+    assert net.history.stopped == f"interrupted in epoch {net.history.epochs}", net.history.stopped
+    print(done, state.steps, np.array_equal(before, net.parameters.flat), flush=True)
 """
 
 
@@ -218,8 +219,7 @@ def test_ctrl_c_ends_a_long_epoch_at_once(backend, m, batch_size):
         os.kill(process.pid, signal.SIGINT)
         words = process.stdout.readline().split()
     assert float(words[0]) - sent < 1.0  # 0.3 s on a machine with nothing else to do
-    assert words[1:5] == ["interrupted", "in", "epoch", "0"]
-    steps, unchanged = int(words[5]), words[6] == "True"
+    steps, unchanged = int(words[1]), words[2] == "True"
     assert unchanged == (steps == 0)
     assert process.returncode == 0
 

@@ -132,8 +132,8 @@ class Crew:
         Parameters
         ----------
         work, run : int
-            AddressCache: of a compiled function of two int64, and its first argument. It returns when the run is done,
-            whoever did it.
+            Address of a compiled function of two int64, and its first argument. The function returns when the run
+            is done, whichever workers did it.
         workers : AlignedArray
             Its second argument, for each.
         wanted : int
