@@ -16,7 +16,7 @@ from numba import types
 
 from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
 from fusedmlp.backends.numba_cpu.compilation import compiled, routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
+from fusedmlp.backends.numba_cpu.intrinsics import load
 
 # `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
 # index is negative, and vectorises. A kernel that works in place is given None for its input: handed the same array
@@ -140,9 +140,8 @@ def count_not_finite(mask):
         for row in range(rows):
             at = address + row * row_step
             if column_step == item:
-                part = array_at(nothing, at, 1, columns)[0]
-                for i in range(part.size):
-                    found += (part[i] & mask) == mask
+                for i in range(at, at + columns * item, item):  # with a step that is known, it is vectorised
+                    found += (load(nothing, i) & mask) == mask
             else:
                 for i in range(columns):
                     found += (load(nothing, at + i * column_step) & mask) == mask

@@ -76,12 +76,6 @@ def gemm(typing_context, routine, trans_a, trans_b, m, n, k, alpha, a, lda, b, l
     return signature, codegen
 
 
-@internal
-def address_of_array(x):
-    """The address of an array's first number; numba's is unsigned, and no sum with a signed one stays an integer."""
-    return np.int64(x.ctypes.data)
-
-
 @intrinsic
 def _pointer(typing_context, like, address):
     def codegen(context, builder, signature, arguments):
@@ -91,9 +85,9 @@ def _pointer(typing_context, like, address):
 
 
 @internal
-def array_at(like, address, rows, columns):
-    """The array (rows, columns) of numbers of the type of `like` that starts at an address; `where` the other way."""
-    return carray(_pointer(like, address), (rows, columns))
+def vector_at(like, address, count):
+    """The array of `count` numbers of the type of `like` at an address: LLVM vectorises loops over arrays."""
+    return carray(_pointer(like, address), (count,))
 
 
 @intrinsic

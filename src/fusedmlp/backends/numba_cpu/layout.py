@@ -19,6 +19,7 @@ from fusedmlp.backends.numba_cpu import (
 )
 from fusedmlp.backends.numba_cpu.buffers import LINE_BYTES, AlignedArray
 from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, written
+from fusedmlp.backends.numba_cpu.tiles import DEEP
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 
@@ -103,7 +104,7 @@ def network_record(
     table = written(*layers)
     routines = (
         sweeps.sweeps(a.hidden_activation, a.dtype, dropout),
-        register_products.register_products(a.dtype),
+        register_products.register_products(a.dtype, deep=max(a.layer_sizes) > DEEP),
         loss_kernels.loss_kernels(a.loss, a.dtype),
         updates.updates(a.dtype),
         passes.passes(a.dtype),

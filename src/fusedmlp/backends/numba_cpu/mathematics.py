@@ -15,14 +15,14 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.compilation import OPTIONS
+from fusedmlp.backends.numba_cpu.compilation import INTERNAL
 from fusedmlp.backends.numba_cpu.simd import at_least, at_most, element_of, fma, magnitude, power_of_two
 from fusedmlp.model.activations import largest_exponent
 
 _F32, _F64 = np.float32, np.float64
 
 
-INLINE = OPTIONS | {"forceinline": True}
+INLINE = INTERNAL | {"forceinline": True}
 """Options for functions of numbers and `Lanes`: always inlined, because a call passes registers through memory."""
 
 

@@ -107,12 +107,8 @@ def sum_samples(like):
         run, worker = run_at(run_address), worker_at(worker_address)
         network = network_at(run.network)
         item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(network, network.layers - 1)
-        Z, Y, weights, step = (
-            workspace + outputs.Z,
-            workspace + network.Y,
-            workspace + network.weights,
-            network.row // item,
-        )
+        Z, Y, row = workspace + outputs.Z, workspace + network.Y, network.row
+        weights = workspace + network.weights if run.weights else 0
         gradient = run.slots + slot * network.n_parameters * item
         if run.result:
             clear_gradient(like, network, gradient)
@@ -126,15 +122,14 @@ def sum_samples(like):
             n = samples_of(like, t)
             copy_targets(like, network, run, worker, outputs.n_out, first, t, n)
             call(network.forward_tile, (run_address, worker_address, first, t))
-            call(network.losses, (Z, Y, outputs.n_out, step, worker.losses, workspace + network.scratch, n))
-            if run.weights:
+            call(network.losses, (Z, Y, outputs.n_out, row, worker.losses, workspace + network.scratch, n))
+            if weights:
                 loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
             else:
                 loss, total_weight = loss + sum_of(worker.losses, t), total_weight + t
             if run.result:
-                call(network.activate, (Z, outputs.n_out, step, n))
-                weighted = t if run.weights else 0
-                call(network.error, (Z, Y, outputs.n_out, step, weights, weighted, t, n))
+                call(network.activate, (Z, outputs.n_out, row, n))
+                call(network.error, (Z, Y, outputs.n_out, row, weights, t, n))
                 call(network.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
         store(loss, run.slot_sums + 16 * slot)
         store(total_weight, run.slot_sums + 16 * slot + 8)
@@ -155,7 +150,7 @@ def predict(like):
                 return
             t = min(network.tile, stop - first)
             call(network.forward_tile, (run_address, worker_address, first, t))
-            call(network.activate, (Z, outputs.n_out, network.row // item, samples_of(like, t)))
+            call(network.activate, (Z, outputs.n_out, network.row, samples_of(like, t)))
             for k in range(outputs.n_out):
                 copy_bytes(run.out + (k * run.samples + first) * item, Z + k * network.row, t * item)
 

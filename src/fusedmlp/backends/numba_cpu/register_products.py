@@ -9,9 +9,10 @@ depth of the product, straight from where W and the tile lie: R·V multiply-adds
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -219,12 +220,18 @@ class ProductRoutines(NamedTuple):
     samples: int
 
 
+def register_products(dtype: str, deep: bool = True) -> ProductRoutines:
+    """The products of a dtype, compiled at the first call; without `deep`, the address of `multiply_deep` is 0."""
+    return ProductRoutines(
+        _address(multiply, 11, dtype),
+        _address(multiply_deep, 11, dtype) if deep else 0,
+        _address(multiply_samples, 13, dtype),
+    )
+
+
 @cache
-def register_products(dtype: str) -> ProductRoutines:
-    """The products of a dtype, compiled at the first call."""
-    like = np.dtype(dtype).type(0)
-    functions = (multiply(like), 11), (multiply_deep(like), 11), (multiply_samples(like), 13)
-    return ProductRoutines(*(routine_address(function, arguments) for function, arguments in functions))
+def _address(routine: Callable[..., Any], arguments: int, dtype: str) -> int:
+    return routine_address(routine(np.dtype(dtype).type(0)), arguments)
 
 
 def multiply(like):

@@ -26,7 +26,7 @@ _BLOCK = 8
 """Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
 _FEW_ROWS = 24
 """Up to so many inputs of a layer, all of them stay in that cache while a block of rows is multiplied with them."""
-_DEEP = 256
+DEEP = 256
 """From so many inputs on, it is better to keep a piece of them in that cache than the rows of a block."""
 
 
@@ -53,7 +53,7 @@ def forward_layer(like, network, flat, masks, worker, layer, t, n):
     here, last, item, row = layer_of(network, layer), network.layers - 1, item_bytes(like), network.row
     x, x_step, by_sample = input_of(network, worker, layer)
     W, Z, width, n_in, n_out = flat + here.W, worker.workspace + here.Z, n * item, here.n_in, here.n_out
-    by_blocks = here.blocked != 0 and n_in <= _DEEP
+    by_blocks = here.blocked != 0 and n_in <= DEEP
     z, w = np.int64(0), np.int64(0)
     if layer == last - 1 and layer_of(network, last).n_out == 1:
         z, w = worker.workspace + layer_of(network, last).Z, flat + layer_of(network, last).W
@@ -163,7 +163,7 @@ def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
     W, dW = flat + above.W, gradient + above.W
     one_output = layer == network.layers - 2 and n_out == 1
     at_once = here.blocked != 0 and here.n_in <= _FEW_ROWS
-    by_blocks = above.blocked != 0 and not one_output and n_out <= _DEEP
+    by_blocks = above.blocked != 0 and not one_output and n_out <= DEEP
     if not one_output and not above.blocked:
         error_products(like, network, above, W, dZ, D, n)
     elif not one_output and not by_blocks:

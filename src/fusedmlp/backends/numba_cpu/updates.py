@@ -12,15 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import array_at, load
+from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.intrinsics import load, vector_at
 from fusedmlp.backends.numba_cpu.records import run_at
-from fusedmlp.backends.numba_cpu.simd import fma, store
+from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, store
 from fusedmlp.model.optimizers import RULES
 
 NO_STEP = 0
 _SGD, _MOMENTUM, _NESTEROV, _ADAM, _ADAMW = (RULES[rule] for rule in ("sgd", "momentum", "nesterov", "adam", "adamw"))
-_SUMS = 8
 
 
 class Updates(NamedTuple):
@@ -45,16 +44,21 @@ def add_slots(dtype):
     like = number(0)
 
     def add_slots(run, slot_gradients, slot_row, slots, result, count):
-        total = array_at(like, result, 1, count)[0]
-        parts = array_at(like, slot_gradients, slots, slot_row)
-        part = parts[0, :count]
+        factor, total, part = (
+            number(run_at(run).scale),
+            vector_at(like, result, count),
+            vector_at(like, slot_gradients, count),
+        )
+        if slots == 1:
+            for i in range(total.size):
+                total[i] = part[i] * factor
+            return
         for i in range(total.size):
             total[i] = part[i]
         for slot in range(1, slots):
-            part = parts[slot, :count]
+            part = vector_at(like, slot_gradients + slot * slot_row * item_bytes(like), count)
             for i in range(total.size):
                 total[i] += part[i]
-        factor = number(run_at(run).scale)
         for i in range(total.size):
             total[i] *= factor
 
@@ -71,7 +75,7 @@ def add_scaled(dtype):
 
     def add_scaled(factor, source, target, count):
         scale = number(load(0.0, factor))
-        from_, to = array_at(like, source, 1, count)[0], array_at(like, target, 1, count)[0]
+        from_, to = vector_at(like, source, count), vector_at(like, target, count)
         for i in range(to.size):
             to[i] += scale * from_[i]
 
@@ -79,25 +83,30 @@ def add_scaled(dtype):
 
 
 def sum_squares(dtype):
-    """total += Σ W², in float64, in sums that are added in order; `total` is the address of a float64."""
+    """total += Σ W², in float64; `total` is the address of a float64. Four sums do not wait for each other."""
     like = np.dtype(dtype).type(0)
 
     def sum_squares(total, W, count):
-        weights = array_at(like, W, 1, count)[0]
-        whole = weights.size // _SUMS * _SUMS
-        sums = np.zeros(_SUMS)
-        for start in range(0, whole, _SUMS):
-            part = weights[start : start + _SUMS]
-            for k in range(_SUMS):
-                sums[k] += np.float64(part[k]) * np.float64(part[k])
-        result = load(0.0, total)
-        for k in range(_SUMS):
-            result += sums[k]
-        for i in range(whole, weights.size):
-            result += np.float64(weights[i]) * np.float64(weights[i])
-        store(result, total)
+        item = item_bytes(like)
+        whole = count // 4 * 4
+        sum_0, sum_1, sum_2, sum_3 = load(0.0, total), 0.0, 0.0, 0.0
+        for at in range(W, W + whole * item, 4 * item):
+            sum_0 += square(like, at)
+            sum_1 += square(like, at + item)
+            sum_2 += square(like, at + 2 * item)
+            sum_3 += square(like, at + 3 * item)
+        for at in range(W + whole * item, W + count * item, item):
+            sum_0 += square(like, at)
+        store(sum_0 + sum_1 + (sum_2 + sum_3), total)
 
     return sum_squares
+
+
+@internal
+def square(like, at):
+    """The square of a number at an address, in float64."""
+    number = np.float64(load(like, at))
+    return number * number
 
 
 def step(dtype):
@@ -111,8 +120,8 @@ def step(dtype):
     def step(run_address, batch, theta, gradient, first, second, count):
         run = run_at(run_address)
         rate, beta_1, beta_2 = number(load(0.0, run.rates + 8 * batch)), number(run.beta_1), number(run.beta_2)
-        theta_, g = array_at(like, theta, 1, count)[0], array_at(like, gradient, 1, count)[0]
-        m, v = array_at(like, first, 1, count)[0], array_at(like, second, 1, count)[0]
+        theta_, g = vector_at(like, theta, count), vector_at(like, gradient, count)
+        m, v = vector_at(like, first, count), vector_at(like, second, count)
         if run.kind == _SGD:
             for i in range(g.size):
                 theta_[i] -= rate * g[i]
