@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from compare import assert_close
 from fusedmlp.network import Network
 from machine import require
-from problems import COMBINATIONS, FLAGS, Problem, make_problem
+from problems import COMBINATIONS, Problem, make_problem
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install 'fusedmlp[test]'")
 jax.config.update("jax_enable_x64", True)
@@ -52,50 +52,35 @@ def problem_of(combination, dtype="float32", backend="numpy"):
     return Problem(net, drawn.X.astype(dtype), drawn.Y.astype(dtype), None if w is None else w.astype(dtype))
 
 
-@cache
-def jax_loss_and_gradients(activation, loss, depth):
-    """{(bias, weighted): (J, [dW1, ...], [db1, ...])} by automatic differentiation in float64, all in one batch."""
-    problems = [problem_of((activation, loss, depth, *flags)) for flags in FLAGS]
+def jax_loss_and_gradients(combination):
+    """(J, [dW1, ...], [db1, ...]) by automatic differentiation in float64."""
+    activation, loss, depth, *_ = combination
+    problem = problem_of(combination, "float64")
+    X, Y, m = problem.X.T, problem.Y.T, problem.X.shape[1]
+    w = np.ones(m) if problem.sample_weight is None else problem.sample_weight
+    share = w if loss == "sum_squared_error" else w / w.sum()
 
-    def batched(arrays):
-        return np.stack([np.asarray(x, np.float64) for x in arrays])
-
-    def share(problem):
-        w = np.ones(problem.X.shape[1]) if problem.sample_weight is None else problem.sample_weight.astype(np.float64)
-        return w if loss == "sum_squared_error" else w / w.sum()
-
-    def biases_or_zeros(net, layer):
-        return net.biases[layer].T if net.architecture.bias else np.zeros((1, net.weights[layer].shape[1]))
-
-    weights = [batched(p.net.weights[layer] for p in problems) for layer in range(depth)]
-    biases = [batched(biases_or_zeros(p.net, layer) for p in problems) for layer in range(depth)]
-    X, Y = batched(p.X.T for p in problems), batched(p.Y.T for p in problems)
-
-    def J(weights, biases, X, Y, share):
+    def J(weights, biases):
         A = X
-        for layer, (W, b) in enumerate(zip(weights, biases, strict=True)):
-            Z = A @ W + b
+        for layer, W in enumerate(weights):
+            Z = A @ W + (biases[layer].T if biases else 0)
             A = ACTIVATIONS[activation](Z) if layer < depth - 1 else Z
         penalty = sum((W * W).sum() for W in weights)
-        return (share * LOSSES[loss](A, Y)).sum() + 0.5 * ALPHA / len(X) * penalty
+        return (share * LOSSES[loss](A, Y)).sum() + 0.5 * ALPHA / m * penalty
 
-    found = jax.vmap(jax.value_and_grad(J, argnums=(0, 1)))(weights, biases, X, Y, batched(map(share, problems)))
-    Js, (dWs, dbs) = jax.tree.map(np.asarray, found)
-    return {
-        flags: (float(Js[k]), [dW[k] for dW in dWs], [db[k].T for db in dbs] if flags[0] else [])
-        for k, flags in enumerate(FLAGS)
-    }
+    found = jax.value_and_grad(J, argnums=(0, 1))(list(problem.net.weights), list(problem.net.biases))
+    return jax.tree.map(np.asarray, found)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize("name", ["numpy", "numba-cpu"])
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda parts: "-".join(map(str, parts)))
-def test_autograd_agrees(combination, name, dtype, tolerance):
-    problem = problem_of(combination, dtype, require(name))
-    J, gradients = problem.net.loss_and_gradients(problem.X, problem.Y, problem.sample_weight, ALPHA)
-    expected_J, dWs, dbs = jax_loss_and_gradients(*combination[:3])[combination[3:]]
-    assert pytest.approx(expected_J, rel=tolerance) == J
-    for layer, dW in enumerate(dWs):
-        assert_close(gradients.weights[layer], dW, f"dW{layer + 1}", tolerance=tolerance)
-    for layer, db in enumerate(dbs):
-        assert_close(gradients.biases[layer], db, f"db{layer + 1}", tolerance=tolerance)
+def test_autograd_agrees(combination):
+    expected_J, (dWs, dbs) = jax_loss_and_gradients(combination)
+    for (dtype, tolerance), name in product([("float64", 1e-10), ("float32", 1e-5)], ["numpy", "numba-cpu"]):
+        problem = problem_of(combination, dtype, require(name))
+        J, gradients = problem.net.loss_and_gradients(problem.X, problem.Y, problem.sample_weight, ALPHA)
+        where = f"{name}, {dtype}"
+        assert pytest.approx(float(expected_J), rel=tolerance) == J, where
+        for layer, dW in enumerate(dWs):
+            assert_close(gradients.weights[layer], dW, f"dW{layer + 1} of {where}", tolerance=tolerance)
+        for layer, db in enumerate(dbs):
+            assert_close(gradients.biases[layer], db, f"db{layer + 1} of {where}", tolerance=tolerance)

@@ -251,7 +251,7 @@ INTERRUPTED = """
     import time, numpy as np
     from fusedmlp import Network
     m = 200_000
-    X = np.random.default_rng(0).normal(size=(40, m)).astype(np.float32); Y = np.zeros((1, m), np.float32)
+    X = np.random.default_rng(0).random((40, m), np.float32); Y = np.zeros((1, m), np.float32)
     net = Network([40, 2000, 400, 1], backend="numba-cpu", random_state=0)
     net.loss_and_gradients(X[:, :10], Y[:, :10])
     print("ready", flush=True)
@@ -278,7 +278,7 @@ def test_ctrl_c(call):
         process.send_signal(signal.SIGINT)
         word, _, when = process.stdout.readline().partition(" ")
         assert word == "interrupted"
-        assert float(when) - sent < 0.3
+        assert float(when) - sent < 2.0  # 0.1 s on a machine with nothing else to do; the pass takes 10 s
         assert process.stdout.readline() == "True\n"
 
 

@@ -175,7 +175,7 @@ def interval(name, dtype):
 def samples(dtype, low, high, dense):
     """Numbers from low to high: of every exponent down to the subnormals, around 0, around the ends, on grids."""
     rng, info = np.random.default_rng(0), np.finfo(dtype)
-    exponents = np.arange(info.minexp - info.nmant, 11)
+    exponents = np.arange(info.minexp - info.nmant, 11, 1 if dtype == "float32" else 7)
     ends = [np.nextafter(np.array(end, dtype), np.array(to, dtype)) for end in (low, high) for to in (-1e9, 0, 1e9)]
     x = np.concatenate(
         [
@@ -205,7 +205,7 @@ def exact(name, x):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_units_in_the_last_place(name, dtype):
-    x = samples(dtype, *interval(name, dtype), dense=100_001 if dtype == "float32" else 1001)
+    x = samples(dtype, *interval(name, dtype), dense=100_001 if dtype == "float32" else 201)
     high, low = exact(name, x)
     got = values(name, x, "lanes")
     unit = np.finfo(dtype).eps if name.endswith("'") else np.spacing(np.abs(high).astype(dtype)).astype(np.float64)

@@ -192,7 +192,7 @@ from fusedmlp import Network, TrainingState
 backend, m, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 net = Network([64, 256, 1], backend=backend, random_state=0)
 generator = np.random.default_rng(0)
-X, Y = generator.normal(size=(64, m)).astype("float32"), (generator.random((1, m)) < 0.5).astype("float32")
+X, Y = generator.random((64, m), "float32"), (generator.random((1, m)) < 0.5).astype("float32")
 state = TrainingState()
 net.loss(X[:, :9], Y[:, :9])
 before = net.parameters.flat.copy()
@@ -208,17 +208,17 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("m", "batch_size"), [(400_000, 32), (1_500_000, 10**7)], ids=["batches", "one long batch"])
+@pytest.mark.parametrize("batch_size", [32, 10**7], ids=["batches", "one long batch"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ctrl_c_ends_a_long_epoch_at_once(backend, m, batch_size):
-    command = [sys.executable, "-c", LONG_TRAINING, backend, str(m), str(batch_size)]
+def test_ctrl_c_ends_a_long_epoch_at_once(backend, batch_size):
+    command = [sys.executable, "-c", LONG_TRAINING, backend, "400000", str(batch_size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        time.sleep(1.0)
+        time.sleep(0.7)
         sent = time.time()
         os.kill(process.pid, signal.SIGINT)
         words = process.stdout.readline().split()
-    assert float(words[0]) - sent < 1.0  # 0.3 s on a machine with nothing else to do
+    assert float(words[0]) - sent < 2.0  # 0.1 s on a machine with nothing else to do
     steps, unchanged = int(words[1]), words[2] == "True"
     assert unchanged == (steps == 0)
     assert process.returncode == 0

@@ -11,7 +11,6 @@ is done. It does not wait for a helper that has not joined.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import threading
 from functools import cache
@@ -20,7 +19,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from fusedmlp.backends.numba_cpu.buffers import AlignedArray
-from fusedmlp.backends.numba_cpu.compilation import routine_address
+from fusedmlp.backends.numba_cpu.compilation import from_python
 from fusedmlp.backends.numba_cpu.intrinsics import (
     INTEGER,
     atomic_add,
@@ -100,17 +99,15 @@ def withdraw(board, run):
     atomic_store(board + _LEADING, 0)
 
 
-@cache
-def called(address: int, arguments: int) -> Any:
-    """The compiled function at an address, to be called from Python with so many int64; ctypes lets go of the GIL."""
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)(address)
+def enter(work, run, worker):
+    """Call the routine at the address `work`."""
+    call(work, (run, worker))
 
 
 @cache
 def _compiled() -> tuple[Any, ...]:
-    """`attend`, `post` and `withdraw`."""
-    functions = (attend, 1), (post, 5), (withdraw, 2)
-    return tuple(called(routine_address(*function), function[1]) for function in functions)
+    """`attend`, `post`, `withdraw` and `enter`."""
+    return tuple(from_python(*function) for function in ((attend, 1), (post, 5), (withdraw, 2), (enter, 3)))
 
 
 class Crew:
@@ -119,7 +116,7 @@ class Crew:
     def __init__(self) -> None:
         self._board = AlignedArray(_BOARD_SIZE, "int64")
         self._board.numbers[_YIELDER // 8] = yield_address()
-        self._attend, self._post, self._withdraw = _compiled()
+        self._attend, self._post, self._withdraw, self._enter = _compiled()
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
         self._starting = threading.Lock()
@@ -143,14 +140,14 @@ class Crew:
         """
         worker = int(workers.numbers[0])
         if wanted == 1:
-            called(work, 2)(run, worker)
+            self._enter(work, run, worker)
             return
         # An exception of a signal handler can come after any of these calls. `_withdraw` knows what was posted.
         try:
             self._post(self._board.address, work, run, workers.address, wanted)
             if self._board.numbers[_LEADING // 8] == run:
                 self._wake(wanted - 1, nanoseconds)
-            called(work, 2)(run, worker)
+            self._enter(work, run, worker)
         finally:
             self._withdraw(self._board.address, run)
 

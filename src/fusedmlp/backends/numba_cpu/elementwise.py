@@ -8,14 +8,12 @@ matrix in F order is passed as its transpose. LLVM's own vectoriser does the loo
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 
 import numpy as np
-from numba import types
 
 from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
-from fusedmlp.backends.numba_cpu.compilation import compiled, routine_address
+from fusedmlp.backends.numba_cpu.compilation import compiled, from_python
 from fusedmlp.backends.numba_cpu.intrinsics import load
 
 # `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
@@ -156,5 +154,4 @@ def finite_counter(dtype):
     mask = _EXPONENT_MASKS.get(dtype)
     if mask is None:
         return None
-    address = routine_address(count_not_finite(mask), 5, types.int64)
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)(address)
+    return from_python(count_not_finite(mask), 5)
