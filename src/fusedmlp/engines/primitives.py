@@ -85,6 +85,10 @@ class Primitives(ABC):
         """Whether no element is NaN or infinite."""
         return all_finite(self.xp, x)
 
+    def all_binary(self, x: Array) -> bool:
+        """Whether every element is 0 or 1."""
+        return bool(((x == 0) | (x == 1)).all())
+
     def take_samples(self, X: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Array:
         """A copy of the columns `samples` (k,) of X (n, m), each contiguous.
 

@@ -24,7 +24,7 @@ from fusedmlp.engines.feeding import HostMatrix, all_finite
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import LOSSES, Loss, binary_targets, finite_targets
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
     if not on_host:
         exact = Y.dtype.kind in "iub" or Y.dtype == architecture.dtype
         converted = backend.asarray(Y, dtype=architecture.dtype) if exact else Y
-        if exact and bool(loss.valid_targets(backend.xp, converted).all()):
+        if exact and _all_valid(loss, converted, backend):
             return converted  # valid targets are finite
     Y = _finite(Y, architecture, backend, name, on_host)
     for first, block in _blocks(Y):
@@ -194,6 +194,15 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
                 f"at sample {first + sample}"
             )
     return Y
+
+
+def _all_valid(loss: Loss, Y: Array, backend: Primitives) -> bool:
+    """Whether the loss takes all targets; the commonest conditions are one pass of the backend's."""
+    if loss.valid_targets is binary_targets:
+        return backend.all_binary(Y)
+    if loss.valid_targets is finite_targets:
+        return backend.all_finite(Y)
+    return bool(loss.valid_targets(backend.xp, Y).all())
 
 
 def _check_sample_weight(

@@ -97,15 +97,17 @@ def _output_error(xp: Any, A: Array, Y: Array) -> Array:
     return A - Y
 
 
-def _binary(xp: Any, Y: Array) -> Array:
+def binary_targets(xp: Any, Y: Array) -> Array:
+    """Where Y is 0 or 1."""
     return (Y == 0) | (Y == 1)
 
 
 def _one_hot(xp: Any, Y: Array) -> Array:
-    return _binary(xp, Y).all(axis=0, keepdims=True) & (Y.sum(axis=0, keepdims=True) == 1)
+    return binary_targets(xp, Y).all(axis=0, keepdims=True) & (Y.sum(axis=0, keepdims=True) == 1)
 
 
-def _any_finite(xp: Any, Y: Array) -> Array:
+def finite_targets(xp: Any, Y: Array) -> Array:
+    """Where Y is finite."""
     return xp.isfinite(Y)
 
 
@@ -121,7 +123,7 @@ LOSSES: dict[str, Loss] = {
             _binary_cross_entropy,
             _output_error,
             "labels 0 or 1",
-            _binary,
+            binary_targets,
         ),
         Loss(
             "categorical_cross_entropy",
@@ -143,7 +145,7 @@ LOSSES: dict[str, Loss] = {
             _squared_error,
             _output_error,
             "finite numbers",
-            _any_finite,
+            finite_targets,
         ),
         Loss(
             "poisson",
@@ -165,7 +167,7 @@ LOSSES: dict[str, Loss] = {
             _sum_squared_error,
             lambda xp, A, Y: (A - Y) * A * (1 - A),
             "finite numbers",
-            _any_finite,
+            finite_targets,
         ),
     )
 }

@@ -28,14 +28,14 @@ _FEW_OUTPUTS = 4
 _GEMMS = {"mkl": "MKL", "scipy": "SciPy's"}
 
 
-# dtype -> `elementwise.finite_counter` of it: imported once, as a small call should take a microsecond.
-_finite_counters: dict[np.dtype, Any] = {}
+# dtype -> `elementwise.counters` of it: imported once, as a small call should take a microsecond.
+_counters: dict[np.dtype, Any] = {}
 
 
-def _finite_counter(dtype: np.dtype) -> Any:
+def _counters_of(dtype: np.dtype) -> Any:
     from fusedmlp.backends.numba_cpu import elementwise
 
-    return _finite_counters.setdefault(dtype, elementwise.finite_counter(dtype))
+    return _counters.setdefault(dtype, elementwise.counters(dtype))
 
 
 class NumbaCpuBackend(Backend):
@@ -81,29 +81,13 @@ class NumbaCpuBackend(Backend):
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
-        count = _finite_counters.get(x.dtype) or _finite_counter(x.dtype)
-        if count is None or x.ndim > 2:
-            return super().all_finite(x)
-        if x.ndim == 2:
-            (rows, columns), (row_step, column_step) = x.shape, x.strides
-            if abs(row_step) < abs(column_step):
-                rows, columns, row_step, column_step = columns, rows, column_step, row_step
-            if columns * column_step == row_step:
-                rows, columns = 1, rows * columns
-        else:
-            rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize if x.ndim == 0 else x.strides[0]
-        address, size = address_of(x), rows * columns
-        if size < 2 * _SMALLEST_CHECK:
-            return not count(address, rows, columns, row_step, column_step)
-        if rows == 1:
-            parts = threads.split(columns, _SMALLEST_CHECK)
-            tasks = [(address + first * column_step, 1, last - first, 0, column_step) for first, last in parts]
-        else:
-            parts = threads.split(rows, _SMALLEST_CHECK // columns + 1)
-            tasks = [
-                (address + first * row_step, last - first, columns, row_step, column_step) for first, last in parts
-            ]
-        return not sum(threads.run([partial(count, *task) for task in tasks]))
+        counters = _counters.get(x.dtype) or _counters_of(x.dtype)
+        return super().all_finite(x) if counters is None or x.ndim > 2 else not _count(counters.not_finite, x)
+
+    def all_binary(self, x: np.ndarray) -> bool:
+        """Whether every element is 0 or 1."""
+        counters = _counters.get(x.dtype) or _counters_of(x.dtype)
+        return super().all_binary(x) if counters is None or x.ndim > 2 else not _count(counters.not_binary, x)
 
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""
@@ -183,6 +167,28 @@ class NumbaCpuBackend(Backend):
         else:
             _over(A.shape[0], _rows_for(A), elementwise.times_derivative_rows, tag, A, out)
         return out
+
+
+def _count(count: Any, x: np.ndarray) -> int:
+    """A count of `elementwise` over a matrix or a vector, along its memory, shared among threads."""
+    if x.ndim == 2:
+        (rows, columns), (row_step, column_step) = x.shape, x.strides
+        if abs(row_step) < abs(column_step):
+            rows, columns, row_step, column_step = columns, rows, column_step, row_step
+        if columns * column_step == row_step:
+            rows, columns = 1, rows * columns
+    else:
+        rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize if x.ndim == 0 else x.strides[0]
+    address, size = address_of(x), rows * columns
+    if size < 2 * _SMALLEST_CHECK:
+        return count(address, rows, columns, row_step, column_step)
+    if rows == 1:
+        parts = threads.split(columns, _SMALLEST_CHECK)
+        tasks = [(address + first * column_step, 1, last - first, 0, column_step) for first, last in parts]
+    else:
+        parts = threads.split(rows, _SMALLEST_CHECK // columns + 1)
+        tasks = [(address + first * row_step, last - first, columns, row_step, column_step) for first, last in parts]
+    return sum(threads.run([partial(count, *task) for task in tasks]))
 
 
 def _flat(*arrays: np.ndarray) -> list[np.ndarray] | None:

@@ -9,6 +9,7 @@ matrix in F order is passed as its transpose. LLVM's own vectoriser does the loo
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,10 +149,33 @@ def count_not_finite(mask):
     return count
 
 
+def count_not_binary(like):
+    """How many numbers are neither 0 nor 1; arguments as those of `count_not_finite`."""
+    unit = like + 1
+
+    def count(address, rows, columns, row_step, column_step):
+        found = 0
+        for row in range(rows):
+            at = address + row * row_step
+            for i in range(columns):
+                x = load(like, at + i * column_step)
+                found += (x != like) & (x != unit)
+        return found
+
+    return count
+
+
+class Counters(NamedTuple):
+    """Compiled counts of a dtype, to be called with five integers."""
+
+    not_finite: Any
+    not_binary: Any
+
+
 @cache
-def finite_counter(dtype):
-    """`count_not_finite` of a dtype, to be called with five integers; None where it is no floating-point type."""
+def counters(dtype: np.dtype) -> Counters | None:
+    """Compiled at the first call; None where the dtype is neither float32 nor float64."""
     mask = _EXPONENT_MASKS.get(dtype)
     if mask is None:
         return None
-    return from_python(count_not_finite(mask), 5)
+    return Counters(from_python(count_not_finite(mask), 5), from_python(count_not_binary(dtype.type(0)), 5))
