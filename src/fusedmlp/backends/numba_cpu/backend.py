@@ -171,14 +171,16 @@ class NumbaCpuBackend(Backend):
 
 def _count(count: Any, x: np.ndarray) -> int:
     """A count of `elementwise` over a matrix or a vector, along its memory, shared among threads."""
-    if x.ndim == 2:
+    if x.flags.c_contiguous:
+        rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize
+    elif x.ndim == 2:
         (rows, columns), (row_step, column_step) = x.shape, x.strides
         if abs(row_step) < abs(column_step):
             rows, columns, row_step, column_step = columns, rows, column_step, row_step
         if columns * column_step == row_step:
             rows, columns = 1, rows * columns
     else:
-        rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize if x.ndim == 0 else x.strides[0]
+        rows, columns, row_step, column_step = 1, x.size, 0, x.strides[0]
     address, size = address_of(x), rows * columns
     if size < 2 * _SMALLEST_CHECK:
         return count(address, rows, columns, row_step, column_step)

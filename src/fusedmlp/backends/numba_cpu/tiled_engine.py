@@ -85,7 +85,7 @@ class TiledEngine(Engine):
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in a.weight_shapes)
         self._sample_ns = flops / 100 * (a.itemsize / 4) + 0.45 * sum(a.layer_sizes[1:-1]) + 20
-        self._n_parameters = a.n_parameters
+        self._n_parameters, self._dtype = a.n_parameters, np.dtype(a.dtype)
         slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * a.n_parameters * a.itemsize * _BYTE_NS)
         self._slot_samples = max(passes.SLOT_STEP, int(slot_ns / self._sample_ns))
         self._most_slots = most_slots(a.n_parameters * a.itemsize)
@@ -109,18 +109,21 @@ class TiledEngine(Engine):
         self._plain = Workspaces(a, self._gemm.address, self._sample_ns, dropout=False)
         self._masked: Workspaces | None = None
         self._work = 0
+        self._flat, self._flat_address = np.empty(0), 0
 
     def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
         m = X.shape[1]
-        out = np.empty((self.architecture.n_outputs, m), self.architecture.dtype)
+        out = np.empty((self.architecture.n_outputs, m), self._dtype)
         # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers. Whole tiles, unless
         # there are too few of them to share.
         sample_ns, tile = self._sample_ns / 3, self._plain.layout.tile
-        worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
-        parts, step = max(1, min(worth, tiles)), tile
-        if tiles < _FEW_PARTS:
-            parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
-        part = -(-m // (parts * step)) * step
+        part = m
+        if m > _SMALLEST_PART:
+            worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
+            parts, step = max(1, min(worth, tiles)), tile
+            if tiles < _FEW_PARTS:
+                parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
+            part = -(-m // (parts * step)) * step
         self._share(-(-m // part), m * sample_ns, parameters.flat, X, None, (address_of(out), part, *_NO_BATCHES))
         return out
 
@@ -269,7 +272,9 @@ class TiledEngine(Engine):
         samples, order_address = (X.shape[1], 0) if order is None else (len(order), address_of(order))
         X_fields = (address_of(X), *X.strides, x_access, convert, samples, order_address)
         self._state.numbers.fill(0)
-        self._run.write((workspaces.network, address_of(flat), *X_fields, *batches), fields)
+        if flat is not self._flat:
+            self._flat, self._flat_address = flat, address_of(flat)
+        self._run.write((workspaces.network, self._flat_address, *X_fields, *batches), fields)
         with self._blas:
             crew.crew().share(self._work, self._run.address, workspaces.workers(workers), workers, nanoseconds)
         for source in (callback, epoch):
@@ -287,7 +292,7 @@ class TiledEngine(Engine):
             return inputs.ROWS_PACKED
         n1, m = X.shape
         row, sample = X.strides
-        if ordered or m == 1 or X.dtype != self.architecture.dtype:
+        if ordered or m == 1 or X.dtype != self._dtype:
             return inputs.SAMPLES_PACKED
         samples_contiguous = row == X.itemsize or n1 == 1
         if samples_contiguous and sample % X.itemsize == 0 and n1 * X.itemsize <= sample < 2**31:
