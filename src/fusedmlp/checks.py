@@ -90,6 +90,8 @@ def shown(value: object) -> str:
 
 def _as_float(value: Any) -> float:
     """`value` as a float; NaN if it is not a real number, or too large for a float."""
+    if type(value) is float:
+        return value
     is_scalar_array = getattr(value, "ndim", None) == 0 and getattr(value.dtype, "kind", "f") in "fiu"
     if isinstance(value, bool) or not (isinstance(value, Real) or is_scalar_array):
         return math.nan

@@ -150,7 +150,8 @@ class Network(PlacedNetwork):
         """
         samples = self._samples(X, Y, sample_weight)
         alpha = check_number("alpha", alpha, 0, include_low=True)
-        gradients = Gradients(self.architecture, self.backend.xp.empty_like(self.parameters.flat))
+        flat = self.parameters.flat
+        gradients = Gradients(self.architecture, self.backend.xp.empty(flat.shape, flat.dtype))
         J = self.engine.loss_and_gradients(
             self.parameters, samples.X, samples.Y, gradients, samples.sample_weight, alpha
         )

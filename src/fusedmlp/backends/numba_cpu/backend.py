@@ -28,14 +28,14 @@ _FEW_OUTPUTS = 4
 _GEMMS = {"mkl": "MKL", "scipy": "SciPy's"}
 
 
-# dtype -> `elementwise.counters` of it: imported once, as a small call should take a microsecond.
-_counters: dict[np.dtype, Any] = {}
+# dtype -> `elementwise.searches` of it: imported once, as a small call should take a microsecond.
+_searches: dict[np.dtype, Any] = {}
 
 
-def _counters_of(dtype: np.dtype) -> Any:
+def _searches_of(dtype: np.dtype) -> Any:
     from fusedmlp.backends.numba_cpu import elementwise
 
-    return _counters.setdefault(dtype, elementwise.counters(dtype))
+    return _searches.setdefault(dtype, elementwise.searches(dtype))
 
 
 class NumbaCpuBackend(Backend):
@@ -81,13 +81,13 @@ class NumbaCpuBackend(Backend):
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""
-        counters = _counters.get(x.dtype) or _counters_of(x.dtype)
-        return super().all_finite(x) if counters is None or x.ndim > 2 else not _count(counters.not_finite, x)
+        searches = _searches.get(x.dtype) or _searches_of(x.dtype)
+        return super().all_finite(x) if searches is None or x.ndim > 2 else not _any(searches.not_finite, x)
 
     def all_binary(self, x: np.ndarray) -> bool:
         """Whether every element is 0 or 1."""
-        counters = _counters.get(x.dtype) or _counters_of(x.dtype)
-        return super().all_binary(x) if counters is None or x.ndim > 2 else not _count(counters.not_binary, x)
+        searches = _searches.get(x.dtype) or _searches_of(x.dtype)
+        return super().all_binary(x) if searches is None or x.ndim > 2 else not _any(searches.not_binary, x)
 
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""
@@ -169,8 +169,8 @@ class NumbaCpuBackend(Backend):
         return out
 
 
-def _count(count: Any, x: np.ndarray) -> int:
-    """A count of `elementwise` over a matrix or a vector, along its memory, shared among threads."""
+def _any(found: Any, x: np.ndarray) -> bool:
+    """A search of `elementwise` in a matrix or a vector, along its memory, shared among threads."""
     if x.flags.c_contiguous:
         rows, columns, row_step, column_step = 1, x.size, 0, x.itemsize
     elif x.ndim == 2:
@@ -183,14 +183,14 @@ def _count(count: Any, x: np.ndarray) -> int:
         rows, columns, row_step, column_step = 1, x.size, 0, x.strides[0]
     address, size = address_of(x), rows * columns
     if size < 2 * _SMALLEST_CHECK:
-        return count(address, rows, columns, row_step, column_step)
+        return found(address, rows, columns, row_step, column_step)
     if rows == 1:
         parts = threads.split(columns, _SMALLEST_CHECK)
         tasks = [(address + first * column_step, 1, last - first, 0, column_step) for first, last in parts]
     else:
         parts = threads.split(rows, _SMALLEST_CHECK // columns + 1)
         tasks = [(address + first * row_step, last - first, columns, row_step, column_step) for first, last in parts]
-    return sum(threads.run([partial(count, *task) for task in tasks]))
+    return any(threads.run([partial(found, *task) for task in tasks]))
 
 
 def _flat(*arrays: np.ndarray) -> list[np.ndarray] | None:

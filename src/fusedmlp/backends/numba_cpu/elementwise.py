@@ -16,16 +16,11 @@ import numpy as np
 from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
 from fusedmlp.backends.numba_cpu.compilation import compiled, from_python
 from fusedmlp.backends.numba_cpu.intrinsics import load
+from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, load_lanes, splat, sum_lanes
 
 # `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
 # index is negative, and vectorises. A kernel that works in place is given None for its input: handed the same array
 # twice, the loop would find at run time that the two overlap, and take its scalar path.
-
-
-_EXPONENT_MASKS = {
-    np.dtype(np.float32): np.int32(0x7F800000),
-    np.dtype(np.float64): np.int64(0x7FF0000000000000),
-}
 
 
 @compiled
@@ -127,55 +122,56 @@ def outer_times_derivative(tag, u, v, A, out, row_start, row_stop, column_start,
             o[i] = w * columns[i] * derivative(tag, a[i])
 
 
-def count_not_finite(mask):
-    """How many numbers are NaN or infinite: those whose exponent, the bits of the integer `mask`, is all ones.
+def any_not_finite(like):
+    """Whether a number x is NaN or infinite: then x - x is NaN, and 0 otherwise.
 
     The arguments are int64: address, rows and columns of a matrix, and bytes from one row, and column, to the next.
     """
-    item, nothing = mask.itemsize, mask - mask
 
-    def count(address, rows, columns, row_step, column_step):
-        found = 0
+    def any_not_finite(address, rows, columns, row_step, column_step):
+        item, size = item_bytes(like), lane_bytes(like)
+        whole = columns * item // (4 * size) * (4 * size) if column_step == item else 0
+        sum_0, sum_1, sum_2, sum_3, rest = splat(like), splat(like), splat(like), splat(like), like
         for row in range(rows):
             at = address + row * row_step
-            if column_step == item:
-                for i in range(at, at + columns * item, item):  # with a step that is known, it is vectorised
-                    found += (load(nothing, i) & mask) == mask
-            else:
-                for i in range(columns):
-                    found += (load(nothing, at + i * column_step) & mask) == mask
-        return found
+            for i in range(at, at + whole, 4 * size):
+                w, x = load_lanes(like, i), load_lanes(like, i + size)
+                y, z = load_lanes(like, i + 2 * size), load_lanes(like, i + 3 * size)
+                sum_0, sum_1, sum_2, sum_3 = sum_0 + (w - w), sum_1 + (x - x), sum_2 + (y - y), sum_3 + (z - z)
+            for i in range(whole // item, columns):
+                number = load(like, at + i * column_step)
+                rest += number - number
+        return sum_lanes(sum_0 + sum_1 + (sum_2 + sum_3)) + rest != like
 
-    return count
+    return any_not_finite
 
 
-def count_not_binary(like):
-    """How many numbers are neither 0 nor 1; arguments as those of `count_not_finite`."""
+def any_not_binary(like):
+    """Whether a number is neither 0 nor 1; arguments as those of `any_not_finite`."""
     unit = like + 1
 
-    def count(address, rows, columns, row_step, column_step):
-        found = 0
+    def any_not_binary(address, rows, columns, row_step, column_step):
+        found = False
         for row in range(rows):
             at = address + row * row_step
             for i in range(columns):
                 x = load(like, at + i * column_step)
-                found += (x != like) & (x != unit)
+                found |= (x != like) & (x != unit)
         return found
 
-    return count
+    return any_not_binary
 
 
-class Counters(NamedTuple):
-    """Compiled counts of a dtype, to be called with five integers."""
+class Searches(NamedTuple):
+    """Compiled functions of a dtype, to be called with five integers."""
 
     not_finite: Any
     not_binary: Any
 
 
 @cache
-def counters(dtype: np.dtype) -> Counters | None:
+def searches(dtype: np.dtype) -> Searches | None:
     """Compiled at the first call; None where the dtype is neither float32 nor float64."""
-    mask = _EXPONENT_MASKS.get(dtype)
-    if mask is None:
+    if dtype not in (np.float32, np.float64):
         return None
-    return Counters(from_python(count_not_finite(mask), 5), from_python(count_not_binary(dtype.type(0)), 5))
+    return Searches(*(from_python(search(dtype.type(0)), 5) for search in (any_not_finite, any_not_binary)))
