@@ -74,6 +74,7 @@ ACTIVATIONS = {
     "gelu": (lambda z: z * _normal_cdf(z), _gelu_slope),
     "silu": (lambda z: z * _expit(z), lambda z: _expit(z) * (1 + z * _expit(-z))),
     "mish": (lambda z: z * np.tanh(_softplus(z)), _mish_slope),
+    "softsign": (lambda z: z / (1 + np.abs(z)), lambda z: (1 + np.abs(z)) ** -2),
 }
 
 

@@ -30,6 +30,7 @@ ACTIVATIONS = {
     "gelu": lambda z: nn.gelu(z, approximate=False),
     "silu": nn.silu,
     "mish": lambda z: z * jnp.tanh(nn.softplus(z)),
+    "softsign": nn.soft_sign,
 }
 # j of every sample, in rows, from the logits.
 LOSSES = {

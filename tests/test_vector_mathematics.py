@@ -117,6 +117,7 @@ FORMULAS = {
     "gelu": lambda m, x: x * normal_cdf(m, x),
     "silu": lambda m, x: x / (1 + m.exp(-x)),
     "mish": lambda m, x: x * m.tanh(m.log1p(m.exp(x))),
+    "softsign": lambda m, x: x / (1 + abs(x)),
     "softplus'": lambda m, x: 1 / (1 + m.exp(-x)),
     "gelu'": lambda m, x: normal_cdf(m, x) + x * m.exp(-x * x / 2) / m.sqrt(2 * m.pi),
     "silu'": lambda m, x: (1 + x / (1 + m.exp(x))) / (1 + m.exp(-x)),
@@ -148,6 +149,7 @@ BOUNDS = {
     "gelu": {"float32": 7, "float64": 7},
     "silu": {"float32": 4, "float64": 4},
     "mish": {"float32": 4, "float64": 4.5},
+    "softsign": {"float32": 1.5, "float64": 1.5},
     # Slopes have zeros: units of 1's last place.
     "softplus'": {"float32": 1, "float64": 1},
     "gelu'": {"float32": 2, "float64": 2},

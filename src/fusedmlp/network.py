@@ -40,7 +40,8 @@ class Network(PlacedNetwork):
     layer_sizes : sequence of int
         [n1, n2, ..., nL]: inputs, hidden units of each hidden layer, outputs. [n1, 1] is logistic regression.
     hidden_activation : str
-        "sigmoid", "tanh", "relu", "identity", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu" or "mish".
+        "sigmoid", "tanh", "relu", "identity", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish" or
+        "softsign".
     loss : {"binary_cross_entropy", "categorical_cross_entropy", "squared_error", "poisson", "sum_squared_error"}
         Brings its output activation: sigmoid, softmax, identity, exp, sigmoid.
     bias : bool

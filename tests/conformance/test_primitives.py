@@ -53,6 +53,7 @@ def derivative(activation, A):
         "identity": np.ones_like(A),
         "leaky_relu": np.where(negative, 0.01, 1.0),
         "elu": np.where(negative, A + 1, 1.0),
+        "softsign": (1 - np.abs(A)) ** 2,
         "selu": SELU_SCALE * np.where(negative, A / SELU_SCALE + SELU_ALPHA, 1.0),
     }[activation]
 

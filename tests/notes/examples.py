@@ -59,6 +59,7 @@ ACTIVATIONS = {
     "gelu": lambda z: z * (1 + special.erf(z / np.sqrt(2))) / 2,
     "silu": lambda z: z / (1 + np.exp(-z)),
     "mish": lambda z: z * np.tanh(np.log(1 + np.exp(z))),
+    "softsign": lambda z: z / (1 + np.where(z.real > 0, z, -z)),
 }
 
 OUTPUTS = {"sigmoid": sigmoid, "softmax": FUNCTIONS["softmax"], "identity": lambda z: z, "exp": np.exp}

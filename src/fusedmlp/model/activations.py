@@ -130,6 +130,12 @@ def mish(xp: Any, Z: Array, out: Array) -> Array:
     return xp.multiply(Z, xp.tanh(softplus(xp, Z, xp.empty_like(Z))), out=out)
 
 
+def softsign(xp: Any, Z: Array, out: Array) -> Array:
+    """A = Z / (1 + |Z|) (Bergstra et al., "Quadratic polynomials learn better image features", 2009)."""
+    out[...] = Z / (1 + xp.abs(Z))
+    return out
+
+
 def _sigmoid_of(xp: Any, Z: Array) -> Array:
     return sigmoid(xp, Z, xp.empty_like(Z))
 
@@ -167,6 +173,11 @@ def _selu_derivative(xp: Any, A: Array) -> Array:
 
 def _leaky_derivative(xp: Any, A: Array) -> Array:
     return xp.where(A > 0, A.dtype.type(1), A.dtype.type(LEAKY_SLOPE))
+
+
+def _softsign_derivative(xp: Any, A: Array) -> Array:
+    rest = 1 - xp.abs(A)
+    return rest * rest
 
 
 def softmax(xp: Any, Z: Array, out: Array) -> Array:
@@ -216,6 +227,7 @@ HIDDEN_ACTIVATIONS: dict[str, Activation] = {
             "mish", 10, "Z tanh(softplus(Z))", "T + Z sigmoid(Z) (1 - T²), T = tanh(softplus(Z))", mish,
             slope=_mish_slope,
         ),
+        Activation("softsign", 11, "Z / (1 + |Z|)", "(1 - |A|)²", softsign, _softsign_derivative),
     )
 }  # fmt: skip
 

@@ -42,6 +42,7 @@ Softplus = namedtuple("Softplus", ())
 Gelu = namedtuple("Gelu", ())
 Silu = namedtuple("Silu", ())
 Mish = namedtuple("Mish", ())
+Softsign = namedtuple("Softsign", ())
 
 
 # f' from A: f(x), and f' in terms of a = f(x) -------------------------------------------------------------------------
@@ -106,6 +107,15 @@ def _selu_derivative(tag, a):
     return where_above(a, zero(a), constant(a, SELU_SCALE), a + constant(a, SELU_SCALE * SELU_ALPHA))
 
 
+def _softsign(tag, x):
+    return x / (one(x) + magnitude(x))
+
+
+def _softsign_derivative(tag, a):
+    rest = one(a) - magnitude(a)
+    return rest * rest
+
+
 _FROM_A: dict[type, tuple[Any, Any]] = {
     Sigmoid: (_sigmoid, _sigmoid_derivative),
     Tanh: (_tanh, _tanh_derivative),
@@ -114,6 +124,7 @@ _FROM_A: dict[type, tuple[Any, Any]] = {
     LeakyRelu: (_leaky_relu, _leaky_relu_derivative),
     Elu: (_elu, _elu_derivative),
     Selu: (_selu, _selu_derivative),
+    Softsign: (_softsign, _softsign_derivative),
 }
 
 
@@ -162,6 +173,7 @@ _BESIDE_A: dict[type, Any] = {Softplus: _softplus, Gelu: _gelu, Silu: _silu, Mis
 _NAMES = {
     "sigmoid": Sigmoid(), "tanh": Tanh(), "relu": Relu(), "identity": Identity(), "leaky_relu": LeakyRelu(),
     "elu": Elu(), "selu": Selu(), "softplus": Softplus(), "gelu": Gelu(), "silu": Silu(), "mish": Mish(),
+    "softsign": Softsign(),
 }  # fmt: skip
 TAGS: dict[str, Any] = {name: tag for name, tag in _NAMES.items() if name in HIDDEN_ACTIVATIONS}
 """Activation name -> the tag that kernels take."""
