@@ -96,12 +96,12 @@ def _renew(cache):
         _log.warning("the index of numba's cache in %s cannot be written: %r", cache.cache_path, error)
 
 
-def compiled(function):
+def compiled(function, **options):
     """Compile on first call, and keep the machine code for later processes where a cache folder is writable."""
     try:
-        dispatcher = njit(cache=True, **OPTIONS)(function)
+        dispatcher = njit(cache=True, **OPTIONS, **options)(function)
     except RuntimeError:  # numba found no writable cache folder: that costs time in every process, nothing else
-        return njit(**OPTIONS)(function)
+        return njit(**OPTIONS, **options)(function)
     _prepare(dispatcher._cache)
     return dispatcher
 
@@ -111,7 +111,7 @@ def from_python(function, arguments):
 
     It lets go of the GIL. Other arguments than int raise TypeError.
     """
-    return compiled(function).compile((types.int64,) * arguments)
+    return compiled(function, no_cfunc_wrapper=True).compile((types.int64,) * arguments)
 
 
 def internal(function):
