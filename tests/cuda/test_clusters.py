@@ -75,15 +75,6 @@ KERNEL(one_stays_away) {
     if (!stays) cluster_wait();
     x[rounds] = 0;
 }
-KERNEL(arrives_twice) {
-    cluster_arrive();
-    cluster_arrive();
-    x[rounds] = 0;
-}
-KERNEL(never_arrives) {
-    cluster_wait();
-    x[rounds] = 0;
-}
 KERNEL(beyond_the_cluster) {
     begin();
     send(room(), x[rounds], barriers(), gridDim.x);
@@ -97,17 +88,6 @@ KERNEL(expects_too_much) {
     if (threadIdx.x == 0) barriers()[0].expect(8);
     if (threadIdx.x == 0) send(room(), x[rounds], barriers(), next_block());
     barriers()[0].wait(0);
-}
-KERNEL(all_threads_expect) {
-    begin();
-    barriers()[0].expect(8);
-    x[rounds] = 0;
-}
-KERNEL(no_mbarrier) {
-    cluster_arrive();
-    cluster_wait();
-    barriers()[0].wait(0);
-    x[rounds] = 0;
 }
 KERNEL(does_not_wait) {
     begin();
@@ -156,13 +136,9 @@ def test_a_barrier_of_a_block_between(launch, thread_order):
         ("no_beginning", "shared memory of a block that does not run"),
         ("does_not_wait_at_the_end", "a block that ends before all has come"),
         ("one_stays_away", "a barrier of a cluster that not all its threads reach"),
-        ("arrives_twice", "an arrival at the barrier of a cluster before the last was waited for"),
-        ("never_arrives", "a wait at the barrier of a cluster without an arrival"),
         ("beyond_the_cluster", "a block that the cluster does not have"),
         ("not_shared", "a place that is not in shared memory"),
         ("expects_too_much", "an mbarrier that waits in vain"),
-        ("all_threads_expect", "an announcement at an mbarrier that takes none"),
-        ("no_mbarrier", "a wait at an mbarrier that has not begun"),
     ],
 )
 def test_mistakes_are_reported(launch, thread_order, name, message):

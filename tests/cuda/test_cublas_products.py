@@ -78,11 +78,15 @@ class TestLayouts:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_combination(self, products, shape, dtype):
+        """Of all three layouts for one shape and dtype, of any two for the others."""
         n, k, m = shape
         rng = np.random.default_rng(0)
         a, b = rng.normal(size=(n, k)).astype(dtype), rng.normal(size=(k, m)).astype(dtype)
-        inputs = IN_PLACE + COPIED + READ_ONLY
-        for layouts in itertools.product(inputs, inputs, IN_PLACE + COPIED):
+        inputs, outputs = IN_PLACE + COPIED + READ_ONLY, IN_PLACE + COPIED
+        combinations = list(itertools.product(inputs, inputs, outputs))
+        if (shape, dtype) != (SHAPES[0], DTYPES[0]):
+            combinations = combinations[::5]  # 5 divides none of 8, 8 and 6
+        for layouts in combinations:
             A, B = arrange(a, layouts[0]), arrange(b, layouts[1])
             out = arrange(np.full((n, m), np.nan, dtype), layouts[2])
             made = Allocation.made

@@ -87,44 +87,39 @@ def tolerance(variant, n_in):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_every_variant_in_every_order(emulated, thread_order, variant):
+def test_every_variant(emulated, variant):
     """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders.
 
-    There are two multiprocessors: the samples are cut into few ranges, and a block goes through several tiles of them.
+    The orders of the threads take turns, other ones for the next variant. There are two multiprocessors: the samples are
+    cut into few ranges, and a block goes through several tiles of them.
     """
     U, inputs, N = variant.units, 8 * variant.R, variant.N
     described = {"hidden_activation": "tanh", "loss": "squared_error", "bias": False}
-    for case in (
+    cases = (
         Case(emulated, variant, inputs, U, 40, N),
         Case(emulated, variant, inputs - 3, U - 5, 32, 1, order="F", weighted=True, **described),
         Case(emulated, variant, inputs // 2 + 1, 2 * U + 1, 33, max(1, N - 1), weighted=True),
-        *([Case(emulated, variant, 3, 1024, 40 * 32 // (1024 // U), N)] if variant.clustered else []),
+        *([Case(emulated, variant, 3, 1024, 33, N)] if variant.clustered else []),
         Case(emulated, variant, 1, 1, 1, 1, order="F"),
-    ):
-        case.check(tolerance(variant, inputs))
+    )
+    for number, case in enumerate(cases, VARIANTS.index(variant)):
+        with emulator.thread_order(emulator.ORDERS[number % 3]):
+            case.check(tolerance(variant, inputs))
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "float64"])
-@pytest.mark.parametrize("activation", CUDA_ACTIVATIONS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_activations_and_losses(emulated, loss, activation, arithmetic):
-    described = {"hidden_activation": activation, "loss": loss}
-    for n_out, (bias, weighted) in itertools.product((1, 2, 4), ((True, False), (False, True))):
-        if loss == "categorical_cross_entropy" and n_out == 1:
-            continue
-        variant = Variant(1 if n_out == 1 else 4, 2, 4, arithmetic)
-        for n, clustered in ((20, False), (150, False), (150, arithmetic == "float64")):
-            Case(
-                emulated,
-                variant._replace(clustered=clustered),
-                9,
-                n,
-                45,
-                n_out,
-                bias=bias,
-                weighted=weighted,
-                **described,
-            ).check(tolerance(variant, 9))
+@pytest.mark.parametrize("arithmetic", ["float32", "tf32", "float64"])
+@pytest.mark.parametrize("n_out", [1, 2, 4])
+def test_activations_and_losses(emulated, n_out, arithmetic):
+    """Every loss and every activation by each kernel; which one meets which makes no difference to the code."""
+    losses = [loss for loss in LOSSES if loss != "categorical_cross_entropy" or n_out > 1]
+    for number, (loss, activation) in enumerate(zip(losses, itertools.cycle(CUDA_ACTIVATIONS), strict=False)):
+        described = {"hidden_activation": activation, "loss": loss, "bias": number % 3 > 0, "weighted": number % 2 > 0}
+        for n, clustered in ((20, False), (150, False), (150, arithmetic != "float32")):
+            variant = Variant(1 if n_out == 1 else 4, 2, 8 if clustered and arithmetic == "tf32" else 4, arithmetic)
+            variant = variant._replace(clustered=clustered)
+            # Of a rounded number near 0 relu has another derivative.
+            factor = 5 if (arithmetic, activation) == ("tf32", "relu") else 1
+            Case(emulated, variant, 9, n, 45, n_out, **described).check(factor * tolerance(variant, 9))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +145,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
 )
 def test_many_rounds_of_few_blocks(emulated, variant, n):
     """Two multiprocessors: a block goes through dozens of tiles."""
-    Case(emulated, variant, 16, n, 5000, 1).check(TOLERANCE["float32"])
+    Case(emulated, variant, 16, n, 2000, 1).check(TOLERANCE["float32"])
 
 
 def test_a_cluster_computes_what_two_passes_do(emulated):

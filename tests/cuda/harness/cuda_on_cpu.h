@@ -3,6 +3,8 @@
 // Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN
 // when a block begins; a static __shared__ variable would be each thread's own here. What a kernel uses beyond this does
 // not compile.
+#pragma GCC push_options
+#pragma GCC optimize("O2")  // what runs the threads, unlike the kernels, of which there are many to compile
 #include <math.h>
 #include <stddef.h>
 
@@ -195,10 +197,9 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
     kernel(*static_cast<std::remove_reference_t<P>*>(arguments[I])...);
 }
 
-// Runs the kernel; what it is guilty of comes back, or a null pointer.
-template <typename... P>
-static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster,
-                       int order, size_t shared_bytes, void** arguments) {
+// Runs `body` in every thread; what it is guilty of comes back, or a null pointer.
+static const char* run_body(const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster, int order,
+                            size_t shared_bytes) {
     complaint = nullptr;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
@@ -207,7 +208,6 @@ static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigne
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
     std::vector<Dim3> places(threads.size());
     for (size_t t = 0; t < places.size(); ++t) places[t] = place(t, blockDim);
-    body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
     std::fill_n(shared_memory, MOST_SHARED + CANARY, 0xFF);
     dice.seed(4);
     for (uint64_t c : clusters) {
@@ -217,6 +217,13 @@ static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigne
         if (complaint) break;
     }
     return complaint;
+}
+
+template <typename... P>
+static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster,
+                       int order, size_t shared_bytes, void** arguments) {
+    body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
+    return run_body(grid, block, blocks_of_cluster, order, shared_bytes);
 }
 
 // One letter and a size per parameter: "p8" a pointer, "i4" and "i8" whole numbers, "f4" and "f8" floating-point ones.
@@ -232,3 +239,4 @@ static void describe(void (*)(P...), char* text) {
         return run(&kernel, grid, block, cluster, order, shared, arguments);                                     \
     }                                                                                                            \
     extern "C" void describe_##kernel(char* text) { describe(&kernel, text); }
+#pragma GCC pop_options
