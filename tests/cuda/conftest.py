@@ -15,7 +15,9 @@ def pytest_collection_finish(session):
     """Begin to compile what tests will ask for by their parameters `file` and `architecture`."""
     if session.config.option.collectonly:
         return
-    wanted = [item.callspec.params for item in session.items if item.name.startswith(("test_compiles_within", "test_machine"))]
+    wanted = [
+        item.callspec.params for item in session.items if item.name.startswith(("test_compiles_within", "test_machine"))
+    ]
     compile_ahead([(x["file"], x["architecture"]) for x in wanted])
 
 

@@ -222,27 +222,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(module, dtype):
         assert all(np.array_equal(other[name], results[0][name]) for name in other)
 
 
-@pytest.mark.parametrize("team", [16, 32, 64, 128, 256])
-def test_a_larger_team_than_needed_is_right_too(module, team):
-    case = Case(50, 30, 2, "float32")
-    check(case.launch(module, team=team), case.expected(), "float32", 80)
-
-
 def test_logits_of_units_of_several_blocks(module, thread_order):
     for n_out in (1, 5):
         case = Case(1100, 20, n_out, "float32")
         check(case.launch(module, backward=False), case.expected(), "float32", 1100)
-
-
-def test_more_blocks_than_samples(module):
-    case = Case(300, 3, 1, "float32")
-    check(case.launch(module, blocks=7), case.expected(), "float32", 300)
-
-
-@pytest.mark.parametrize("loss", ["binary_cross_entropy", "categorical_cross_entropy", "sum_squared_error"])
-def test_losses_of_huge_logits_are_finite(module, outputs, loss):
-    case = Case(4, 6, 2, "float32", "identity", loss)
-    case.Z = np.outer([1e30, -1e30, 1e10, -1e4, 50, 0], np.ones(4)).astype("float32").astype(float)
-    got = case.launch_outputs(module, outputs)["sums"]
-    assert np.isfinite(got).all()
-    np.testing.assert_allclose(got, case.expected()["sums"], rtol=1e-5)

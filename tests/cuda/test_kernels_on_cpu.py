@@ -235,3 +235,20 @@ def test_quick_activations(compiler):
         np.testing.assert_allclose(got.get(), expected, rtol=0, atol=2.0**-21)
     positive = results["sigmoid"].get()[:4001]
     np.testing.assert_allclose(positive, f["sigmoid"](z[:4001].astype(float)), rtol=22 * 2.0**-24)
+
+
+@pytest.mark.parametrize("device", ["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_sigmoid(request, device):
+    """Within 5 units in the last place wherever it is a normal number, and never above 1."""
+    backend = request.getfixturevalue(device)
+
+    def sigmoid(z):
+        return backend.to_numpy(backend.activate(backend.asarray(z[None]), "sigmoid"))[0]
+
+    z = np.concatenate([np.linspace(-87.3, 30, 200_000), [88.8, 1e30, np.inf]]).astype(np.float32)
+    A, exact = sigmoid(z), f["sigmoid"](z.astype(float))
+    assert (np.abs(A - exact) <= 5 * np.spacing(exact.astype(np.float32)).astype(float)).all()
+    assert A.max() == 1
+    beyond = sigmoid(np.float32([-87.5, -88.5, -89.5, -1e30, -np.inf, np.nan]))
+    assert np.all(beyond[:-1] < np.finfo(np.float32).tiny)
+    assert np.isnan(beyond[-1])

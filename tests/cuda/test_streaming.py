@@ -99,24 +99,6 @@ def test_training_equals_that_on_resident_samples(emulated, batch_size, shuffle,
         np.testing.assert_allclose(streamed, resident, rtol=1e-12)
 
 
-def test_without_weights_and_with_validation_data(emulated):
-    X, Y, _ = data()
-
-    def train(resident):
-        net = network(emulated, resident)
-        history = net.fit(X, Y, epochs=2, batch_size=64, validation_data=(X[:, :400], Y[:, :400]))
-        return [history.loss, history.validation_loss, net.parameters.flat.get()]
-
-    for streamed, resident in zip(train(False), train(True), strict=True):
-        np.testing.assert_allclose(streamed, resident, rtol=1e-12)
-
-
-def test_trace_takes_all_samples_to_the_gpu(emulated):
-    X, Y, weight = data(weighted=True)
-    traces = [network(emulated, resident).trace(X, Y, weight) for resident in (False, True)]
-    check_same_bits([list(trace.values()) for trace in traces])
-
-
 def test_samples_that_are_on_the_gpu_stay_there(emulated):
     X, Y, weight = data(weighted=True)
     net = network(emulated, resident=False)

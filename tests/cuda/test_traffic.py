@@ -78,7 +78,9 @@ STEPS = [
     Step("composed", 256, 256, 4096, H=9, X=2, outputs=80),
     # Narrow: X read, also where a cluster of blocks does it. The sums of blocks are 16 m.
     Step("fused", 128, 64, M, H=0, X=1, outputs=25, claim=Claim("narrow_step.cu", "narrow_step", NARROW, 130 * M)),
-    Step("fused", 128, 130, M, H=0, X=1, outputs=35, claim=Claim("narrow_cluster.cu", "narrow_cluster", NARROW, 130 * M)),
+    Step(
+        "fused", 128, 130, M, H=0, X=1, outputs=35, claim=Claim("narrow_cluster.cu", "narrow_cluster", NARROW, 130 * M)
+    ),
 ]
 
 
@@ -175,7 +177,9 @@ CLAIMS = [
     Claim("fused_backward.cu", "times_derivative", "3 n_in m elements (A and out read", 3 * N * M, fused_backward(17)),
     Claim("hidden_layer.cu", "hidden_layer_1", HIDDEN_LAYER, (2 * N + 2) * M, engine_pass("loss_and_gradients", 1)),
     Claim("hidden_layer.cu", "hidden_layer_4", HIDDEN_LAYER, (2 * N + 8) * M, engine_pass("loss_and_gradients", 4)),
-    Claim("hidden_layer.cu", "hidden_layer_16", HIDDEN_LAYER, (2 * N + 32) * M, engine_pass("loss_and_gradients", 16)),
+    Claim(
+        "hidden_layer.cu", "hidden_layer_16", HIDDEN_LAYER, 160 * 1024, engine_pass("loss_and_gradients", 16, m=1024)
+    ),
     Claim("hidden_layer.cu", "hidden_layer_4", "forward alone (n + n_out) m", (N + 4) * M, engine_pass("loss", 4)),
     Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, 129 * M, engine_pass("loss", 1, n_in=128, n=32)),
     Claim("mini_batch.cu", "gather", "gather 2 (n_in + n_out) size", 2 * (N + 1) * M, gather),
@@ -212,7 +216,7 @@ extern "C" __global__ void through_shared(const float* a, float* out, int n, int
     shared[threadIdx.x] = a[threadIdx.x];
     __syncthreads();
     if (threadIdx.x == 0)
-        for (int i = 0; i < n; ++i) atomicAdd(out, shared[i % blockDim.x]);
+        for (int i = 0; i < n; ++i) out[0] += shared[i % blockDim.x];
 }
 extern "C" __global__ void blocks_meet(const float* a, float* out, int, int) {
     if (threadIdx.x == 0) out[0] += a[blockIdx.x];

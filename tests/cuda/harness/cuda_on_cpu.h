@@ -25,9 +25,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#ifndef __cluster_dims__  // the Python side looks for it
 #define __cluster_dims__(...)
-#endif
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 
@@ -56,30 +54,6 @@ COMPLAIN(negate_overflow, "a negation that overflows")
 COMPLAIN(divrem_overflow, "a division that overflows")
 COMPLAIN(shift_out_of_bounds, "a shift out of bounds")
 
-// Words of CUDA that C++ lacks. Fibers take turns only where they wait: what is atomic needs no care.
-template <typename T>
-static inline T atomicAdd(T* p, std::common_type_t<T> value) {
-    const T before = *p;
-    *p = before + value;
-    return before;
-}
-template <typename T>
-static inline T atomicExch(T* p, std::common_type_t<T> value) {
-    return std::exchange(*p, value);
-}
-template <typename T>
-static inline T atomicCAS(T* p, std::common_type_t<T> expected, std::common_type_t<T> value) {
-    const T before = *p;
-    if (before == expected) *p = value;
-    return before;
-}
-static inline void __threadfence() {}
-static inline void __threadfence_block() {}
-template <typename T>
-static inline T __ldg(const T* p) {
-    return *p;
-}
-
 // The hardware's division, x times an approximate reciprocal: like that, wrong in the last place, by 0.5 to 1.5 units;
 // the quotient by a power of two is right. Results below the smallest normal number are 0, and all beyond y = 2^126.
 static inline float __fdividef(float x, float y) {
@@ -92,14 +66,6 @@ static inline float __fdividef(float x, float y) {
     uint32_t bits;
     memcpy(&bits, &y, sizeof bits);
     return nextafterf(quotient, bits * 2654435761u >> 31 ? INFINITY : -INFINITY);
-}
-template <typename T, typename U>
-static inline std::common_type_t<T, U> min(T a, U b) {
-    return b < a ? b : a;
-}
-template <typename T, typename U>
-static inline std::common_type_t<T, U> max(T a, U b) {
-    return a < b ? b : a;
 }
 
 // Running a kernel -----------------------------------------------------------------------------------------------------

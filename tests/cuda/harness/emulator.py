@@ -131,7 +131,9 @@ def _compile(code, defines, counting):
         raise RuntimeError("g++ is not installed")
     flags = [*_FLAGS, *(_COUNTING if counting else _SANITIZERS)]
     headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
-    precompiled = kept([*headers, *flags, _version()], lambda path: _gxx(*flags, "-x", "c++-header", _HEADER, "-o", path))
+    precompiled = kept(
+        [*headers, *flags, _version()], lambda path: _gxx(*flags, "-x", "c++-header", _HEADER, "-o", path)
+    )
     with tempfile.TemporaryDirectory() as folder:
         unit = Path(folder, "unit.cpp")
         unit.write_text(code)
