@@ -1,7 +1,7 @@
 """The kernels compile without a GPU: no spills, no stack, no more registers than planned.
 
-All of them for the oldest architecture and for sm_90; for the others the activations, and of each file with large kernels
-one that takes the most registers.
+All of them for the oldest architecture and for sm_90; for the others the activations, and of each file with large
+kernels one that takes the most registers.
 """
 
 from __future__ import annotations

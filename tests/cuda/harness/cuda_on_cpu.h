@@ -68,6 +68,11 @@ static inline float __fdividef(float x, float y) {
     return nextafterf(quotient, bits * 2654435761u >> 31 ? INFINITY : -INFINITY);
 }
 
+template <typename T, typename U>
+static inline std::common_type_t<T, U> min(T a, U b) {
+    return b < a ? b : a;
+}
+
 // Running a kernel -----------------------------------------------------------------------------------------------------
 
 enum Order { FORWARD, REVERSE, SHUFFLED };
