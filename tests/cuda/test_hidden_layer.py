@@ -62,7 +62,7 @@ class Case:
         sums = np.array([(w * entry.per_sample(np, z, self.Y)).sum(), w.sum()])
         return {"dZ": dZ, "tail": np.concatenate(parts), "logits": z.T, "sums": sums, "A_L": A_L}
 
-    def launch(self, module, blocks=3, layout="packed", team=None, backward=True):
+    def launch(self, module, blocks=3, layout="packed", backward=True):
         """{what is written: its value}, by the kernels."""
         dtype, n, m, n_out = self.dtype, self.n, self.m, self.n_out
         item, N = np.dtype(dtype).itemsize, width(n_out)
@@ -73,8 +73,6 @@ class Case:
         Z = fake_cupy.copied(before, shift=0 if layout == "packed" else item)
         shape = shape_of(n, n_out, dtype, self.b is not None, layout == "packed")
         tiles = tiles_of(n, n_out, dtype)
-        if team:
-            shape = shape._replace(team=team, shared_bytes=64 * 1024)
         logits = fake_cupy.allocate((m, n_out), dtype)
         partial = fake_cupy.allocate((blocks, n * n_out + (0 if self.b is None else n + n_out)), dtype)
         kernel = module.get_function(f"hidden_layer_{N}_{self.activation}_{dtype}_{layout}")

@@ -47,13 +47,6 @@ def test_what_has_no_cuda_function_is_not_covered(monkeypatch, table):
     assert not cuda_tables.covers(architecture, optimizer)
 
 
-def test_headers_are_inlined_once(elsewhere):
-    (elsewhere / "a.cuh").write_text("int a;\n")
-    (elsewhere / "b.cuh").write_text('#include "a.cuh"\nint b;\n')
-    (elsewhere / "k.cu").write_text('// kernel\n#include "b.cuh"\n  # include "a.cuh"\nint k;\n')
-    assert kernel_sources.source("k.cu").split() == ["//", "kernel", "int", "a;", "int", "b;", "int", "k;"]
-
-
 def test_a_changed_header_changes_the_text(elsewhere):
     """CuPy keys its cache of compiled kernels by the text."""
     (elsewhere / "k.cu").write_text('#include "a.cuh"\n')

@@ -142,9 +142,9 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
     [(Variant(1, 2, 4, "float32"), 100), (Variant(1, 2, 8, "float32", clustered=True), 600)],
     ids=("block", "cluster"),
 )
-def test_many_rounds_of_few_blocks(emulated, variant, n):
-    """Two multiprocessors: a block goes through dozens of tiles."""
-    Case(emulated, variant, 16, n, 2000, 1).check(TOLERANCE["float32"])
+def test_many_rounds_of_few_blocks(emulated, thread_order, variant, n):
+    """Two multiprocessors: a block goes through dozens of tiles, and its warps run ahead of each other."""
+    Case(emulated, variant, 16, n, 1000, 1).check(TOLERANCE["float32"])
 
 
 def test_tf32_rounds_and_strict_does_not(emulated):

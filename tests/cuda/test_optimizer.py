@@ -94,13 +94,6 @@ def test_clipping(emulated, cupy, thread_order, clip_norm, decay, dtype):
     assert f"gradient_squares_{dtype}" in cupy.launches
 
 
-def test_one_launch_a_step(emulated, cupy):
-    architecture = Architecture((3, 4, 1))
-    del cupy.launches[:]
-    trained(cupy, emulated.take_step, architecture, Adam(), 0.1, lambda x: fake_cupy.copied(x.astype("float32")), 5)
-    assert cupy.launches == ["adam_float32_packed"] * 5
-
-
 @dataclass(frozen=True)
 class Signs(SGD):
     """An optimizer of a user's own."""
