@@ -12,12 +12,13 @@ from machine import require
 
 
 def pytest_collection_finish(session):
-    """Compile what tests ask for by their parameters `file` and `architecture`."""
+    """Begin to compile what tests will ask for by their parameters `file` and `architecture`."""
     if session.config.option.collectonly:
         return
-    wanted = [getattr(item, "callspec", None) for item in session.items]
-    parameters = [callspec.params for callspec in wanted if callspec is not None]
-    compile_ahead([(x["file"], x["architecture"]) for x in parameters if {"file", "architecture"} <= x.keys()])
+    wanted = [
+        item.callspec.params for item in session.items if item.name.startswith(("test_compiles_within", "test_machine"))
+    ]
+    compile_ahead([(x["file"], x["architecture"]) for x in wanted])
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def compiler():
 def cupy(compiler, monkeypatch):
     """A fake CuPy in place of the real one; `cupy.launches` names the kernels that were launched."""
     fake = fake_cupy.make()
-    del fake_streams.violations[:]
+    monkeypatch.setattr(fake_streams, "violations", [])
     fake_cupy.install(monkeypatch, fake)
     monkeypatch.setattr(selection, "_instances", {})
     yield fake
@@ -52,6 +53,13 @@ def thread_order(request):
     """Run the test under every order of the CUDA threads."""
     with emulator.thread_order(request.param):
         yield request.param
+
+
+@pytest.fixture
+def shuffled():
+    """Run the test under a random order of the CUDA threads: enough where they have nothing to do with each other."""
+    with emulator.thread_order("shuffled"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,17 +25,12 @@ class FakeGpu(Cpu):
     backend = "cupy"
 
 
-@pytest.mark.parametrize("peer", [Fused, Composed])
 @pytest.mark.parametrize(
-    "case",
-    [
-        Case("step", (5, 6, 1), 70),
-        Case("epoch", (5, 6, 1), 70, batch_size=16),
-        Case("epoch", (5, 6, 1), 70, batch_size=70),
-    ],
+    ("peer", "case"),
+    [(Composed, Case("step", (5, 6, 1), 70)), *((Fused, Case("epoch", (5, 6, 1), 70, batch_size=n)) for n in (16, 70))],
     ids=str,
 )
-def test_the_package_on_a_fake_gpu(emulated, case, peer):
+def test_the_package_on_a_fake_gpu(emulated, peer, case):
     problem, right = draw(case, np), measure.expected(case, np)
     own = peer(FakeGpu(), 1)
     bound = own.bind(problem._replace(X=emulated.asarray(problem.X), Y=emulated.asarray(problem.Y)))

@@ -43,19 +43,6 @@ KERNEL(sums) {
     begin();
     sum(x, rounds, 2);
 }
-KERNEL(neighbours) {  // some threads are at a barrier of the block while others have arrived
-    if (threadIdx.x == 0) barriers()[0].begin();
-    cluster_arrive();
-    __syncthreads();
-    cluster_wait();
-    if (threadIdx.x == 0) send(room(), x[blockIdx.x], barriers(), next_block());
-    if (threadIdx.x == 1) barriers()[0].expect(4);
-    barriers()[0].wait(0);
-    if (threadIdx.x == 0) x[blockIdx.x] = room()[0];
-    cluster_arrive();
-    cluster_wait();
-    if (rounds < 0) x[0] = 0;
-}
 // Each of the following has one mistake.
 KERNEL(no_beginning) {
     if (threadIdx.x == 0) barriers()[0].begin();
@@ -75,15 +62,6 @@ KERNEL(one_stays_away) {
     if (!stays) cluster_wait();
     x[rounds] = 0;
 }
-KERNEL(arrives_twice) {
-    cluster_arrive();
-    cluster_arrive();
-    x[rounds] = 0;
-}
-KERNEL(never_arrives) {
-    cluster_wait();
-    x[rounds] = 0;
-}
 KERNEL(beyond_the_cluster) {
     begin();
     send(room(), x[rounds], barriers(), gridDim.x);
@@ -96,26 +74,6 @@ KERNEL(expects_too_much) {
     begin();
     if (threadIdx.x == 0) barriers()[0].expect(8);
     if (threadIdx.x == 0) send(room(), x[rounds], barriers(), next_block());
-    barriers()[0].wait(0);
-}
-KERNEL(all_threads_expect) {
-    begin();
-    barriers()[0].expect(8);
-    x[rounds] = 0;
-}
-KERNEL(no_mbarrier) {
-    cluster_arrive();
-    cluster_wait();
-    barriers()[0].wait(0);
-    x[rounds] = 0;
-}
-KERNEL(does_not_wait) {
-    begin();
-    if (threadIdx.x == 0) send(room(), x[rounds], barriers(), next_block());
-    if (threadIdx.x == 0) x[blockIdx.x] = room()[0];
-    cluster_arrive();
-    cluster_wait();
-    if (threadIdx.x == 0) barriers()[0].expect(4);
     barriers()[0].wait(0);
 }
 KERNEL(one_room) {  // for all rounds: a block may send those of the next before this one has read
@@ -146,33 +104,21 @@ def test_sums_of_clusters(launch, thread_order, blocks):
     assert np.array_equal(got, np.broadcast_to(x.sum(axis=1, keepdims=True) * blocks**2, x.shape))
 
 
-def test_a_barrier_of_a_block_between(launch, thread_order):
-    assert launch("neighbours", [1, 2, 3, 4], blocks=4).tolist() == [4, 1, 2, 3]
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("no_beginning", "shared memory of a block that does not run"),
         ("does_not_wait_at_the_end", "a block that ends before all has come"),
         ("one_stays_away", "a barrier of a cluster that not all its threads reach"),
-        ("arrives_twice", "an arrival at the barrier of a cluster before the last was waited for"),
-        ("never_arrives", "a wait at the barrier of a cluster without an arrival"),
         ("beyond_the_cluster", "a block that the cluster does not have"),
         ("not_shared", "a place that is not in shared memory"),
         ("expects_too_much", "an mbarrier that waits in vain"),
-        ("all_threads_expect", "an announcement at an mbarrier that takes none"),
-        ("no_mbarrier", "a wait at an mbarrier that has not begun"),
     ],
 )
 def test_mistakes_are_reported(launch, thread_order, name, message):
     for _ in range(2):  # and the next launch is not the worse for it
         with pytest.raises(AssertionError, match=f"{name}: .*{message}"):
             launch(name, np.zeros(96), shared_mem=16 + 1024)
-
-
-def test_what_is_not_waited_for_has_not_come(launch, thread_order):
-    assert np.isnan(launch("does_not_wait", np.zeros(3))).any()
 
 
 def test_one_room_for_all_rounds_is_a_race(launch):

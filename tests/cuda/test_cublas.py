@@ -9,8 +9,6 @@ import types
 import numpy as np
 import pytest
 from harness import fake_cupy
-from harness.fake_cublas import to_tf32
-from numpy.lib.stride_tricks import as_strided
 
 from fusedmlp.backends.cupy import cublas
 from fusedmlp.backends.cupy.cublas import Cublas, CublasError
@@ -57,13 +55,6 @@ class TestErrors:
             library.gemm_ex(handle, 0, 0, 2, 2, 2, x, x, 0, 1, x, 0, 2, x, x, 0, 2, cublas.COMPUTE_32F)
         with pytest.raises(CublasError, match="CUBLAS_STATUS_NOT_SUPPORTED"):
             library.gemm_ex(handle, 0, 0, 2, 2, 2, x, x, 1, 2, x, 1, 2, x, x, 1, 2, cublas.COMPUTE_32F)
-
-    def test_the_stand_in_sees_work_out_of_bounds(self, products, cupy, capfd):
-        small = fake_cupy.allocate((2, 2), "float32")
-        small._raw = as_strided(small._raw, (4, 4), (16, 4))
-        with pytest.raises(CublasError, match="CUBLAS_STATUS_INTERNAL_ERROR"):
-            products.gemm(small, small, small)
-        assert "lie in no allocation" in capfd.readouterr().err
 
 
 class TestLibrary:
@@ -114,11 +105,6 @@ class TestLibrary:
         cublas.load(cupy)
         assert opened.paths == ["libcublas.so.13"]
 
-    def test_by_name_where_its_place_is_not_known(self, cupy, opened, monkeypatch):
-        monkeypatch.setattr(cublas, "_found_path", lambda: None)
-        cublas.load(cupy)
-        assert opened.paths == ["libcublas.so.13"]
-
     def test_the_name_has_the_version_of_cupys_cuda(self, opened, monkeypatch):
         older = fake_cupy.make(runtime=12090)
         opened.missing["libcublas.so"] = "cannot open"
@@ -150,10 +136,3 @@ class TestLibrary:
         emulated.matmul(square, square)
         emulated.matmul(square, square)
         assert len(opened.paths) == 1
-
-
-def test_rounding_of_the_stand_in():
-    step = np.float32(2**-10)
-    x = np.array([1 + 0.49 * step, 1 + 0.5 * step, -1 - 0.5 * step, 1 + 1.51 * step, 0, np.inf], np.float32)
-    np.testing.assert_array_equal(to_tf32(x), np.array([1, 1 + step, -1 - step, 1 + 2 * step, 0, np.inf], np.float32))
-    assert np.isnan(to_tf32(np.array([np.nan], np.float32))).all()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import pickle
 import threading
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.lib.stride_tricks import as_strided
 
 from fusedmlp import Network
 from fusedmlp.backends.cupy import CupyBackend
-from fusedmlp.backends.cupy.cublas import CublasError
 from fusedmlp.backends.cupy.cublas_products import LARGEST, CublasProducts, stored
 
 DTYPES = ("float32", "float64")
@@ -78,11 +76,15 @@ class TestLayouts:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_combination(self, products, shape, dtype):
+        """Of all three layouts for one shape and dtype, of any two for the others."""
         n, k, m = shape
         rng = np.random.default_rng(0)
         a, b = rng.normal(size=(n, k)).astype(dtype), rng.normal(size=(k, m)).astype(dtype)
-        inputs = IN_PLACE + COPIED + READ_ONLY
-        for layouts in itertools.product(inputs, inputs, IN_PLACE + COPIED):
+        inputs, outputs = IN_PLACE + COPIED + READ_ONLY, IN_PLACE + COPIED
+        combinations = list(itertools.product(inputs, inputs, outputs))
+        if (shape, dtype) != (SHAPES[0], DTYPES[0]):
+            combinations = combinations[::5]  # 5 divides none of 8, 8 and 6
+        for layouts in combinations:
             A, B = arrange(a, layouts[0]), arrange(b, layouts[1])
             out = arrange(np.full((n, m), np.nan, dtype), layouts[2])
             made = Allocation.made
@@ -90,14 +92,6 @@ class TestLayouts:
             check(out, A, B)
             if set(layouts) <= set(IN_PLACE):
                 assert Allocation.made == made, f"{layouts} copied something"
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 2, 0), (0, 0, 0)])
-    def test_an_empty_result_needs_no_product(self, products, cupy, shape, dtype):
-        n, k, m = shape
-        done = len(cupy.cublas.products)
-        products.gemm(*(fake_cupy.allocate(size, dtype) for size in ((n, k), (k, m), (n, m))))
-        assert len(cupy.cublas.products) == done
 
     @pytest.mark.parametrize("layout", IN_PLACE + COPIED)
     def test_a_sum_over_nothing_is_zero(self, products, layout):
@@ -137,21 +131,6 @@ class TestLayouts:
             far = fake_cupy.ndarray(as_strided(x.host, (2, 2), (4 * lines, 4)), x.memory)
             assert (stored(far) is not None) is readable
             assert (stored(far.T) is not None) is readable
-
-    def test_what_was_in_out_does_not_matter(self, products, square):
-        for value in (np.nan, np.inf):
-            out = fake_cupy.copied(np.full((4, 4), value, np.float32))
-            products.gemm(square, square, out)
-            assert (out.host == 4).all()
-
-    def test_the_backend_multiplies_in_place(self, emulated, cupy):
-        emulated.matmul(*[fake_cupy.copied(np.ones((2, 2)))] * 2)
-        a, b = (arrange(np.ones((3, 3), np.float32), "rows with gaps") for _ in range(2))
-        out = arrange(np.full((3, 3), np.nan, np.float32), "columns with gaps")
-        made = Allocation.made
-        assert emulated.matmul(a, b, out=out) is out
-        assert Allocation.made == made
-        check(out, a, b)
 
 
 class TestPrecision:
@@ -203,11 +182,6 @@ class TestPrecision:
             assert {product.compute for product in cupy.cublas.products} == ({precision} if by_cublas else set())
             flats[precision] = net.parameters.flat.get()
         assert 0 < np.abs(flats["tf32"] - flats["strict"]).max() < 0.02
-
-    def test_pickles_keep_it(self, cupy):
-        net = Network([2, 3, 1], backend="cupy", precision="tf32")
-        assert pickle.loads(pickle.dumps(net)).backend is net.backend
-        assert net.backend.precision == "tf32"
 
     @pytest.mark.parametrize("variable", ["CUPY_TF32", "NVIDIA_TF32_OVERRIDE"])
     def test_settings_of_others_allow_nothing(self, emulated, cupy, square, monkeypatch, variable):
@@ -323,52 +297,9 @@ class TestStreams:
         with pytest.raises(AssertionError, match="lie in no allocation"):
             Allocation.holding(*of_the_stream)
 
-    def test_memory_in_use_stays_when_an_equal_stream_goes(self, products, cupy, square):
-        first, second = cupy.cuda.Stream(), cupy.cuda.Stream()
-        second.ptr = first.ptr  # as ExternalStreams of one stream are
-        for stream in (first, second):
-            with stream:
-                products.gemm(square, square, square.copy())
-        del first, stream
-        gc.collect()
-        with second:
-            products.gemm(square, square, square.copy())  # the stand-in looks whether the memory is there
-
-    def test_a_failed_change_is_made_up_for(self, products, cupy, square, monkeypatch):
-        library = products._cublas
-        works = library.set_workspace
-
-        def fails(*arguments):
-            raise CublasError("no")
-
-        with cupy.cuda.Stream():
-            monkeypatch.setattr(library, "set_workspace", fails)
-            with pytest.raises(CublasError, match="no"):
-                products.gemm(square, square, square.copy())
-        monkeypatch.setattr(library, "set_workspace", works)
-        products.gemm(square, square, square.copy())
-        assert cupy.cublas.products[-1].stream == 0
-
 
 @pytest.mark.usefixtures("no_order")
 class TestCapture:
-    def test_a_captured_product_computes_with_what_is_there_at_launch(self, products, cupy):
-        a, b = (fake_cupy.copied(np.zeros((3, 3), np.float32)) for _ in range(2))
-        out = fake_cupy.allocate((3, 3), "float32")
-        stream = cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            products.gemm(a, b, out)
-            out.fill(np.nan)
-            stream.begin_capture()
-            products.gemm(a, b, out)
-            graph = stream.end_capture()
-            assert np.isnan(out.host).all()
-            for value in (1, 2):
-                a.fill(value)
-                b.fill(1)
-                graph.launch()
-                assert (out.host == 3 * value).all()
-
     def test_a_first_product_is_refused(self, cupy, products, square):
         message = "first product in a stream cannot be captured in a CUDA graph: compute one before begin_capture"
         for of in (products, CublasProducts(cupy)):  # the stream is new; the handle too

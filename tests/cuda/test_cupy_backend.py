@@ -10,11 +10,11 @@ import types
 
 import numpy as np
 import pytest
-from harness import emulator, fake_cupy
+from harness import fake_cupy
 
 from fusedmlp import BackendUnavailableError, Gradients, Network, Parameters
 from fusedmlp.backends import selection
-from fusedmlp.backends.cupy import CupyBackend, kernel_sources, probe
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
@@ -117,10 +117,6 @@ class TestUnavailable:
         assert done.stdout.count("\n") == 1
         assert done.stderr == ""
 
-    def test_long_messages_are_cut(self):
-        assert probe.one_line(ValueError("x" * 500)) == "ValueError: " + "x" * 187 + "…"
-        assert probe.one_line(ValueError()) == "ValueError"
-
 
 def test_import_touches_nothing():
     code = (
@@ -150,14 +146,6 @@ def test_description(emulated):
 
 
 class TestArrays:
-    def test_memory_order_is_kept(self, emulated):
-        x = np.arange(6.0).reshape(2, 3)
-        for host in (x, np.asfortranarray(x)):
-            native = emulated.asarray(host)
-            assert native.flags.fnc == host.flags.fnc
-            assert emulated.to_numpy(native).flags.fnc == host.flags.fnc
-            assert np.array_equal(emulated.to_numpy(native), x)
-
     def test_no_copy_of_what_is_there(self, emulated):
         x = fake_cupy.copied(np.ones((2, 3), np.float32))
         assert emulated.asarray(x) is x
@@ -179,12 +167,6 @@ class TestArrays:
         _, gradients = net.loss_and_gradients(other, [1, 0, 1])
         assert isinstance(gradients.flat, fake_cupy.ndarray)
 
-    def test_numpy_in_numpy_out(self, emulated):
-        assert not emulated.owns(np.ones(3))
-        assert not emulated.owns([1.0])
-        net = Network([2, 3, 1], backend=emulated)
-        assert isinstance(net.forward(np.ones((2, 4))), np.ndarray)
-
     def test_synchronize(self, emulated, cupy):
         with cupy.cuda.Stream() as stream:
             emulated.synchronize()
@@ -200,12 +182,13 @@ class TestArrays:
             net.loss(fake_cupy.copied(np.ones((2, 5))), fake_cupy.copied(2 * np.ones((1, 5))))
 
 
-def emulated_kind(activation, n_outputs):
-    return Network([5, 7, n_outputs], activation, backend="cupy").engine.kind
-
-
-@pytest.mark.parametrize("n_outputs", [1, 3, 20])
-@pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("activation", "n_outputs"),
+    [
+        *itertools.product(CUDA_ACTIVATIONS, (1, 3, 20)),
+        *((activation, 1) for activation in HIDDEN_ACTIVATIONS if activation not in CUDA_ACTIVATIONS),
+    ],
+)
 def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
     """Ten steps of Adam from the registry's own cupy, with every convenience of `fit`."""
     rng = np.random.default_rng(0)
@@ -224,8 +207,7 @@ def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
     np.testing.assert_allclose(flat, expected_flat, rtol=0, atol=1e-10)
     np.testing.assert_allclose(A, expected_A, rtol=0, atol=1e-10)
     if activation not in CUDA_ACTIVATIONS:
-        assert emulated_kind(activation, n_outputs) == "composed"
-        return
+        return  # from array operations
     # The kernels did the work.
     kinds = {name.removesuffix("_packed").removesuffix("_strided").removesuffix("_float64") for name in cupy.launches}
     assert {f"activate_{activation}", "adam"} <= kinds
@@ -239,15 +221,11 @@ def test_training_equals_the_numpy_backend(cupy, activation, n_outputs):
 @pytest.mark.parametrize(
     ("sizes", "dtype", "path"),
     [
-        ((500, 1024, 4), "float32", "middle"),
         ((16, 1025, 4), "float32", "middle"),
         ((500, 513, 1), "float64", "middle"),
-        ((5, 4096, 16), "float64", "middle"),
         ((5, 8, 17), "float32", None),
-        ((5000, 3000, 8, 1), "float32", "middle"),
         ((5, 1), "float32", None),
         ((5, 1024, 4), "float32", "narrow"),
-        ((64, 1024, 1), "float32", "narrow"),
         ((64, 1024, 1), "float64", "narrow"),
     ],
 )
@@ -264,16 +242,11 @@ def variations():
 
 
 @pytest.mark.parametrize("sizes", [(3, 6, 2), (4, 9, 7, 3), (5, 30, 10), (3, 6, 1)])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_fused_engine_equals_the_composed_one(emulated, loss, sizes):
-    if loss == "categorical_cross_entropy" and sizes[-1] == 1:
-        sizes = (3, 6, 5)
-    with emulator.thread_order("shuffled"):
-        compare_engines(emulated, loss, sizes, variations())
-
-
-def test_with_more_units_than_a_block_has(emulated):
-    compare_engines(emulated, "categorical_cross_entropy", (4, 300, 7), [*variations()][1::5])
+def test_the_fused_engine_equals_the_composed_one(emulated, shuffled, sizes):
+    """Every loss, and all variations between them."""
+    losses = [loss for loss in LOSSES if loss != "categorical_cross_entropy" or sizes[-1] > 1]
+    for loss, variation in zip(itertools.cycle(losses), variations(), strict=False):
+        compare_engines(emulated, loss, sizes, [variation])
 
 
 def compare_engines(emulated, loss, sizes, variations):
@@ -297,17 +270,6 @@ def compare_engines(emulated, loss, sizes, variations):
             results.append((J, gradients.flat.get(), engine.forward(parameters, X).get()))
         for got, expected in zip(*results, strict=True):
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
-
-
-def test_files_and_pickles_move_between_backends(cupy, tmp_path):
-    net = Network([2, 3, 1], backend="cupy", random_state=0)
-    net.save(tmp_path / "model.safetensors")
-    X = np.ones((2, 4), np.float32)
-    loaded = Network.load(tmp_path / "model.safetensors", backend="numpy")
-    np.testing.assert_allclose(loaded.forward(X), net.forward(X), rtol=1e-6)
-    import pickle
-
-    assert pickle.loads(pickle.dumps(net)).backend is net.backend
 
 
 def test_threads_may_share_the_backend(emulated):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import types
 import warnings
@@ -71,16 +70,3 @@ def test_what_is_used_of_other_classes(real, place, attributes):
     for part in place.split("."):
         real = getattr(real, part)
     assert attributes <= names(real)
-
-
-def test_numbers_of_attributes(real):
-    """The fake answers by number."""
-    runtime = fake_cupy.make().cuda.runtime
-    for name in names(runtime):
-        if name.startswith("cudaDevAttr"):
-            assert getattr(runtime, name) == getattr(real.cuda.runtime, name)
-
-
-def test_arguments_that_are_named(real):
-    for function, wanted in ((real.asarray, {"dtype", "blocking"}), (real.asnumpy, {"order"})):
-        assert wanted <= set(inspect.signature(function).parameters)

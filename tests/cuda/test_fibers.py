@@ -1,6 +1,5 @@
-"""Barriers, warps, shared memory and atomics on the CPU.
-
-Right kernels give right results, in every order of the threads, and planted mistakes are noticed.
+"""What the CPU makes of barriers, warps, shared memory and atomics: right kernels give right results, in every order of
+the threads, and planted mistakes are noticed.
 """
 
 from __future__ import annotations
@@ -9,11 +8,8 @@ import numpy as np
 import pytest
 from harness import emulator, fake_cupy
 
-SHARED = "extern __shared__ __align__(16) unsigned char shared_memory[];\n"
-
-RIGHT = (
-    SHARED
-    + """
+RIGHT = """
+extern __shared__ __align__(16) unsigned char shared_memory[];
 extern "C" __global__ void block_sum(const float* x, float* out, int n) {
     float* parts = reinterpret_cast<float*>(shared_memory);
     const int t = threadIdx.x + blockDim.x * threadIdx.y, threads = blockDim.x * blockDim.y;
@@ -29,77 +25,15 @@ extern "C" __global__ void block_sum(const float* x, float* out, int n) {
 }
 extern "C" __global__ void shuffles(int* out) {
     const int lane = threadIdx.x;
-    out[lane] = __shfl_sync(0xffffffff, lane, 3, 8);
-    out[32 + lane] = __shfl_up_sync(0xffffffff, lane, 2, 16);
-    out[64 + lane] = __shfl_down_sync(0xffffffff, lane, 5);
-    out[96 + lane] = __shfl_xor_sync(0xffffffff, lane, 1);
-    out[128 + lane] = int(__ballot_sync(0xffffffff, lane % 3 == 0));
-    out[160 + lane] = __any_sync(0xffffffff, lane == 31) + 2 * __all_sync(0xffffffff, lane < 31);
+    out[lane] = __shfl_xor_sync(0xffffffff, lane, 1);
     if (lane < 4) {
         __syncwarp(0xf);
-        out[192 + lane] = __shfl_sync(0xf, 10 * lane, lane ^ 1);
+        out[32 + lane] = __shfl_xor_sync(0xf, 10 * lane, 1);
     }
 }
-extern "C" __global__ void neighbours(float* x) {  // shared memory is the block's own, whatever the last one left
-    float* own = reinterpret_cast<float*>(shared_memory);
-    const int t = threadIdx.x, i = blockIdx.x * blockDim.x + t;
-    own[t] = x[i];
-    __syncthreads();
-    x[i] = own[(t + 1) % blockDim.x];
-}
 """
-)
-
-
-@pytest.fixture
-def kernels(compiler, cupy):
-    module = cupy.RawModule(code=RIGHT)
-    return lambda name, *launch, shared_mem=0: module.get_function(name)(*launch, shared_mem=shared_mem)
-
-
-def zeros(n, dtype):
-    return fake_cupy.copied(np.zeros(n, dtype))
-
-
-@pytest.mark.parametrize("block", [(256,), (32, 8), (1, 64), (2,)])
-def test_sums_of_blocks(kernels, thread_order, block):
-    x = np.random.default_rng(0).integers(0, 100, 5000).astype(np.float32)
-    threads = int(np.prod(block))
-    out = zeros(5, np.float32)
-    kernels("block_sum", (5,), block, (fake_cupy.copied(x), out, np.int32(5000)), shared_mem=4 * threads)
-    owner = np.arange(5000) // threads % 5
-    assert out.get().tolist() == [x[owner == b].sum() for b in range(5)]
-
-
-def test_shuffles_and_votes(kernels, thread_order):
-    out, lane = zeros(196, np.int32), np.arange(32)
-    kernels("shuffles", (1,), (32,), (out,))
-    got = out.get()
-    assert got[:32].tolist() == (lane // 8 * 8 + 3).tolist()
-    assert got[32:64].tolist() == np.where(lane % 16 < 2, lane, lane - 2).tolist()
-    assert got[64:96].tolist() == np.where(lane + 5 > 31, lane, lane + 5).tolist()
-    assert got[96:128].tolist() == (lane ^ 1).tolist()
-    votes = sum(1 << int(i) for i in lane if i % 3 == 0)
-    assert (got[128:160].view(np.uint32) == votes).all()
-    assert (got[160:192] == 1).all()
-    assert got[192:].tolist() == [10, 0, 30, 20]
-
-
-def test_blocks_have_shared_memory_of_their_own(kernels, thread_order):
-    x = np.arange(200, dtype=np.float32)
-    got = fake_cupy.copied(x)
-    kernels("neighbours", (4,), (50,), (got,), shared_mem=200)
-    assert np.array_equal(got.get().reshape(4, 50), np.roll(x.reshape(4, 50), -1, axis=1))
-
-
-WRONG = (
-    SHARED
-    + """
-extern "C" __global__ void no_barrier(float* x) {
-    float* own = reinterpret_cast<float*>(shared_memory);
-    own[threadIdx.x] = x[threadIdx.x];
-    x[threadIdx.x] = own[(threadIdx.x + 1) % blockDim.x];
-}
+# Each has one mistake; the launch says which.
+WRONG = """
 extern "C" __global__ void barrier_in_a_branch(float* x) {
     if (threadIdx.x < 16) __syncthreads();
     x[threadIdx.x] = 1;
@@ -113,9 +47,6 @@ extern "C" __global__ void half_a_warp(float* x) {
     if (threadIdx.x < 16) x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 1);
     __syncthreads();
 }
-extern "C" __global__ void different_masks(float* x) {
-    x[threadIdx.x] = __shfl_xor_sync(threadIdx.x % 2 ? 0xffffffff : 0x7fffffff, x[threadIdx.x], 1);
-}
 extern "C" __global__ void not_in_its_mask(float* x) {
     x[threadIdx.x] = __shfl_xor_sync(0xf, x[threadIdx.x], 1);
 }
@@ -124,54 +55,21 @@ extern "C" __global__ void beyond_shared_memory(float* x) {
 }
 extern "C" __global__ void misaligned(float* x) {
     struct alignas(16) Four { float x[4]; };
-    x[0] = reinterpret_cast<const Four*>(shared_memory + 4)->x[0];
+    *reinterpret_cast<Four*>(x + 1) = Four{};
 }
+extern "C" __global__ void stray(float* x) {
+    x[blockIdx.x * blockDim.x + threadIdx.x] = 0;
+}
+extern "C" __global__ void overflows(float* x) { x[0] = int(x[1] + 65536) * 65536; }
 """
-)
-"""Each has one mistake; the launch says which."""
-
-
-@pytest.fixture
-def wrong(compiler, cupy):
-    return cupy.RawModule(code=WRONG)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("barrier_in_a_branch", "a barrier that not all threads of the block reach"),
-        ("early_return", "a barrier that not all threads of the block reach"),
-        ("half_a_warp", "a function of a warp that not all lanes of its mask reach"),
-        ("different_masks", "a function of a warp that not all lanes of its mask reach"),
-        ("not_in_its_mask", "a mask that it is not in"),
-        ("beyond_shared_memory", "a write to shared memory beyond what the launch asked for"),
-        ("misaligned", "a misaligned access"),
-    ],
-)
-def test_mistakes_are_reported(wrong, thread_order, name, message):
-    for _ in range(2):  # and the next launch is not the worse for it
-        with pytest.raises(AssertionError, match=f"{name}: .*{message}"):
-            wrong.get_function(name)((2,), (32,), (zeros(32, np.float32),), shared_mem=124)
-
-
-def test_a_missing_barrier_gives_nan(wrong, thread_order):
-    x = fake_cupy.copied(np.arange(32, dtype=np.float32))
-    wrong.get_function("no_barrier")((1,), (32,), (x,), shared_mem=128)
-    assert np.isnan(x.get()).any()  # some thread reads before its neighbour has written
-
-
-UNDEFINED = (
-    SHARED
-    + """
+# These give wrong numbers, or NaN.
+RACES = """
+extern "C" __global__ void no_barrier(float* x) {
+    float* own = reinterpret_cast<float*>(shared_memory);
+    own[threadIdx.x] = x[threadIdx.x];
+    x[threadIdx.x] = own[(threadIdx.x + 1) % blockDim.x];
+}
 extern "C" __global__ void uninitialised(float* x) { x[0] = reinterpret_cast<float*>(shared_memory)[3]; }
-extern "C" __global__ void partial(double* x) { x[threadIdx.x] = __shfl_xor_sync(0xffffffff, x[threadIdx.x], 16); }
-"""
-)
-
-
-SKEWED = (
-    SHARED
-    + """
 // Each warp hands its number to the next one, again and again, in one room; with a barrier behind it, or without.
 __device__ void hand_round(int* out, int rounds, bool meet) {
     int* room = reinterpret_cast<int*>(shared_memory);
@@ -189,27 +87,73 @@ __device__ void hand_round(int* out, int rounds, bool meet) {
 extern "C" __global__ void met(int* out, int rounds) { hand_round(out, rounds, true); }
 extern "C" __global__ void raced(int* out, int rounds) { hand_round(out, rounds, false); }
 """
+
+
+@pytest.fixture
+def kernels(compiler, cupy):
+    return cupy.RawModule(code=RIGHT + WRONG + RACES).get_function
+
+
+def zeros(n, dtype):
+    return fake_cupy.copied(np.zeros(n, dtype))
+
+
+@pytest.mark.parametrize("block", [(256,), (32, 8), (1, 64), (2,)])
+def test_sums_of_blocks(kernels, thread_order, block):
+    x = np.random.default_rng(0).integers(0, 100, 5000).astype(np.float32)
+    threads = int(np.prod(block))
+    out = zeros(5, np.float32)
+    kernels("block_sum")((5,), block, (fake_cupy.copied(x), out, np.int32(5000)), shared_mem=4 * threads)
+    owner = np.arange(5000) // threads % 5
+    assert out.get().tolist() == [x[owner == b].sum() for b in range(5)]
+
+
+def test_shuffles(kernels, thread_order):
+    out = zeros(36, np.int32)
+    kernels("shuffles")((1,), (32,), (out,))
+    assert out.get().tolist() == [*(np.arange(32) ^ 1), 10, 0, 30, 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("barrier_in_a_branch", "a barrier that not all threads of the block reach"),
+        ("early_return", "a barrier that not all threads of the block reach"),
+        ("half_a_warp", "a function of a warp that not all lanes of its mask reach"),
+        ("not_in_its_mask", "a mask that it is not in"),
+        ("beyond_shared_memory", "a write to shared memory beyond what the launch asked for"),
+        ("misaligned", "a misaligned access"),
+        ("stray", "wrote out of bounds"),
+        ("overflows", "a multiplication that overflows"),
+    ],
 )
+def test_mistakes_are_reported(kernels, thread_order, name, message):
+    for _ in range(2):  # and the next launch is not the worse for it
+        with pytest.raises(AssertionError, match=f"{name}.*{message}"):
+            kernels(name)((2,), (32,), (zeros(60 if name == "stray" else 64, np.float32),), shared_mem=124)
 
 
-def test_warps_run_ahead_of_each_other(compiler, cupy):
+@pytest.mark.parametrize("name", ["no_barrier", "uninitialised"])
+def test_what_nobody_wrote_is_nan(kernels, thread_order, name):
+    x = fake_cupy.copied(np.arange(32, dtype=np.float32))
+    kernels(name)((1,), (32,), (x,), shared_mem=128)
+    assert np.isnan(x.get()).any()
+
+
+def test_warps_run_ahead_of_each_other(kernels):
     """In random order: a barrier that is missing between warps that do other things meanwhile shows."""
-    module, results = cupy.RawModule(code=SKEWED), {}
+    results = {}
     with emulator.thread_order("shuffled"):
         for name in ("met", "raced"):
             out = zeros(8, np.int32)
-            module.get_function(name)((1,), (256,), (out, np.int32(20)), shared_mem=32)
+            kernels(name)((1,), (256,), (out, np.int32(20)), shared_mem=32)
             results[name] = out.get().tolist()
     right = [(warp + 20) % 8 for warp in range(8)]
     assert results["met"] == right
     assert results["raced"] != right
 
 
-def test_what_nobody_wrote_is_nan(compiler, cupy, thread_order):
-    module = cupy.RawModule(code=UNDEFINED)
-    x = zeros(1, np.float32)
-    module.get_function("uninitialised")((1,), (1,), (x,), shared_mem=16)
-    assert np.isnan(float(x))
-    partial = fake_cupy.copied(np.arange(20.0))  # lanes 20 to 31 do not exist
-    module.get_function("partial")((1,), (20,), (partial,))
-    assert np.isnan(partial.get()).tolist() == [4 <= lane < 16 for lane in range(20)]
+@pytest.mark.parametrize("arguments", [(15, np.float32), (np.int32(15),), (None, None), ()])
+def test_arguments_of_the_wrong_kind(kernels, arguments):
+    with pytest.raises(AssertionError, match="argument"):
+        kernels("stray")((1,), (32,), [zeros(32, np.float32) if x is None else x for x in arguments])

@@ -10,7 +10,6 @@ from harness import emulator
 
 import oracle
 from compare import TOLERANCE, assert_close
-from fusedmlp import Network
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
@@ -87,44 +86,39 @@ def tolerance(variant, n_in):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_every_variant_in_every_order(emulated, thread_order, variant):
+def test_every_variant(emulated, variant):
     """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders.
 
-    There are two multiprocessors: the samples are cut into few ranges, and a block goes through several tiles of them.
+    The orders of the threads take turns, other ones for the next variant. There are two multiprocessors: the samples
+    are cut into few ranges, and a block goes through several tiles of them.
     """
     U, inputs, N = variant.units, 8 * variant.R, variant.N
     described = {"hidden_activation": "tanh", "loss": "squared_error", "bias": False}
-    for case in (
+    cases = (
         Case(emulated, variant, inputs, U, 40, N),
         Case(emulated, variant, inputs - 3, U - 5, 32, 1, order="F", weighted=True, **described),
         Case(emulated, variant, inputs // 2 + 1, 2 * U + 1, 33, max(1, N - 1), weighted=True),
-        *([Case(emulated, variant, 3, 1024, 40 * 32 // (1024 // U), N)] if variant.clustered else []),
+        *([Case(emulated, variant, 3, 1024, 33, N)] if variant.clustered else []),
         Case(emulated, variant, 1, 1, 1, 1, order="F"),
-    ):
-        case.check(tolerance(variant, inputs))
+    )
+    for number, case in enumerate(cases, VARIANTS.index(variant)):
+        with emulator.thread_order(emulator.ORDERS[number % 3]):
+            case.check(tolerance(variant, inputs))
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "float64"])
-@pytest.mark.parametrize("activation", CUDA_ACTIVATIONS)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_activations_and_losses(emulated, loss, activation, arithmetic):
-    described = {"hidden_activation": activation, "loss": loss}
-    for n_out, (bias, weighted) in itertools.product((1, 2, 4), ((True, False), (False, True))):
-        if loss == "categorical_cross_entropy" and n_out == 1:
-            continue
-        variant = Variant(1 if n_out == 1 else 4, 2, 4, arithmetic)
-        for n, clustered in ((20, False), (150, False), (150, arithmetic == "float64")):
-            Case(
-                emulated,
-                variant._replace(clustered=clustered),
-                9,
-                n,
-                45,
-                n_out,
-                bias=bias,
-                weighted=weighted,
-                **described,
-            ).check(tolerance(variant, 9))
+@pytest.mark.parametrize("arithmetic", ["float32", "tf32", "float64"])
+@pytest.mark.parametrize("n_out", [1, 2, 4])
+def test_activations_and_losses(emulated, n_out, arithmetic):
+    """Every loss and every activation by each kernel; which one meets which makes no difference to the code."""
+    losses = [loss for loss in LOSSES if loss != "categorical_cross_entropy" or n_out > 1]
+    for number, (loss, activation) in enumerate(zip(losses, itertools.cycle(CUDA_ACTIVATIONS), strict=False)):
+        described = {"hidden_activation": activation, "loss": loss, "bias": number % 3 > 0, "weighted": number % 2 > 0}
+        for n, clustered in ((20, False), (150, arithmetic != "float32")):
+            variant = Variant(1 if n_out == 1 else 4, 2, 8 if clustered and arithmetic == "tf32" else 4, arithmetic)
+            variant = variant._replace(clustered=clustered)
+            # Of a rounded number near 0 relu has another derivative.
+            factor = 5 if (arithmetic, activation) == ("tf32", "relu") else 1
+            Case(emulated, variant, 9, n, 45, n_out, **described).check(factor * tolerance(variant, 9))
 
 
 @pytest.mark.parametrize(
@@ -148,22 +142,9 @@ def test_bits_do_not_depend_on_the_order_of_threads(emulated, variant, n):
     [(Variant(1, 2, 4, "float32"), 100), (Variant(1, 2, 8, "float32", clustered=True), 600)],
     ids=("block", "cluster"),
 )
-def test_many_rounds_of_few_blocks(emulated, variant, n):
-    """Two multiprocessors: a block goes through dozens of tiles."""
-    Case(emulated, variant, 16, n, 5000, 1).check(TOLERANCE["float32"])
-
-
-def test_a_cluster_computes_what_two_passes_do(emulated):
-    """Both add up the tiles' parts in their order."""
-    cases = [
-        Case(emulated, Variant(4, 2, 8, "float32", clustered), 10, 700, 100, 3, weighted=True)
-        for clustered in (False, True)
-    ]
-    (J, flat), (clustered_J, clustered_flat) = (case.loss_and_gradients() for case in cases)
-    assert clustered_J == pytest.approx(J, rel=1e-6)
-    for case in cases:
-        assert case.engine.loss(case.gpu_parameters, *case.on_gpu) == pytest.approx(J, rel=1e-6)
-    assert_close(clustered_flat, flat, tolerance=1e-6)
+def test_many_rounds_of_few_blocks(emulated, thread_order, variant, n):
+    """Two multiprocessors: a block goes through dozens of tiles, and its warps run ahead of each other."""
+    Case(emulated, variant, 16, n, 1000, 1).check(TOLERANCE["float32"])
 
 
 def test_tf32_rounds_and_strict_does_not(emulated):
@@ -179,27 +160,21 @@ def test_tf32_rounds_and_strict_does_not(emulated):
     ("sizes", "dtype", "precision", "shared", "clusters", "expected"),
     [
         ((16, 256, 1), "float32", "strict", H100_SHARED, True, (1, 2, 8, "float32")),
-        ((16, 256, 1), "float32", "strict", T4_SHARED, False, (1, 2, 8, "float32")),
         ((16, 257, 1), "float32", "strict", H100_SHARED, True, (1, 2, 8, "float32", True)),
         ((16, 257, 1), "float32", "strict", H100_SHARED, False, (1, 2, 8, "float32")),
         ((64, 1024, 1), "float32", "strict", H100_SHARED, True, (1, 8, 8, "float32", True)),
         ((64, 1024, 1), "float32", "tf32", H100_SHARED, True, (1, 8, 8, "tf32", True)),
         ((64, 1024, 1), "float32", "strict", T4_SHARED, False, (1, 8, 4, "float32")),
-        ((64, 1024, 1), "float32", "strict", 99 * 1024, True, (1, 8, 4, "float32")),
         ((128, 100, 4), "float32", "strict", H100_SHARED, True, (4, 16, 4, "float32")),
         ((128, 1024, 4), "float32", "tf32", H100_SHARED, True, (4, 16, 4, "tf32", True)),
-        ((128, 1024, 4), "float32", "strict", H100_SHARED, True, (4, 16, 4, "float32", True)),
         ((128, 1024, 4), "float32", "tf32", H100_SHARED, False, (4, 16, 4, "tf32")),
         ((128, 1024, 4), "float32", "strict", H100_SHARED, False, None),  # products by cuBLAS are faster
-        ((30, 64, 1), "float64", "tf32", H100_SHARED, True, (1, 4, 4, "float64")),
         ((30, 640, 1), "float64", "tf32", H100_SHARED, True, (1, 4, 4, "float64", True)),
         ((65, 64, 1), "float64", "strict", H100_SHARED, True, None),
-        ((33, 64, 2), "float64", "strict", H100_SHARED, True, None),
         ((129, 64, 1), "float32", "tf32", H100_SHARED, True, None),
         ((16, 1025, 1), "float32", "tf32", H100_SHARED, True, None),
         ((16, 64, 5), "float32", "strict", H100_SHARED, True, None),
         ((16, 64, 64, 1), "float32", "strict", H100_SHARED, True, None),
-        ((16, 1), "float32", "strict", H100_SHARED, True, None),
         ((16, 64, 1), "float32", "strict", 16 * 1024, True, None),
     ],
 )
@@ -208,27 +183,13 @@ def test_choice_of_a_variant(sizes, dtype, precision, shared, clusters, expected
     assert variant_of(Architecture(sizes, dtype=dtype), precision, shared, clusters) == expected
 
 
-def test_chunks_of_samples_add_up(emulated):
-    rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(5, 700)), rng.integers(0, 2, (1, 700))
-    networks = [Network([5, 20, 1], backend=emulated, dtype="float64", random_state=0) for _ in range(2)]
-    networks[1].engine._chunk = 256
-    (J, gradients), (chunked_J, chunked) = (network.loss_and_gradients(X, Y) for network in networks)
-    assert chunked_J == pytest.approx(J, rel=1e-13)
-    assert_close(chunked.flat, gradients.flat)
-    assert networks[1].loss(X, Y) == pytest.approx(J, rel=1e-13)
-    assert_close(networks[1].forward(X), networks[0].forward(X))
-
-
 @pytest.mark.parametrize(
     ("variant", "n", "multiprocessors", "ranges"),
     [
         (Variant(1, 2, 8, "tf32"), 256, 132, 264),
         (Variant(1, 8, 8, "tf32"), 1024, 132, 66),
         (Variant(1, 8, 8, "tf32", clustered=True), 1024, 132, 32),  # eight groups of sixteen multiprocessors
-        (Variant(1, 2, 8, "tf32", clustered=True), 1024, 132, 64),  # two blocks of each
         (Variant(1, 2, 8, "float32", clustered=True), 600, 132, 40),
-        (Variant(4, 16, 4, "float32", clustered=True), 1024, 20, 2),
         (Variant(4, 16, 4, "float32", clustered=True), 1024, 8, 2),
     ],
 )

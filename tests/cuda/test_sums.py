@@ -10,8 +10,8 @@ from fusedmlp.backends.cupy.sums import ranges_of, sum_rows
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("rows", "n"), [(1, 1), (3, 33), (8, 32), (1000, 70)])
-@pytest.mark.parametrize("ranges", [None, 1, 2, 7])
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (3, 33), (8, 32), (300, 70)])
+@pytest.mark.parametrize("ranges", [None, 1, 7])
 def test_sums(emulated, thread_order, rows, n, ranges, dtype):
     x = np.random.default_rng(0).normal(size=(rows, n)).astype(dtype)
     out = fake_cupy.allocate((n,) if ranges is None else (ranges, n), dtype)

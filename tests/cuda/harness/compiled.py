@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -84,7 +85,7 @@ def missing(what):
     pytest.fail(f"{what}. {_INSTALL}")
 
 
-_pool = ThreadPoolExecutor(2, "nvrtc")
+_pool = ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1), "nvrtc")
 _ahead = {}
 
 

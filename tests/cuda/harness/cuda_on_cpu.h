@@ -3,6 +3,8 @@
 // Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN
 // when a block begins; a static __shared__ variable would be each thread's own here. What a kernel uses beyond this does
 // not compile.
+#pragma GCC push_options
+#pragma GCC optimize("O2")  // what runs the threads, unlike the kernels, of which there are many to compile
 #include <math.h>
 #include <stddef.h>
 
@@ -23,9 +25,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#ifndef __cluster_dims__  // the Python side looks for it
 #define __cluster_dims__(...)
-#endif
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 
@@ -54,30 +54,6 @@ COMPLAIN(negate_overflow, "a negation that overflows")
 COMPLAIN(divrem_overflow, "a division that overflows")
 COMPLAIN(shift_out_of_bounds, "a shift out of bounds")
 
-// Words of CUDA that C++ lacks. Fibers take turns only where they wait: what is atomic needs no care.
-template <typename T>
-static inline T atomicAdd(T* p, std::common_type_t<T> value) {
-    const T before = *p;
-    *p = before + value;
-    return before;
-}
-template <typename T>
-static inline T atomicExch(T* p, std::common_type_t<T> value) {
-    return std::exchange(*p, value);
-}
-template <typename T>
-static inline T atomicCAS(T* p, std::common_type_t<T> expected, std::common_type_t<T> value) {
-    const T before = *p;
-    if (before == expected) *p = value;
-    return before;
-}
-static inline void __threadfence() {}
-static inline void __threadfence_block() {}
-template <typename T>
-static inline T __ldg(const T* p) {
-    return *p;
-}
-
 // The hardware's division, x times an approximate reciprocal: like that, wrong in the last place, by 0.5 to 1.5 units;
 // the quotient by a power of two is right. Results below the smallest normal number are 0, and all beyond y = 2^126.
 static inline float __fdividef(float x, float y) {
@@ -91,13 +67,10 @@ static inline float __fdividef(float x, float y) {
     memcpy(&bits, &y, sizeof bits);
     return nextafterf(quotient, bits * 2654435761u >> 31 ? INFINITY : -INFINITY);
 }
+
 template <typename T, typename U>
 static inline std::common_type_t<T, U> min(T a, U b) {
     return b < a ? b : a;
-}
-template <typename T, typename U>
-static inline std::common_type_t<T, U> max(T a, U b) {
-    return a < b ? b : a;
 }
 
 // Running a kernel -----------------------------------------------------------------------------------------------------
@@ -195,10 +168,9 @@ static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I..
     kernel(*static_cast<std::remove_reference_t<P>*>(arguments[I])...);
 }
 
-// Runs the kernel; what it is guilty of comes back, or a null pointer.
-template <typename... P>
-static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster,
-                       int order, size_t shared_bytes, void** arguments) {
+// Runs `body` in every thread; what it is guilty of comes back, or a null pointer.
+static const char* run_body(const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster, int order,
+                            size_t shared_bytes) {
     complaint = nullptr;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
@@ -207,7 +179,6 @@ static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigne
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
     std::vector<Dim3> places(threads.size());
     for (size_t t = 0; t < places.size(); ++t) places[t] = place(t, blockDim);
-    body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
     std::fill_n(shared_memory, MOST_SHARED + CANARY, 0xFF);
     dice.seed(4);
     for (uint64_t c : clusters) {
@@ -217,6 +188,13 @@ static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigne
         if (complaint) break;
     }
     return complaint;
+}
+
+template <typename... P>
+static const char* run(void (*kernel)(P...), const unsigned* grid, const unsigned* block, unsigned blocks_of_cluster,
+                       int order, size_t shared_bytes, void** arguments) {
+    body = [=] { call(kernel, arguments, std::index_sequence_for<P...>()); };
+    return run_body(grid, block, blocks_of_cluster, order, shared_bytes);
 }
 
 // One letter and a size per parameter: "p8" a pointer, "i4" and "i8" whole numbers, "f4" and "f8" floating-point ones.
@@ -232,3 +210,4 @@ static void describe(void (*)(P...), char* text) {
         return run(&kernel, grid, block, cluster, order, shared, arguments);                                     \
     }                                                                                                            \
     extern "C" void describe_##kernel(char* text) { describe(&kernel, text); }
+#pragma GCC pop_options

@@ -24,8 +24,10 @@ COMPILER = shutil.which("g++")
 
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _CLUSTERED = "blocks_of_a_cluster"
+# Words of CUDA's that stand between `extern "C"` and the name of a kernel.
+_WORDS = [f"-D__cluster_dims__(...)={_CLUSTERED}", "-D__launch_bounds__(...)=", "-D__global__="]
 _KERNEL = re.compile(rf'extern\s+"C"\s+void\s+(?:({_CLUSTERED})\s+)?(?!__)(\w+)\s*\(')
-_FLAGS = ["-O1", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+_FLAGS = ["-std=c++17", "-Og", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 _SANITIZERS = ["-fsanitize=alignment,bounds,signed-integer-overflow,shift"]
 # traffic.h has the functions that this makes the code call.
 _COUNTING = ["-DCOUNT_TRAFFIC", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
@@ -127,23 +129,27 @@ def compile_source(code, options=(), counting=False):
 def _compile(code, defines, counting):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
+    flags = [*_FLAGS, *(_COUNTING if counting else _SANITIZERS)]
+    headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
+    precompiled = kept(
+        [*headers, *flags, _version()], lambda path: _gxx(*flags, "-x", "c++-header", _HEADER, "-o", path)
+    )
     with tempfile.TemporaryDirectory() as folder:
         unit = Path(folder, "unit.cpp")
-        text = f'#include "{_HEADER}"\n#line 1\n{code}\n'
-        unit.write_text(text)
-        expanded = _gxx("-E", "-P", f"-D__cluster_dims__(...)={_CLUSTERED}", *defines, unit)
-        kernels = _KERNEL.findall(expanded)
+        unit.write_text(code)
+        kernels = _KERNEL.findall(_gxx("-E", "-P", *_WORDS, *defines, unit))
         names, clustered = [name for _, name in kernels], {name for mark, name in kernels if mark}
-        flags = [*_FLAGS, *defines, *(_COUNTING if counting else _SANITIZERS)]
+        text = f'#include "{_HEADER.name}"\n#line 1\n{code}\n' + "\n".join(f"ENTRY({name})" for name in names) + "\n"
 
         def make(library):
-            unit.write_text(text + "\n".join(f"ENTRY({name})" for name in names) + "\n")
+            unit.write_text(text)
+            unit.with_name(f"{_HEADER.name}.gch").symlink_to(precompiled)
             # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
-            _gxx(*flags, "-c", unit, "-o", f"{unit}.o")
+            _gxx(*flags, *defines, "-I", _HEADER.parent, "-c", unit, "-o", f"{unit}.o")
             _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
 
-        headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
-        return Module(ctypes.PyDLL(str(kept([text, *headers, *flags, _version()], make))), names, clustered)
+        library = kept([text, *headers, *flags, *defines, _version()], make)
+    return Module(ctypes.PyDLL(str(library)), names, clustered)
 
 
 @functools.cache
@@ -152,7 +158,7 @@ def _version():
 
 
 def _gxx(*arguments):
-    done = subprocess.run([COMPILER, "-std=c++17", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run([COMPILER, *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"g++ failed:\n{done.stderr[:4000]}")
     return done.stdout

@@ -6,6 +6,7 @@
 struct Watched {
     uintptr_t begin, end;
     unsigned char *loaded, *stored;
+    unsigned* writer;  // of every byte: the number of the block that wrote it, from 1; 0 if none did
 };
 constexpr int MOST_WATCHED = 64;
 static Watched watched[MOST_WATCHED];
@@ -13,13 +14,25 @@ static int n_watched;
 
 #define UNOBSERVED __attribute__((no_sanitize("thread")))
 
+// Blocks run in any order: a number that one writes and another reads or writes comes out in other bits every time.
+UNOBSERVED static void note_writer(unsigned* writer, size_t bytes, bool stores) {
+    const unsigned block = 1 + blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    for (size_t i = 0; i < bytes; ++i) {
+        if (writer[i] && writer[i] != block) complain("a block uses what another one has written");
+        if (stores) writer[i] = block;
+    }
+}
+
 UNOBSERVED static void note(void* p, size_t bytes, unsigned char* Watched::*map) {
     const uintptr_t at = reinterpret_cast<uintptr_t>(p);
     // Most accesses are to shared memory and to the thread's stack.
     if (at - reinterpret_cast<uintptr_t>(shared_memory) < MOST_SHARED) return;
     if (current && at - reinterpret_cast<uintptr_t>(current->stack) < STACK_BYTES) return;
     for (int i = 0; i < n_watched; ++i)
-        if (at >= watched[i].begin && at + bytes <= watched[i].end) memset(watched[i].*map + (at - watched[i].begin), 1, bytes);
+        if (at >= watched[i].begin && at + bytes <= watched[i].end) {
+            memset(watched[i].*map + (at - watched[i].begin), 1, bytes);
+            note_writer(watched[i].writer + (at - watched[i].begin), bytes, map == &Watched::stored);
+        }
 }
 
 // Arrays to watch from now on; 0 of them to stop. Whether there is room for so many.

@@ -32,23 +32,24 @@ class _Watched(ctypes.Structure):
         ("end", ctypes.c_size_t),
         ("loaded", ctypes.c_void_p),
         ("stored", ctypes.c_void_p),
+        ("writer", ctypes.c_void_p),
     ]
 
 
 def run_and_count(kernel, grid, block, args, shared_mem=0):
     """Run a kernel of a counting module; what it moved within the allocations of its arguments."""
     pieces = {x.memory.piece.ctypes.data: x.memory.piece for x in args if isinstance(x, fake_cupy.ndarray)}
-    maps = [(np.zeros(piece.size, np.uint8), np.zeros(piece.size, np.uint8)) for piece in pieces.values()]
+    maps = [[np.zeros(piece.size, dtype) for dtype in (np.uint8, np.uint8, np.uint32)] for piece in pieces.values()]
     watched = [
-        _Watched(begin, begin + piece.size, *(x.ctypes.data for x in pair))
-        for (begin, piece), pair in zip(pieces.items(), maps, strict=True)
+        _Watched(begin, begin + piece.size, *(x.ctypes.data for x in of_piece))
+        for (begin, piece), of_piece in zip(pieces.items(), maps, strict=True)
     ]
     assert kernel.library.watch((_Watched * len(watched))(*watched), len(watched)), f"{len(watched)} arrays"
     try:
         kernel(grid, block, args, shared_mem)
     finally:
         kernel.library.watch(None, 0)
-    loaded, stored = (sum(int(pair[i].sum()) for pair in maps) for i in (0, 1))
+    loaded, stored = (sum(int(of_piece[i].sum()) for of_piece in maps) for i in (0, 1))
     return Moved(kernel.name, loaded, stored)
 
 

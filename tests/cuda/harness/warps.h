@@ -10,7 +10,7 @@
 constexpr unsigned WARP = 32;
 
 enum Wait { RUNNING, AT_BARRIER, IN_WARP, ARRIVED, AT_CLUSTER, ENDED };  // ARRIVED and AT_CLUSTER: clusters.h
-enum Question { SHUFFLE, BALLOT, MEET };
+enum Question { SHUFFLE, MEET };
 
 struct MbarrierState;
 struct Fiber {
@@ -19,7 +19,7 @@ struct Fiber {
     int site;  // the line that it waits in: the same call for all who wait together
     Question question;
     unsigned mask;
-    uint64_t value;  // shuffled, or 1 for a predicate that holds
+    uint64_t value;  // shuffled
     int source;      // the lane whose value it asks for
     uint64_t answer;
     unsigned arrivals, waits;   // at the barrier of its cluster
@@ -71,43 +71,9 @@ static inline T shuffle(int site, unsigned mask, T value, int source) {
     return value;
 }
 
-// The lane that a shuffle asks for: within segments of `width` lanes; beyond them it is the lane itself.
-static inline int segment(int lane, int width) { return lane / width * width; }
-static inline int lane_at(int index, int width) {
-    return segment(current->number % WARP, width) + (index % width + width) % width;
-}
-static inline int lane_up(int delta, int width) {
-    const int lane = current->number % WARP, source = lane - delta;
-    return source < segment(lane, width) ? lane : source;
-}
-static inline int lane_down(int delta, int width) {
-    const int lane = current->number % WARP, source = lane + delta;
-    return source >= segment(lane, width) + width ? lane : source;
-}
-static inline int lane_across(int bits, int width) {
-    const int lane = current->number % WARP, source = lane ^ bits;
-    return source >= segment(lane, width) + width ? lane : source;
-}
-
 template <typename T>
-static inline T shuffle_at(int site, unsigned mask, T value, int index, int width = WARP) {
-    return shuffle(site, mask, value, lane_at(index, width));
-}
-template <typename T>
-static inline T shuffle_up(int site, unsigned mask, T value, int delta, int width = WARP) {
-    return shuffle(site, mask, value, lane_up(delta, width));
-}
-template <typename T>
-static inline T shuffle_down(int site, unsigned mask, T value, int delta, int width = WARP) {
-    return shuffle(site, mask, value, lane_down(delta, width));
-}
-template <typename T>
-static inline T shuffle_across(int site, unsigned mask, T value, int bits, int width = WARP) {
-    return shuffle(site, mask, value, lane_across(bits, width));
-}
-
-static inline unsigned ballot(int site, unsigned mask, bool holds) {
-    return unsigned(ask(site, BALLOT, mask, holds, 0));
+static inline T shuffle_across(int site, unsigned mask, T value, int bits) {
+    return shuffle(site, mask, value, int(current->number % WARP) ^ bits);
 }
 struct Meeting {
     int site;
@@ -116,13 +82,7 @@ struct Meeting {
 
 #define __syncthreads() block_barrier(__LINE__)
 #define __syncwarp Meeting{__LINE__}
-#define __shfl_sync(...) shuffle_at(__LINE__, __VA_ARGS__)
-#define __shfl_up_sync(...) shuffle_up(__LINE__, __VA_ARGS__)
-#define __shfl_down_sync(...) shuffle_down(__LINE__, __VA_ARGS__)
 #define __shfl_xor_sync(...) shuffle_across(__LINE__, __VA_ARGS__)
-#define __ballot_sync(mask, holds) ballot(__LINE__, mask, holds)
-#define __any_sync(mask, holds) (ballot(__LINE__, mask, holds) != 0)
-#define __all_sync(mask, holds) (ballot(__LINE__, mask, !(holds)) == 0)
 
 // For the scheduler ----------------------------------------------------------------------------------------------------
 
@@ -140,14 +100,8 @@ static inline bool wait_together(const Fiber& a, const Fiber& b) {
 
 // What a lane gets: a value that nobody gave reads as NaN.
 static inline uint64_t answer_to(const Fiber& asker, size_t first, unsigned present) {
-    if (asker.question == SHUFFLE) {
-        const bool given = asker.source >= 0 && asker.source < int(WARP) && (present >> asker.source & 1);
-        return given ? fibers[first + asker.source].value : ~uint64_t(0);
-    }
-    uint64_t votes = 0;
-    for (unsigned lane = 0; lane < WARP; ++lane)
-        if (present >> lane & 1) votes |= fibers[first + lane].value << lane;
-    return votes;
+    const bool given = asker.source >= 0 && asker.source < int(WARP) && (present >> asker.source & 1);
+    return given ? fibers[first + asker.source].value : ~uint64_t(0);
 }
 
 // Answers the lanes of a warp that wait together and are complete; whether there were any.
