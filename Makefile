@@ -11,12 +11,13 @@ VENV ?= .venv
 GPU ?=
 SETUP ?= yes
 OPTIONS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-cuda test-others test-fast lint format bench bench-full bench-peers gpu clean
+.PHONY: demo test test-fast lint format bench bench-full bench-peers gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -29,15 +30,9 @@ demo: $(VENV)/.set-up-$(call with_gpu,plot)
 	$(BIN)/fusedmlp train breast-cancer --all-backends \
 		--out demo/model.safetensors --plot demo/loss.png --metrics demo/metrics.jsonl
 
-# In two processes side by side: compiling and running the CUDA kernels on the CPU takes as long as all other tests.
+# In several processes, a file of tests at a time: make test JOBS=4
 test: $(VENV)/.set-up-$(call with_gpu,test)
-	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-cuda test-others
-
-test-cuda:
-	$(BIN)/python -m pytest tests/cuda
-
-test-others:
-	$(BIN)/python -m pytest tests --ignore=tests/cuda
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest -m "not slow"

@@ -19,7 +19,7 @@ from bench.peers.measure import Field
 from bench.peers.results import Results
 from bench.peers.worker import PeerError, in_new_process
 from bench.results import ResultsError
-from fusedmlp.backends.numba_cpu.threads import usable_cores
+from fusedmlp.backends.numba_cpu.workers.threads import usable_cores
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 PEERS = registry.names("cpu")

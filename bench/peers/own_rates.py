@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from fusedmlp.backends.numba_cpu.register_products import register_products
-from fusedmlp.backends.numba_cpu.simd import call
-from fusedmlp.backends.numba_cpu.sweeps import sweeps
+from fusedmlp.backends.numba_cpu.kernels.register_products import register_products
+from fusedmlp.backends.numba_cpu.kernels.sweeps import sweeps
+from fusedmlp.backends.numba_cpu.machine.simd import call
 
 ROWS, DEPTH, SAMPLES = 32, 64, 64
 """Sizes of the product: 28 KiB in all."""

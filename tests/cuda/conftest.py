@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import pytest
 from harness import emulator, fake_cupy, fake_streams
-from harness.compiled import compile_ahead
 
 from fusedmlp.backends import selection
 from fusedmlp.backends.cupy import CupyBackend
 from machine import require
-
-
-def pytest_collection_finish(session):
-    """Begin to compile what tests will ask for by their parameters `file` and `architecture`."""
-    if session.config.option.collectonly:
-        return
-    wanted = [
-        item.callspec.params for item in session.items if item.name.startswith(("test_compiles_within", "test_machine"))
-    ]
-    compile_ahead([(x["file"], x["architecture"]) for x in wanted])
 
 
 @pytest.fixture(scope="session")

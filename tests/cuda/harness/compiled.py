@@ -7,14 +7,11 @@ import functools
 import importlib.metadata
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,33 +46,21 @@ class Compiled(NamedTuple):
     resources: dict[str, Resources]
 
 
-_loading = threading.Lock()
-_cuda_core = None
-
-
+@functools.cache
 def cuda_core():
     """The module cuda.core, with NVRTC loaded; part of the test extra on Linux, so that missing there is a failure.
 
-    Two threads must not import it at the same time: one of them would see it half imported. NVRTC's library is loaded
-    by the first compilation, with the help of modules that some tests replace; so that happens here as well.
+    NVRTC's library is loaded by the first compilation, with the help of modules that some tests replace; so that
+    happens here as well.
     """
     try:
-        return _load_compiler()
+        import cuda.bindings.nvrtc
+        import cuda.core
     except ImportError as error:
         missing(f"CUDA's compiler: {error}")
-
-
-def _load_compiler():
-    global _cuda_core
-    with _loading:
-        if _cuda_core is None:
-            import cuda.bindings.nvrtc
-            import cuda.core
-
-            options = cuda.core.ProgramOptions(arch="sm_90")
-            cuda.core.Program('extern "C" __global__ void empty() {}', "c++", options).compile("cubin")
-            _cuda_core = cuda.core
-    return _cuda_core
+    options = cuda.core.ProgramOptions(arch="sm_90")
+    cuda.core.Program('extern "C" __global__ void empty() {}', "c++", options).compile("cubin")
+    return cuda.core
 
 
 def missing(what):
@@ -85,26 +70,10 @@ def missing(what):
     pytest.fail(f"{what}. {_INSTALL}")
 
 
-_pool = ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1), "nvrtc")
-_ahead = {}
-
-
-def compile_ahead(wanted):
-    """Begin to compile (file, architecture) pairs: it takes minutes, which other tests leave a core for."""
-    try:
-        _load_compiler()
-    except ImportError:
-        return  # the tests themselves say so
-    for file, architecture in wanted:
-        if (file, architecture) not in _ahead:
-            _ahead[file, architecture] = _pool.submit(compile_text, kernel_sources.source(file), architecture)
-
-
+@functools.cache
 def compiled(file, architecture):
-    """A file of the kernels for an architecture such as "sm_90"; once per process."""
-    cuda_core()
-    compile_ahead([(file, architecture)])
-    return _ahead[file, architecture].result()
+    """A file of the kernels for an architecture such as "sm_90"."""
+    return compile_text(kernel_sources.source(file), architecture)
 
 
 def compile_text(text, architecture):

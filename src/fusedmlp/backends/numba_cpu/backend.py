@@ -13,8 +13,8 @@ import numpy as np
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.libraries import library_versions, numpy_blas
-from fusedmlp.backends.numba_cpu import blas, gemm, threads
-from fusedmlp.backends.numba_cpu.buffers import address_of
+from fusedmlp.backends.numba_cpu.machine.buffers import address_of
+from fusedmlp.backends.numba_cpu.workers import blas, gemm, threads
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -33,7 +33,7 @@ _searches: dict[np.dtype, Any] = {}
 
 
 def _searches_of(dtype: np.dtype) -> Any:
-    from fusedmlp.backends.numba_cpu import elementwise
+    from fusedmlp.backends.numba_cpu.kernels import elementwise
 
     return _searches.setdefault(dtype, elementwise.searches(dtype))
 
@@ -110,7 +110,7 @@ class NumbaCpuBackend(Backend):
         slope: np.ndarray | None = None,
     ) -> np.ndarray:
         """A = f(Z + b) in one pass; see the base class."""
-        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
+        from fusedmlp.backends.numba_cpu.kernels import activation_formulas, elementwise
 
         tag = activation_formulas.TAGS.get(activation)
         if tag is None:
@@ -145,7 +145,7 @@ class NumbaCpuBackend(Backend):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """W dZ ⊙ f'(A), in one pass where there are few outputs; see the base class."""
-        from fusedmlp.backends.numba_cpu import activation_formulas, elementwise
+        from fusedmlp.backends.numba_cpu.kernels import activation_formulas, elementwise
 
         tag = activation_formulas.TAGS.get(activation)
         if tag is None:
@@ -217,7 +217,7 @@ def _over(n: int, smallest: int, kernel: Any, *arguments: Any) -> None:
 
 def _products(tag: Any, U: np.ndarray, V: np.ndarray, A: np.ndarray, out: np.ndarray) -> None:
     """out = U V ⊙ f'(A) by the compiled kernels, for A and out in C order, shared out along their longer side."""
-    from fusedmlp.backends.numba_cpu import elementwise
+    from fusedmlp.backends.numba_cpu.kernels import elementwise
 
     U, V = np.ascontiguousarray(U), np.ascontiguousarray(V)
     n, m = A.shape

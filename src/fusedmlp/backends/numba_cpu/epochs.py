@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.buffers import address_of
-from fusedmlp.backends.numba_cpu.interruption import STOP_AT_ONCE, GuardedCallback
-from fusedmlp.backends.numba_cpu.random_masks import MaskRecord
-from fusedmlp.backends.numba_cpu.records import written
+from fusedmlp.backends.numba_cpu.kernels.random_masks import MaskRecord
+from fusedmlp.backends.numba_cpu.machine.buffers import address_of
+from fusedmlp.backends.numba_cpu.machine.interruption import STOP_AT_ONCE, GuardedCallback
+from fusedmlp.backends.numba_cpu.machine.records import written
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.dropout import Dropout
 from fusedmlp.model.optimizers import RULES, OptimizerState

@@ -8,18 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu import (
-    interruption,
-    intrinsics,
-    loss_kernels,
-    passes,
-    register_products,
-    sweeps,
-    updates,
-)
-from fusedmlp.backends.numba_cpu.buffers import LINE_BYTES, AlignedArray
-from fusedmlp.backends.numba_cpu.records import LayerRecord, NetworkRecord, written
-from fusedmlp.backends.numba_cpu.tiles import DEEP
+from fusedmlp.backends.numba_cpu.kernels import loss_kernels, passes, register_products, sweeps, updates
+from fusedmlp.backends.numba_cpu.kernels.tiles import DEEP
+from fusedmlp.backends.numba_cpu.machine import interruption, intrinsics
+from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES, AlignedArray
+from fusedmlp.backends.numba_cpu.machine.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 

@@ -17,21 +17,13 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.base import Backend
-from fusedmlp.backends.numba_cpu import (
-    activation_formulas,
-    blas,
-    crew,
-    gemm,
-    inputs,
-    layout,
-    loss_kernels,
-    passes,
-    threads,
-)
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray, address_of
+from fusedmlp.backends.numba_cpu import layout
 from fusedmlp.backends.numba_cpu.epochs import Epoch
-from fusedmlp.backends.numba_cpu.interruption import POLL_NS, STOP_EARLY, GuardedCallback
-from fusedmlp.backends.numba_cpu.records import Run
+from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, passes
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback
+from fusedmlp.backends.numba_cpu.machine.records import Run
+from fusedmlp.backends.numba_cpu.workers import blas, crew, gemm, threads
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.options import PLAIN, EpochOptions

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fusedmlp.backends.numba_cpu import layout, passes
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray
-from fusedmlp.backends.numba_cpu.random_masks import HASH_BYTES
-from fusedmlp.backends.numba_cpu.records import WorkerRecord, written
+from fusedmlp.backends.numba_cpu import layout
+from fusedmlp.backends.numba_cpu.kernels import passes
+from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray
+from fusedmlp.backends.numba_cpu.machine.records import WorkerRecord, written
 from fusedmlp.model.architecture import Architecture
 
 # A tile that takes longer than this is left in its middle when a run is to end.

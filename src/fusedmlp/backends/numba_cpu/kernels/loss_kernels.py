@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.compilation import INTERNAL, internal, routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import clear_bytes, vector_at
-from fusedmlp.backends.numba_cpu.mathematics import (
+from fusedmlp.backends.numba_cpu.machine.compilation import INTERNAL, internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import clear_bytes, vector_at
+from fusedmlp.backends.numba_cpu.machine.mathematics import (
     INLINE,
     clip_exponent,
     exp,
@@ -27,7 +27,15 @@ from fusedmlp.backends.numba_cpu.mathematics import (
     one,
     zero,
 )
-from fusedmlp.backends.numba_cpu.simd import at_least, item_bytes, lane_bytes, load_lanes, splat, store, where_above
+from fusedmlp.backends.numba_cpu.machine.simd import (
+    at_least,
+    item_bytes,
+    lane_bytes,
+    load_lanes,
+    splat,
+    store,
+    where_above,
+)
 from fusedmlp.model.losses import LOSSES
 
 # Output activations: A_{L-1} in place of Z_{L-1} ----------------------------------------------------------------------

@@ -13,12 +13,12 @@ pytest.importorskip("numba")
 
 from numba import types
 from numba.core.ccallback import CFunc
-
-from fusedmlp.backends.numba_cpu import register_products, sweeps
-from fusedmlp.backends.numba_cpu.activation_formulas import TAGS, stores_slope
-from fusedmlp.backends.numba_cpu.compilation import OPTIONS
-from fusedmlp.backends.numba_cpu.simd import registers
 from test_vector_mathematics import DTYPES, values
+
+from fusedmlp.backends.numba_cpu.kernels import register_products, sweeps
+from fusedmlp.backends.numba_cpu.kernels.activation_formulas import TAGS, stores_slope
+from fusedmlp.backends.numba_cpu.machine.compilation import OPTIONS
+from fusedmlp.backends.numba_cpu.machine.simd import registers
 
 # Sweeps ---------------------------------------------------------------------------------------------------------------
 

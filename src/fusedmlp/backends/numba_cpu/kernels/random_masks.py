@@ -14,9 +14,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, load
-from fusedmlp.backends.numba_cpu.simd import Lanes, as_type, item_bytes, lane_bytes, load_lanes, store, vector_of
+from fusedmlp.backends.numba_cpu.machine.compilation import internal
+from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, load
+from fusedmlp.backends.numba_cpu.machine.simd import (
+    Lanes,
+    as_type,
+    item_bytes,
+    lane_bytes,
+    load_lanes,
+    store,
+    vector_of,
+)
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 HASH_BYTES = 4

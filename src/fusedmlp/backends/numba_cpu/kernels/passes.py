@@ -14,16 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
-from fusedmlp.backends.numba_cpu.inputs import copy_targets, samples_of
-from fusedmlp.backends.numba_cpu.interruption import (
+from fusedmlp.backends.numba_cpu.kernels.inputs import copy_targets, samples_of
+from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
+from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
+from fusedmlp.backends.numba_cpu.kernels.updates import NO_STEP
+from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.interruption import (
     STOP_AT_ONCE,
     call_python,
     flush_subnormals,
     interrupted,
     set_mode,
 )
-from fusedmlp.backends.numba_cpu.intrinsics import (
+from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     atomic_add,
     atomic_load,
     atomic_store,
@@ -33,11 +36,8 @@ from fusedmlp.backends.numba_cpu.intrinsics import (
     relax,
     swap_if,
 )
-from fusedmlp.backends.numba_cpu.random_masks import step_key
-from fusedmlp.backends.numba_cpu.records import network_at, run_at, worker_at
-from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
-from fusedmlp.backends.numba_cpu.tiles import backward_tile, clear_gradient, forward_tile, layer_of
-from fusedmlp.backends.numba_cpu.updates import NO_STEP
+from fusedmlp.backends.numba_cpu.machine.records import network_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 CHUNK = 2048
 """Parameters whose sums, L2 term and step are done together, in the first-level cache: 8 KiB of them in float32."""

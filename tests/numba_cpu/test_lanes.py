@@ -11,9 +11,10 @@ pytest.importorskip("numba")
 
 from numba import njit
 from numba.core.errors import TypingError
+from test_vector_mathematics import DTYPES, FORMS, assert_same, padded, values
 
-from fusedmlp.backends.numba_cpu.compilation import INTERNAL, OPTIONS
-from fusedmlp.backends.numba_cpu.simd import (
+from fusedmlp.backends.numba_cpu.machine.compilation import INTERNAL, OPTIONS
+from fusedmlp.backends.numba_cpu.machine.simd import (
     above,
     at_least,
     at_most,
@@ -28,7 +29,6 @@ from fusedmlp.backends.numba_cpu.simd import (
     transposition,
     where_above,
 )
-from test_vector_mathematics import DTYPES, FORMS, assert_same, padded, values
 
 # Lanes ----------------------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
-from fusedmlp.backends.numba_cpu.simd import (
+from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.simd import (
     BYTES,
     ELEMENTS,
     Lanes,

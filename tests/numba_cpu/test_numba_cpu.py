@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from fusedmlp import Network, get_backend
-from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.backends.numba_cpu.workers import threads
 from processes import run_python
 
-elementwise = pytest.importorskip("fusedmlp.backends.numba_cpu.elementwise")
-compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.compilation")
-TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.activation_formulas").TAGS
+elementwise = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels.elementwise")
+compilation = pytest.importorskip("fusedmlp.backends.numba_cpu.machine.compilation")
+TAGS = pytest.importorskip("fusedmlp.backends.numba_cpu.kernels.activation_formulas").TAGS
 
 
 def run(code, **environment):
@@ -142,7 +142,7 @@ def test_several_threads_train_at_once():
 
 def test_blas_threads_are_given_back():
     """One thread while any of several threads computes, whichever comes and goes first; what it was, afterwards."""
-    from fusedmlp.backends.numba_cpu import blas
+    from fusedmlp.backends.numba_cpu.workers import blas
 
     (library,) = blas._libraries("numpy")
     at_first = library.get_num_threads()
@@ -334,7 +334,7 @@ def test_a_quota_bounds_the_cores(quota, cores, monkeypatch):
 def test_a_fork_while_blas_is_held_to_one_thread():
     code = """
         import os, warnings
-        from fusedmlp.backends.numba_cpu import blas
+        from fusedmlp.backends.numba_cpu.workers import blas
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads
         (library,) = blas._libraries("numpy")
         library.set_num_threads(2)
@@ -348,7 +348,7 @@ def test_a_fork_while_blas_is_held_to_one_thread():
 
 
 def test_matmul_is_numpys_while_no_engine_computes(monkeypatch):
-    from fusedmlp.backends.numba_cpu import blas
+    from fusedmlp.backends.numba_cpu.workers import blas
 
     backend, rng = get_backend("numba-cpu"), np.random.default_rng(0)
     a, b = rng.normal(size=(64, 128)), rng.normal(size=(128, 1024))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from fusedmlp.backends.numba_cpu import register_products
-from fusedmlp.backends.numba_cpu.simd import registers
+from fusedmlp.backends.numba_cpu.kernels import register_products
+from fusedmlp.backends.numba_cpu.machine.simd import registers
 
 DTYPES = ["float32", "float64"]
 ROWS = [*range(1, 10), 16, 33]

@@ -15,8 +15,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.compilation import INTERNAL
-from fusedmlp.backends.numba_cpu.simd import at_least, at_most, element_of, fma, magnitude, power_of_two
+from fusedmlp.backends.numba_cpu.machine.compilation import INTERNAL
+from fusedmlp.backends.numba_cpu.machine.simd import at_least, at_most, element_of, fma, magnitude, power_of_two
 from fusedmlp.model.activations import largest_exponent
 
 _F32, _F64 = np.float32, np.float64

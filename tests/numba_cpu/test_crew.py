@@ -12,11 +12,10 @@ from processes import run_python
 
 pytest.importorskip("numba")
 
-from fusedmlp.backends.numba_cpu import crew as crews
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray, address_of
-from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, atomic_add, atomic_load, load, relax
-from fusedmlp.backends.numba_cpu.records import (
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.machine.compilation import routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, atomic_add, atomic_load, load, relax
+from fusedmlp.backends.numba_cpu.machine.records import (
     LayerRecord,
     NetworkRecord,
     RunRecord,
@@ -27,7 +26,8 @@ from fusedmlp.backends.numba_cpu.records import (
     worker_at,
     written,
 )
-from fusedmlp.backends.numba_cpu.simd import store
+from fusedmlp.backends.numba_cpu.machine.simd import store
+from fusedmlp.backends.numba_cpu.workers import crew as crews
 
 MOST_LOOKS = 200_000_000  # some seconds: a test that waits for nobody fails, and does not hang
 LONG = 1e9

@@ -12,10 +12,10 @@ from functools import cache
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, copy_bytes, load
-from fusedmlp.backends.numba_cpu.random_masks import HASH_BYTES, layer_key, store_sample_hash
-from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, store, transposition
+from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, layer_key, store_sample_hash
+from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, copy_bytes, load
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, store, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input.

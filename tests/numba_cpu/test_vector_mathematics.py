@@ -13,10 +13,10 @@ pytest.importorskip("numba")
 
 from numba import njit
 
-from fusedmlp.backends.numba_cpu.activation_formulas import TAGS, derivative, f, f_and_slope, stores_slope
-from fusedmlp.backends.numba_cpu.compilation import INTERNAL, OPTIONS
-from fusedmlp.backends.numba_cpu.mathematics import exp, exp_up_to_the_largest, expm1, log1p_unit, one
-from fusedmlp.backends.numba_cpu.simd import fma, lane_bytes, load_lanes, registers, splat, store
+from fusedmlp.backends.numba_cpu.kernels.activation_formulas import TAGS, derivative, f, f_and_slope, stores_slope
+from fusedmlp.backends.numba_cpu.machine.compilation import INTERNAL, OPTIONS
+from fusedmlp.backends.numba_cpu.machine.mathematics import exp, exp_up_to_the_largest, expm1, log1p_unit, one
+from fusedmlp.backends.numba_cpu.machine.simd import fma, lane_bytes, load_lanes, registers, splat, store
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, largest_exponent
 
 DTYPES = ["float32", "float64"]

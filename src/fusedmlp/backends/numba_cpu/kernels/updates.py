@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal, routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import load, vector_at
-from fusedmlp.backends.numba_cpu.records import run_at
-from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, store
+from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import load, vector_at
+from fusedmlp.backends.numba_cpu.machine.records import run_at
+from fusedmlp.backends.numba_cpu.machine.simd import fma, item_bytes, store
 from fusedmlp.model.optimizers import RULES
 
 NO_STEP = 0

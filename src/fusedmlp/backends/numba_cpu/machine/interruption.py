@@ -19,8 +19,8 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.intrinsics import atomic_load, call_function
+from fusedmlp.backends.numba_cpu.machine.compilation import internal
+from fusedmlp.backends.numba_cpu.machine.intrinsics import atomic_load, call_function
 
 
 class GuardedCallback:

@@ -17,7 +17,7 @@ import numpy as np
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray
 
 
 class LayerRecord(NamedTuple):

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.compilation import internal
-from fusedmlp.backends.numba_cpu.inputs import hash_samples, reach_X, samples_of
-from fusedmlp.backends.numba_cpu.interruption import interrupted
-from fusedmlp.backends.numba_cpu.intrinsics import clear_bytes, gemm, load
-from fusedmlp.backends.numba_cpu.mathematics import one, zero
-from fusedmlp.backends.numba_cpu.random_masks import MASK_BYTES, layer_key
-from fusedmlp.backends.numba_cpu.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
-from fusedmlp.backends.numba_cpu.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
+from fusedmlp.backends.numba_cpu.kernels.inputs import hash_samples, reach_X, samples_of
+from fusedmlp.backends.numba_cpu.kernels.random_masks import MASK_BYTES, layer_key
+from fusedmlp.backends.numba_cpu.machine.compilation import internal
+from fusedmlp.backends.numba_cpu.machine.interruption import interrupted
+from fusedmlp.backends.numba_cpu.machine.intrinsics import clear_bytes, gemm, load
+from fusedmlp.backends.numba_cpu.machine.mathematics import one, zero
+from fusedmlp.backends.numba_cpu.machine.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 _BLOCK = 8
 """Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""

@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Any
 
-from fusedmlp.backends.numba_cpu.buffers import AlignedArray
-from fusedmlp.backends.numba_cpu.compilation import from_python
-from fusedmlp.backends.numba_cpu.intrinsics import (
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray
+from fusedmlp.backends.numba_cpu.machine.compilation import from_python
+from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     INTEGER,
     atomic_add,
     atomic_load,
@@ -31,7 +31,7 @@ from fusedmlp.backends.numba_cpu.intrinsics import (
     swap_if,
     yield_address,
 )
-from fusedmlp.backends.numba_cpu.simd import call, store
+from fusedmlp.backends.numba_cpu.machine.simd import call, store
 
 # The board: what is posted, and, each on cache lines of its own, what the helpers write.
 _TICKET, _WORK, _RUN, _WORKERS, _WANTED, _LAST, _YIELDER = (8 * place for place in range(7))

@@ -13,7 +13,7 @@ from typing import Any
 
 from numba.extending import overload
 
-from fusedmlp.backends.numba_cpu.mathematics import (
+from fusedmlp.backends.numba_cpu.machine.mathematics import (
     INLINE,
     constant,
     exp,
@@ -27,7 +27,7 @@ from fusedmlp.backends.numba_cpu.mathematics import (
     widest,
     zero,
 )
-from fusedmlp.backends.numba_cpu.simd import above, at_least, at_most, fma, magnitude, where_above
+from fusedmlp.backends.numba_cpu.machine.simd import above, at_least, at_most, fma, magnitude, where_above
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
 
 # A named tuple per activation, found by its name when numba reads a cached kernel.

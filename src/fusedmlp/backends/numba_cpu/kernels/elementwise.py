@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.activation_formulas import derivative, f, f_and_slope
-from fusedmlp.backends.numba_cpu.compilation import compiled, from_python
-from fusedmlp.backends.numba_cpu.intrinsics import load
-from fusedmlp.backends.numba_cpu.simd import item_bytes, lane_bytes, load_lanes, splat, sum_lanes
+from fusedmlp.backends.numba_cpu.kernels.activation_formulas import derivative, f, f_and_slope
+from fusedmlp.backends.numba_cpu.machine.compilation import compiled, from_python
+from fusedmlp.backends.numba_cpu.machine.intrinsics import load
+from fusedmlp.backends.numba_cpu.machine.simd import item_bytes, lane_bytes, load_lanes, splat, sum_lanes
 
 # `slope` is None, or an array that receives f' beside f. Inner loops run from 0 over slices: LLVM then knows that no
 # index is negative, and vectorises. A kernel that works in place is given None for its input: handed the same array

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.activation_formulas import TAGS, derivative, f, f_and_slope, stores_slope
-from fusedmlp.backends.numba_cpu.compilation import routine_address
-from fusedmlp.backends.numba_cpu.intrinsics import INTEGER, load
-from fusedmlp.backends.numba_cpu.mathematics import zero
-from fusedmlp.backends.numba_cpu.random_masks import HASH_BYTES, mask_rows, masked_scale, unit_key
-from fusedmlp.backends.numba_cpu.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
+from fusedmlp.backends.numba_cpu.kernels.activation_formulas import TAGS, derivative, f, f_and_slope, stores_slope
+from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, mask_rows, masked_scale, unit_key
+from fusedmlp.backends.numba_cpu.machine.compilation import routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, load
+from fusedmlp.backends.numba_cpu.machine.mathematics import zero
+from fusedmlp.backends.numba_cpu.machine.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 FORWARD_ARGUMENTS, BACKWARD_ARGUMENTS = 11, 10
 

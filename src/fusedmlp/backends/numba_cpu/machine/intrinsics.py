@@ -19,7 +19,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from fusedmlp.backends.numba_cpu.compilation import internal
+from fusedmlp.backends.numba_cpu.machine.compilation import internal
 
 _BYTE = ir.IntType(8)
 INTEGER = np.int64(0)

@@ -17,7 +17,9 @@ pytest.importorskip("numba")
 
 from compare import assert_close
 from fusedmlp import SGD, Adam, AdamW, Network
-from fusedmlp.backends.numba_cpu import epochs, interruption, threads
+from fusedmlp.backends.numba_cpu import epochs
+from fusedmlp.backends.numba_cpu.machine import interruption
+from fusedmlp.backends.numba_cpu.workers import threads
 from fusedmlp.engines.options import EpochOptions, GradientPhase
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.dropout import Dropout

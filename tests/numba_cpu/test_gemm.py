@@ -20,9 +20,10 @@ from numba import njit
 
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network, get_backend
-from fusedmlp.backends.numba_cpu import gemm, intrinsics
 from fusedmlp.backends.numba_cpu import layout as engine_layout
-from fusedmlp.backends.numba_cpu.compilation import OPTIONS
+from fusedmlp.backends.numba_cpu.machine import intrinsics
+from fusedmlp.backends.numba_cpu.machine.compilation import OPTIONS
+from fusedmlp.backends.numba_cpu.workers import gemm
 from fusedmlp.cli.commands import cli
 from fusedmlp.errors import BackendUnavailableError
 from problems import make_problem
@@ -319,7 +320,7 @@ def test_wide_layers_in_a_fresh_process(chosen):
 @needs_mkl
 def test_mkl_starts_no_threads():
     code = """
-        from fusedmlp.backends.numba_cpu import gemm
+        from fusedmlp.backends.numba_cpu.workers import gemm
         print(gemm.library(), gemm.gemm("float32", "mkl").library, gemm._mkl().MKL_Get_Max_Threads(), gemm.library())
     """
     assert run(code, MKL_NUM_THREADS="2", MKL_DYNAMIC="FALSE") == "mkl MKL 1 mkl"
@@ -330,7 +331,7 @@ def test_mkl_of_another_library_is_left_to_it():
     code = """
         import ctypes, os
         from fusedmlp import Network
-        from fusedmlp.backends.numba_cpu import gemm
+        from fusedmlp.backends.numba_cpu.workers import gemm
         other = ctypes.CDLL(str(gemm._mkl_path()))
         before = other.MKL_Get_Max_Threads()
         print(gemm.library(), Network([5000, 1], backend="numba-cpu").engine.kind)

@@ -57,9 +57,9 @@ class _InternalCompiler(Compiler):
 INTERNAL = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _InternalCompiler}
 
 
-# Size and time of every source in this folder: a kernel holds code of the others that it calls.
+# Size and time of every source of this backend: a kernel holds code of the others that it calls.
 _STAMP = tuple(
-    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parents[1].rglob("*.py"))
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu import threads
+from fusedmlp.backends.numba_cpu.workers import threads
 
 
 class _Library(NamedTuple):

@@ -13,7 +13,8 @@ import pytest
 import oracle
 from compare import assert_close
 from fusedmlp import SGD, Adam, Network, get_backend
-from fusedmlp.backends.numba_cpu import threads, tiled_engine
+from fusedmlp.backends.numba_cpu import tiled_engine
+from fusedmlp.backends.numba_cpu.workers import threads
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES

@@ -1,0 +1,1 @@
+"""Threads, their memory, and whose BLAS they call."""
