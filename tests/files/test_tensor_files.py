@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import time
 import tracemalloc
 
 import numpy as np
@@ -203,10 +202,8 @@ def test_headers_that_lie(tmp_path, header):
         header = header.replace("{", '{"__metadata__": {"format": "old"}, ', 1)
     path = tmp_path / "file"
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + b"1234")
-    begun = time.process_time()
     with pytest.raises(ModelFileError, match="file: "):
         read_tensors(path, "state-1", without_checksum=["old"])
-    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("n", [2**62, 2**63, 2**64 - 1, 10**9, 101, tensor_files.LONGEST_HEADER])

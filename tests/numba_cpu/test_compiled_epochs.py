@@ -234,7 +234,7 @@ def test_an_exception_of_poll_ends_the_epoch(batch_size):
 
     with pytest.raises(EnoughError):
         net.engine.train_epoch(net.parameters, state, X, Y, None, None, batch_size, EpochOptions(poll=poll))
-    assert time.monotonic() - calls[1] < 0.3
+    assert time.monotonic() - calls[1] < 2
     assert len(calls) == 2
     if batch_size == m:
         assert state.t == 0

@@ -20,6 +20,7 @@ from numba import njit
 
 from compare import TOLERANCE, assert_close
 from fusedmlp import Network, get_backend
+from fusedmlp.backends.numba_cpu import NumbaCpuBackend
 from fusedmlp.backends.numba_cpu import layout as engine_layout
 from fusedmlp.backends.numba_cpu.machine import intrinsics
 from fusedmlp.backends.numba_cpu.machine.compilation import OPTIONS
@@ -80,7 +81,7 @@ def test_mkl_is_asked_for_in_vain(installed, loaded, message, mkl, monkeypatch):
     with pytest.raises(BackendUnavailableError) as error:
         gemm.library()
     assert str(error.value) == message
-    reason = get_backend("numba-cpu").unavailable_reason()
+    reason = NumbaCpuBackend.unavailable_reason()
     assert str(BackendUnavailableError("numba-cpu", reason)) == message
 
 
@@ -296,7 +297,8 @@ needs_mkl = pytest.mark.skipif(gemm._mkl_path() is None, reason='MKL is not inst
 
 def run(code, **environment):
     """What a fresh Python prints; it finds this file."""
-    tests = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]
+    tests = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))
     ours = {name: value for name, value in os.environ.items() if name != VARIABLE} | {"PYTHONPATH": tests}
     return run_python(code, ours | environment)
 
