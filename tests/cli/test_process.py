@@ -96,7 +96,7 @@ def test_closed_streams(tmp_path, closed):
         )
 
     train = "train iris --epochs 2 --out m.safetensors --plot l.png --metrics m.jsonl"
-    for arguments in (train, "predict m.safetensors iris --out p.csv"):
+    for arguments in (train, "predict m.safetensors iris --out p.csv", "info m.safetensors"):
         done = shell(arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
