@@ -232,10 +232,11 @@ class ComposedEngine(Batching, Engine):
 
     def _forward(self, parameters: Parameters, X: Array) -> Array:
         """Z_{L-1} of a chunk; each A_l overwrites its Z_l."""
-        A, last = X, len(parameters.weights) - 1
-        for layer, W in enumerate(parameters.weights):
+        weights, biases = parameters.weights, parameters.biases
+        A, last = X, len(weights) - 1
+        for layer, W in enumerate(weights):
             Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
-            b = parameters.bias(layer)
+            b = biases[layer] if biases else None
             if layer < last:
                 A = self.backend.activate(Z, self.architecture.hidden_activation, b, out=Z)
             elif b is not None:
@@ -247,15 +248,16 @@ class ComposedEngine(Batching, Engine):
     ) -> tuple[list[Array], list[Array], list[Array | None], Array]:
         """(inputs of every layer, f' or A of every hidden layer, dropout's factors of every input, Z_{L-1})."""
         inputs, slopes, factors = [], [], []
-        A, last = X, len(parameters.weights) - 1
-        for layer, W in enumerate(parameters.weights):
+        weights, biases = parameters.weights, parameters.biases
+        A, last = X, len(weights) - 1
+        for layer, W in enumerate(weights):
             factor = None if masks is None else masks.factors(layer, A)
             if factor is not None:
                 A = self.backend.xp.multiply(A, factor, out=self._buffer(f"dropped{layer}", A.shape))
             inputs.append(A)
             factors.append(factor)
             Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
-            b = parameters.bias(layer)
+            b = biases[layer] if biases else None
             if layer < last:
                 slope = self._buffer(f"slope{layer}", Z.shape) if self._activation.stores_slope else None
                 A = self.backend.activate(Z, self._activation.name, b, out=Z, slope=slope)
@@ -296,14 +298,14 @@ class ComposedEngine(Batching, Engine):
         dZ = self._loss.dZ(backend.xp, self._output(backend.xp, Z, Z), Y)
         if sample_weight is not None:
             dZ *= sample_weight
-        for layer in range(len(parameters.weights) - 1, -1, -1):
-            backend.matmul(inputs[layer], dZ.T, out=gradients.weights[layer])
-            if gradients.biases:
-                dZ.sum(axis=1, keepdims=True, out=gradients.biases[layer])
+        weights, dW, db = parameters.weights, gradients.weights, gradients.biases
+        for layer in range(len(weights) - 1, -1, -1):
+            backend.matmul(inputs[layer], dZ.T, out=dW[layer])
+            if db:
+                dZ.sum(axis=1, keepdims=True, out=db[layer])
             if layer:
                 out = self._buffer(f"dZ{layer}", inputs[layer].shape)
-                W = parameters.weights[layer]
-                dZ = backend.fused_backward(W, dZ, slopes[layer - 1], self._activation.name, out=out)
+                dZ = backend.fused_backward(weights[layer], dZ, slopes[layer - 1], self._activation.name, out=out)
                 if factors[layer] is not None:
                     dZ *= factors[layer]
         return J
