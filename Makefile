@@ -32,7 +32,7 @@ demo: $(VENV)/.set-up-$(call with_gpu,plot)
 
 # In several processes, a file of tests at a time: make test JOBS=4
 test: $(VENV)/.set-up-$(call with_gpu,test)
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest -m "not slow"
