@@ -99,8 +99,10 @@ class Halves(GradientPhase):
         EpochOptions(alpha=0.2, mean_weight=1.3, clip_norm=0.05),
         EpochOptions(clip_norm=1e9),
         EpochOptions(alpha=0.2, gradient_phase=Halves(), clip_norm=0.05),
+        EpochOptions(alpha=0.2, loss_factor=0.25),
+        EpochOptions(alpha=0.2, penalty_by_weight=True),
     ],
-    ids=["mean weight", "not clipped", "gradient phase"],
+    ids=["mean weight", "not clipped", "gradient phase", "loss factor", "penalty by weight"],
 )
 def test_options_of_epochs_are_numpys(emulated, options):
     results = []
@@ -222,6 +224,7 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (state, X, Y, None, order, 32, EpochOptions(alpha=0.5)),
         (state, X, Y, None, order, 32, EpochOptions(clip_norm=0.5)),
         (state, X, Y, None, order, 32, EpochOptions(mean_weight=0.5)),
+        (state, X, Y, None, order, 32, EpochOptions(loss_factor=0.5)),
         (OptimizerState(SGD(0.1), cupy, net.parameters), X, Y, None, order, 32),
     ):
         assert steps(*arguments) not in seen

@@ -51,7 +51,9 @@ OPTIONS = {
     "phase": EpochOptions(alpha=0.2, gradient_phase=Tripled()),
     "dropout": EpochOptions(dropout=Dropout((0.0, 0.3, 0.5), 11)),
     "dropout of inputs": EpochOptions(alpha=0.1, dropout=Dropout((0.2, 0.0, 0.25), (1 << 64) - 5)),
-    "all": EpochOptions(0.1, 1.1, Dropout((0.1, 0.2, 0.3), 3), 0.1, Tripled()),
+    "all": EpochOptions(
+        0.1, 1.1, Dropout((0.1, 0.2, 0.3), 3), 0.1, Tripled(), penalty_by_weight=True, loss_factor=0.25
+    ),
 }
 OPTIMIZERS = [SGD(0.05), SGD(0.02, 0.9), SGD(0.02, 0.9, True), Adam(0.01), AdamW(0.01, weight_decay=0.1)]
 

@@ -33,7 +33,8 @@ OPTIONS = {
     "mean weight": EpochOptions(alpha=0.2, mean_weight=1.3),
     "clipped": EpochOptions(alpha=0.2, clip_norm=0.05),
     "dropout": EpochOptions(dropout=Dropout((0.1, 0.5, 0.3), 2**63 + 11)),
-    "everything": EpochOptions(0.2, 1.3, Dropout((0.0, 0.5, 0.3), 7), 0.05),
+    "scikit-learn's": EpochOptions(alpha=0.2, penalty_by_weight=True, loss_factor=0.25),
+    "everything": EpochOptions(0.2, 1.3, Dropout((0.0, 0.5, 0.3), 7), 0.05, penalty_by_weight=True, loss_factor=0.25),
 }
 M, BATCH_SIZE, EPOCHS = 50, 16, 3
 
@@ -56,6 +57,7 @@ def oracle_epochs(problem, activation, step, options, orders):
                     oracle.keep_mask(seed, rate, layer, SIZES[layer], samples, t) / (1 - rate)
                     for layer, rate in enumerate(rates)
                 ]
+            alpha = options.alpha * (len(samples) / w.sum() if options.penalty_by_weight else 1.0)
             J, dWs, dbs = oracle.loss_and_gradients(
                 weights,
                 parts[1::2],
@@ -64,7 +66,7 @@ def oracle_epochs(problem, activation, step, options, orders):
                 activation,
                 "squared_error",
                 w,
-                options.alpha,
+                alpha,
                 divisor=None if options.mean_weight is None else options.mean_weight * len(samples),
                 factors=factors,
             )
@@ -73,7 +75,8 @@ def oracle_epochs(problem, activation, step, options, orders):
                 gradient = oracle.clipped(gradient, options.clip_norm)
             t += 1
             theta, first, second = step(theta, gradient, first, second, t)
-            total += J * len(samples)
+            penalty = 0.5 * alpha / len(samples) * sum((W**2).sum() for W in weights)
+            total += ((J - penalty) * options.loss_factor + penalty) * len(samples)
         losses.append(total / M)
     return losses, theta
 

@@ -107,7 +107,9 @@ class Batching(Chunking):
 
     def _total_weight(self, epoch: Epoch, sample_weight: Array | None, samples: slice) -> float:
         """Σ wᵢ of a batch, where something depends on it: a device has to be waited for."""
-        if epoch.options.mean_weight is not None and epoch.options.gradient_phase is None:
+        options = epoch.options
+        needed = options.mean_weight is None or options.gradient_phase is not None or options.penalty_by_weight
+        if not needed:
             return float(samples.stop - samples.start)
         return float(sum_of_weights(sample_weight, samples.stop - samples.start))
 

@@ -208,9 +208,11 @@ class ComposedEngine(Batching, Engine):
             options.gradient_phase.apply(self._gradients.flat, sums)
             J, total_weight, size = sums.tolist()
         factor = self._factor(total_weight, size, options.mean_weight)
-        J = J * factor + self._l2_loss(parameters, options.alpha, size)
+        penalized = total_weight if options.penalty_by_weight else size
+        alpha = options.alpha if penalized else 0.0
+        J = J * (factor * options.loss_factor) + self._l2_loss(parameters, alpha, penalized)
         total = epoch.total + (J * (batch.size / epoch.m) if self._loss.reduction == "mean" else J)
-        self._take_step(optimizer_state, parameters, factor, options.alpha / size, options.clip_norm)
+        self._take_step(optimizer_state, parameters, factor, alpha / (penalized or 1.0), options.clip_norm)
         # Nothing is allocated between the step and this: a step that was taken is a step that counts.
         epoch.total, epoch.done = total, epoch.done + batch.size
 

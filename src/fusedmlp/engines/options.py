@@ -61,6 +61,10 @@ class EpochOptions:
     poll : callable, optional
         Called from time to time, at least every 0.1 s, in the thread that runs the epoch. An exception from it ends the
         epoch: the parameters are those after the last whole batch, and ``optimizer_state.t`` counts the steps taken.
+    penalty_by_weight : bool
+        The L2 term of a batch is divided by the batch's Σ wᵢ in place of its number of samples, as scikit-learn does.
+    loss_factor : float
+        Multiplies Σ wᵢ jᵢ in the loss that is returned, and in nothing else: neither the L2 term nor the gradient.
     """
 
     alpha: float = 0.0
@@ -69,6 +73,8 @@ class EpochOptions:
     clip_norm: float | None = None
     gradient_phase: GradientPhase | None = None
     poll: Callable[[], None] | None = None
+    penalty_by_weight: bool = False
+    loss_factor: float = 1.0
 
 
 PLAIN = EpochOptions()

@@ -66,9 +66,11 @@ class CapturedEngine(CapturablePasses):
         if options.dropout is not None:
             return self._composed_engine().train_epoch(*arguments)
         steps = None
-        capturable = not isinstance(X, HostMatrix) and options.gradient_phase is None
+        # The kernel of a captured step has no Σ w for the L2 term.
+        by_weight = options.penalty_by_weight and sample_weight is not None and options.alpha > 0
+        capturable = not isinstance(X, HostMatrix) and options.gradient_phase is None and not by_weight
         if capturable and self.covers(self.architecture, optimizer_state.optimizer):
-            numbers = options.alpha, options.mean_weight, options.clip_norm
+            numbers = options.alpha, options.mean_weight, options.clip_norm, options.loss_factor
             ordered = None if order is None else len(order)
             size = min(batch_size, X.shape[1] if ordered is None else ordered)
             epochs = Epochs(parameters, (X, Y, sample_weight), ordered, size, *numbers)

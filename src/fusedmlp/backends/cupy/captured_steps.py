@@ -71,6 +71,7 @@ class Epochs(NamedTuple):
         At most the samples of an epoch, and at most a chunk of the engine.
     alpha : float
     mean_weight, clip_norm : float, optional
+    loss_factor : float
         As in `EpochOptions`.
     """
 
@@ -81,6 +82,7 @@ class Epochs(NamedTuple):
     alpha: float
     mean_weight: float | None
     clip_norm: float | None
+    loss_factor: float = 1.0
 
     def same(self, other: Epochs) -> bool:
         """Whether steps captured for one serve the other: equal numbers and the identical arrays."""
@@ -195,7 +197,8 @@ class CapturedSteps:
 
     def _step(self, state: OptimizerState, size: int) -> None:
         """Gather, pass, loss and factors, update: launches only, no allocation, no transfer."""
-        engine, (parameters, samples, _, batch_size, alpha, mean_weight, clip_norm) = self._engine, self.epochs
+        engine, epochs = self._engine, self.epochs
+        parameters, samples, _, batch_size, alpha, mean_weight, clip_norm, factor = epochs
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
             self._mini_batch.gather(self._order, samples, batch, batch_size)
@@ -205,8 +208,10 @@ class CapturedSteps:
         if engine.loss_is_mean:
             share = size / self._m
             divisor = None if mean_weight is None else mean_weight * size
+        # share · (factor · loss + penalty) is share · factor times (loss + penalty / factor).
         self._mini_batch.finish(
-            parameters, engine.output_layer, logits, targets, alpha, share, divisor, state.optimizer
+            *(parameters, engine.output_layer, logits, targets),
+            *(alpha / factor, share * factor, divisor, state.optimizer),
         )
         progress, buffers = self._mini_batch.progress, self._clip_buffers
         step = engine.backend.optimizer_step

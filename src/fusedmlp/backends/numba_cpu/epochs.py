@@ -48,7 +48,11 @@ class Epoch:
         self.masks_inputs = options.dropout is not None and options.dropout.rates[0] > 0
         self._phase: GuardedCallback | None = None
         self._kept: list[Any] = []
-        self.fields: dict[str, Any] = {"alpha": float(options.alpha)}
+        self.fields: dict[str, Any] = {
+            "alpha": float(options.alpha),
+            "penalty_by_weight": int(options.penalty_by_weight),
+            "loss_factor": float(options.loss_factor),
+        }
         if options.mean_weight is not None:
             self.fields["mean_weight"] = float(options.mean_weight)
         if options.clip_norm is not None:

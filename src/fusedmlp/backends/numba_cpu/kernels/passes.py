@@ -181,10 +181,11 @@ def end_of_loss(network, run, batch):
     if network.mean:
         divisor = run.mean_weight * count if run.mean_weight > 0 else total_weight
     run.scale = 1.0 / divisor if divisor > 0 else 0.0  # a batch whose weights are all 0 adds nothing
-    l2 = run.alpha / count if run.alpha > 0 and count > 0 else 0.0
+    penalized = total_weight if run.penalty_by_weight else count
+    l2 = run.alpha / penalized if run.alpha > 0 and penalized > 0 else 0.0
     store(l2, run.sums + _L2)
     decay = 0.5 * l2 * load(0.0, run.sums + _SQUARES) if run.alpha > 0 else 0.0
-    store(load(0.0, run.sums + _LOSS) * run.scale + decay, run.losses + 8 * batch)
+    store(load(0.0, run.sums + _LOSS) * (run.scale * run.loss_factor) + decay, run.losses + 8 * batch)
 
 
 @internal

@@ -167,7 +167,11 @@ class RunRecord(NamedTuple):
     seed: int = 0
     first_step: int = 0
     """Steps that were taken before this run."""
+    penalty_by_weight: int = 0
+    """Whether a batch's L2 term is divided by its Σ w, else by its number of samples."""
     alpha: float = 0.0
+    loss_factor: float = 1.0
+    """Multiplies Σ w j in the losses that are returned."""
     mean_weight: float = 0.0
     """Divides the sums, times the number of samples; 0: the batch's own sum of weights divides them."""
     clip_norm: float = 0.0
