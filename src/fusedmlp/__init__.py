@@ -29,6 +29,12 @@ _HOME = {
     "TrainingState": "fusedmlp.training.state",
     "GradientPhase": "fusedmlp.engines.options",
     "History": "fusedmlp.training.history",
+    "MLPClassifier": "fusedmlp.estimators.classifier",
+    "MLPRegressor": "fusedmlp.estimators.regressor",
+    "LossCurveDisplay": "fusedmlp.estimators.display",
+    "patch_sklearn": "fusedmlp.estimators.patching",
+    "unpatch_sklearn": "fusedmlp.estimators.patching",
+    "sklearn_is_patched": "fusedmlp.estimators.patching",
     "Predictor": "fusedmlp.data.predictor",
     "get_backend": "fusedmlp.backends.selection",
     "available_backends": "fusedmlp.backends.selection",
@@ -42,6 +48,9 @@ _HOME = {
 
 __all__ = ["__version__", *sorted(_HOME)]
 
+_HOOKS = dict.fromkeys(("load_ipython_extension", "unload_ipython_extension"), "fusedmlp.estimators.patching")
+"""What IPython asks for, at ``%load_ext fusedmlp``."""
+
 if TYPE_CHECKING:
     from fusedmlp.backends.base import Backend as Backend
     from fusedmlp.backends.selection import available_backends as available_backends
@@ -53,6 +62,12 @@ if TYPE_CHECKING:
     from fusedmlp.errors import BackendUnavailableError as BackendUnavailableError
     from fusedmlp.errors import ModelFileError as ModelFileError
     from fusedmlp.errors import TrainingDivergedError as TrainingDivergedError
+    from fusedmlp.estimators.classifier import MLPClassifier as MLPClassifier
+    from fusedmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
+    from fusedmlp.estimators.patching import patch_sklearn as patch_sklearn
+    from fusedmlp.estimators.patching import sklearn_is_patched as sklearn_is_patched
+    from fusedmlp.estimators.patching import unpatch_sklearn as unpatch_sklearn
+    from fusedmlp.estimators.regressor import MLPRegressor as MLPRegressor
     from fusedmlp.model.architecture import Architecture as Architecture
     from fusedmlp.model.optimizers import SGD as SGD
     from fusedmlp.model.optimizers import Adam as Adam
@@ -73,9 +88,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = _HOME.get(name) or _HOOKS.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 

@@ -1,5 +1,5 @@
-"""``python -m fusedmlp``: the command line."""
+"""``python -m fusedmlp``: the command line, which also runs Python scripts with scikit-learn patched."""
 
 from fusedmlp.cli import main
 
-main()
+main(scripts=True)

@@ -36,6 +36,11 @@ def cli(context: click.Context, verbose: bool) -> None:
     fusedmlp predict model.safetensors new_rows.csv --proba
     fusedmlp info
 
+    Scripts that use scikit-learn's MLPClassifier or MLPRegressor run with this package's in their place, unchanged:
+
+    \b
+    python -m fusedmlp [-v] [--profile] SCRIPT.py | -m MODULE | -c CODE | - [ARGUMENTS]
+
     The backend is the one that --backend names, else the one in the environment variable FUSEDMLP_BACKEND (numpy,
     numba-cpu, cupy, auto, or several in order of preference, separated by commas), else numba-cpu. If that backend
     cannot run here, the command fails: it never runs on a slower one instead.

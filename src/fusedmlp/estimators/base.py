@@ -1,0 +1,350 @@
+"""BaseMLP: what the classifier and the regressor have in common."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from itertools import chain, pairwise
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fusedmlp.backends.selection import get_backend
+from fusedmlp.estimators.activity import recorded
+from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
+from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
+from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
+from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from
+from fusedmlp.estimators.rows import Rows, as_rows, outputs
+from fusedmlp.estimators.solver_steps import SolverSteps
+from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
+from fusedmlp.estimators.validation import ValidationSet, split
+from fusedmlp.network import Network
+from fusedmlp.training.schedules import SCHEDULES
+
+STOCHASTIC = ("sgd", "adam")
+
+HeldOut = tuple[Any, Any, Any]
+"""X, y and sample weights of a validation set of the user's own."""
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
+    "alpha": [Interval(Real, 0, None, closed="left")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "power_t": [Interval(Real, 0, None, closed="left")],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "shuffle": ["boolean"],
+    "random_state": ["random_state"],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "verbose": ["verbose", StrOptions({"bar"})],
+    "warm_start": ["boolean"],
+    "momentum": [Interval(Real, 0, 1, closed="both")],
+    "nesterovs_momentum": ["boolean"],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "beta_1": [Interval(Real, 0, 1, closed="left")],
+    "beta_2": [Interval(Real, 0, 1, closed="left")],
+    "epsilon": [Interval(Real, 0, None, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+    "max_fun": [Interval(Integral, 1, None, closed="left")],
+    "scoring": [str, callable, None],
+    "restore_best": ["boolean"],
+    "schedule": [StrOptions(set(SCHEDULES)), callable, None],
+    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+    "keep_optimizer": ["boolean"],
+}
+"""What scikit-learn's parameter validation allows; the first 23 are its own MLPs'."""
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
+    """A multi-layer perceptron with scikit-learn's interface.
+
+    A subclass says what its targets are: how `y` becomes the network's Y, and what a prediction is.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
+    _doc_link_module = "fusedmlp"
+    _doc_link_template = "https://fusedmlp.readthedocs.io/en/latest/scikit-learn.html#{estimator_name}"
+
+    coefs_: list[Any]
+    intercepts_: list[Any]
+    loss_curve_: list[float]
+    validation_loss_curve_: list[float] | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    best_loss_: float | None
+
+    def _set_parameters(self, given: dict[str, Any]) -> None:
+        """Keep the constructor's arguments, unchanged and unchecked, as scikit-learn wants it."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__.lower()}
+
+    # What a subclass says ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
+        """X and y checked as scikit-learn does; y as Y, shape (m, n_outputs)."""
+
+    @abstractmethod
+    def _encode(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        """X and y of a validation set, checked, with the classes that are known."""
+
+    @abstractmethod
+    def _output_activation(self) -> str:
+        """The name of the output activation, as scikit-learn has it."""
+
+    @abstractmethod
+    def _core_loss(self) -> str:
+        """The loss, as the core names it."""
+
+    @abstractmethod
+    def _score_of(self, A: np.ndarray, Y: np.ndarray, sample_weight: np.ndarray | None) -> float:
+        """Accuracy or R² of the outputs A."""
+
+    @abstractmethod
+    def _labels_of(self, Y: np.ndarray) -> np.ndarray:
+        """Y as the user gave it."""
+
+    def _loss_factor(self) -> float:
+        """What the core's loss is multiplied by in `loss_`."""
+        return 1.0
+
+    def _stratifies(self) -> bool:
+        """Whether a validation split keeps the shares of the classes."""
+        return False
+
+    def _weigh(self, y: Any, Y: np.ndarray, sample_weight: Any, incremental: bool) -> Any:
+        """Sample weights with those of the classes."""
+        return sample_weight
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None = None) -> Any:
+        with recorded(self, "partial_fit" if incremental else "fit") as record:
+            sizes = _hidden_layers(self.hidden_layer_sizes)
+            self._check_extras(incremental, held_out)
+            first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+            raw_y = y
+            X, Y = self._validate_input(X, y, incremental, reset=first_pass)
+            if sample_weight is not None:
+                sample_weight = _check_sample_weight(sample_weight, X)
+            sample_weight = self._weigh(raw_y, Y, sample_weight, incremental)
+            self.n_outputs_ = Y.shape[1]
+            self._random_state = check_random_state(self.random_state)
+            if first_pass:
+                dtype = "float64" if self.solver == "lbfgs" else X.dtype.name
+                self._initialize([X.shape[1], *sizes, self.n_outputs_], dtype)
+            if self.early_stopping and incremental:
+                raise ValueError("partial_fit does not support early_stopping=True")
+            network = self._network(get_backend())
+            record.ran_on(network, X)
+            epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
+            callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
+            try:
+                self._run_solver(network, X, Y, sample_weight, incremental, held_out, callbacks)
+            finally:
+                self._show(link(network))
+            callbacks.fit_ends()
+            if not network.backend.all_finite(network.parameters.flat):
+                raise ValueError(NOT_FINITE)
+        return self
+
+    def _run_solver(
+        self,
+        network: Network,
+        X: Any,
+        Y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        incremental: bool,
+        held_out: HeldOut | None,
+        callbacks: Callbacks,
+    ) -> None:
+        if self.solver == "lbfgs":
+            fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network))
+            return
+        validation: ValidationSet | None
+        if self.early_stopping and held_out is None:
+            train, held_back = split(self, Y)
+            weight = None if sample_weight is None else sample_weight[held_back]
+            validation = ValidationSet(X[held_back], Y[held_back], weight, network, self.scoring)
+            rows: Rows = as_rows(X, Y, sample_weight, network).take(train)
+        else:
+            rows = as_rows(X, Y, sample_weight, network)
+            validation = None if held_out is None else self._held_out(held_out, network)
+        if validation is not None and not self.early_stopping and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -np.inf
+        if validation is not None and self.validation_loss_curve_ is None:
+            self.validation_loss_curve_ = []
+        StochasticFit(self, network, rows, validation, incremental).run(callbacks)
+
+    def _held_out(self, held_out: HeldOut, network: Network) -> ValidationSet:
+        X, y, sample_weight = held_out
+        X, Y = self._encode(X, y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        return ValidationSet(X, Y, sample_weight, network, self.scoring)
+
+    def _check_extras(self, incremental: bool, held_out: HeldOut | None) -> None:
+        """Refuse what the parameters of this package cannot do together."""
+        if held_out is not None and (held_out[0] is None) != (held_out[1] is None):
+            raise ValueError("X_val and y_val: expected both or neither; got one of them")
+        extras = ("schedule", "clip_norm", "weight_decay", "restore_best", "scoring", "keep_optimizer")
+        used = [name for name in extras if getattr(self, name)] + ["dropout"] * bool(np.any(self.dropout))
+        if self.solver == "lbfgs" and (used or held_out is not None):
+            names = ", ".join(used or ["X_val"])
+            raise ValueError(f"{names}: expected a solver that works in epochs, 'sgd' or 'adam'; got solver='lbfgs'")
+        if self.weight_decay and self.solver != "adam":
+            raise ValueError(f"weight_decay: expected solver='adam'; got solver={self.solver!r}")
+        if self.restore_best and not self.early_stopping and held_out is None and not incremental:
+            raise ValueError("restore_best: needs samples to validate on: X_val and y_val, or early_stopping=True")
+
+    def _initialize(self, layer_units: list[int], dtype: str) -> None:
+        """Draw weights and biases, in scikit-learn's order, and reset what earlier fits left."""
+        self.n_iter_, self.t_ = 0, 0
+        self.n_layers_ = len(layer_units)
+        self.out_activation_ = self._output_activation()
+        self.coefs_, self.intercepts_ = [], []
+        factor = 2.0 if self.activation == "logistic" else 6.0
+        for n_in, n_out in pairwise(layer_units):
+            bound = np.sqrt(factor / (n_in + n_out))  # Glorot and Bengio (2010)
+            self.coefs_.append(self._random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
+            self.intercepts_.append(self._random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
+        self.__dict__.pop("_linked", None)
+        if self.solver in STOCHASTIC:
+            self.loss_curve_ = []
+            self.validation_loss_curve_ = None
+            self._no_improvement_count = 0
+            scores = self.early_stopping
+            self.validation_scores_ = [] if scores else None
+            self.best_validation_score_ = -np.inf if scores else None
+            self.best_loss_ = None if scores else np.inf
+        flat = [np.ravel(x) for pair in zip(self.coefs_, self.intercepts_, strict=True) for x in pair]
+        self._best_parameters = np.concatenate(flat)
+
+    # The network behind the attributes --------------------------------------------------------------------------------
+
+    def _network(self, backend: Any = None) -> Network:
+        """The network with the weights that `coefs_` and `intercepts_` have now; on a backend, if one is given."""
+        activation, loss = ACTIVATIONS[self.activation], self._core_loss()
+        linked: Link | None = self.__dict__.get("_linked")
+        serves = linked is not None and linked.serves([*self.coefs_, *self.intercepts_], activation, loss)
+        if linked is None or not serves or (backend is not None and backend.name != linked.network.backend.name):
+            dtype = "float32" if np.asarray(self.coefs_[0]).dtype == np.float32 else "float64"
+            linked = link(network_from(self.coefs_, self.intercepts_, activation, loss, dtype, backend))
+            self._show(linked)
+        elif not linked.shared:  # the arrays may have been written to
+            fresh = network_from(self.coefs_, self.intercepts_, activation, loss, linked.network.architecture.dtype)
+            linked.network.parameters.flat[...] = linked.network.backend.asarray(fresh.parameters.flat)
+        return linked.network
+
+    def _show(self, linked: Link) -> None:
+        layers = len(linked.network.weights)
+        self.coefs_, self.intercepts_ = list(linked.arrays[:layers]), list(linked.arrays[layers:])
+        self._linked = linked
+
+    def _fitted_now(self) -> dict[str, Any]:
+        """The attributes with which a copy of this estimator predicts as this one would now."""
+        arrays = link(self._linked.network).arrays
+        layers = len(self.coefs_)
+        copies = [np.array(x) for x in arrays]
+        return {"coefs_": copies[:layers], "intercepts_": copies[layers:]}
+
+    def _outputs(self, X: Any, method: str) -> np.ndarray:
+        """A_{L-1} of the rows of X, shape (m, n_outputs), once X is checked."""
+        check_is_fitted(self)
+        with recorded(self, method) as record:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            network = self._network()
+            record.ran_on(network, X)
+            return outputs(network, X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Numpy arrays alone: a pickle loads on a machine without a GPU."""
+        state = super().__getstate__()
+        state = {name: value for name, value in state.items() if name != "_linked"}
+        if "coefs_" in state:
+            state["coefs_"] = [np.array(W) for W in self.coefs_]
+            state["intercepts_"] = [np.array(b) for b in self.intercepts_]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also the state of scikit-learn's class, as a pickle has it that is loaded while scikit-learn is patched."""
+        super().__setstate__(state)
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if name != "self" and not hasattr(self, name):
+                setattr(self, name, parameter.default)
+        if not isinstance(state.get("_optimizer"), SolverSteps | None) or "_best_coefs" in state:
+            adopt(self, state)
+
+    def to_sklearn(self) -> Any:
+        """An estimator of scikit-learn's own class that predicts, and goes on training, as this one.
+
+        Raises
+        ------
+        ValueError
+            scikit-learn has not got the activation or the loss.
+        """
+        return to_sklearn(self, type(self).__name__)
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Any:
+        """An estimator of this class that predicts, and goes on training, as scikit-learn's `model`.
+
+        Raises
+        ------
+        ValueError
+            `model` is of another class.
+        """
+        return from_sklearn(cls, model)
+
+    def _loss_grad_lbfgs(
+        self, packed: np.ndarray, X: Any, y: Any, sample_weight: Any, *unused: Any
+    ) -> tuple[float, np.ndarray]:
+        """Loss and gradient at packed weights and biases: a private name of scikit-learn's, for code that calls it."""
+        sizes = [np.size(x) for x in chain(self.coefs_, self.intercepts_)]
+        parts = np.split(packed, np.cumsum(sizes)[:-1])
+        layers = len(self.coefs_)
+        weights = [part.reshape(W.shape) for part, W in zip(parts[:layers], self.coefs_, strict=True)]
+        network = network_from(
+            weights, parts[layers:], ACTIVATIONS[self.activation], self._core_loss(), "float64", get_backend()
+        )
+        Y = np.asarray(y).reshape(X.shape[0], -1)
+        objective = Objective(network, as_rows(X, Y, sample_weight, network), float(self.alpha), self._loss_factor())
+        J, gradient = objective(network.backend.to_numpy(network.parameters.flat).copy())
+        a = network.architecture
+        dWs = [gradient[start:end] for start, end in a.weight_ranges]
+        dbs = [gradient[end : end + shape[1]] for (_, end), shape in zip(a.weight_ranges, a.weight_shapes, strict=True)]
+        return J, np.concatenate([*dWs, *dbs])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _hidden_layers(hidden_layer_sizes: Any) -> list[int]:
+    """The sizes of the hidden layers as a list; a number is one layer."""
+    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
+    if np.any(np.array(sizes) <= 0):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return [int(n) for n in sizes]
+
+
+def dense_targets(Y: Any) -> np.ndarray:
+    """Y as an array: scikit-learn passes sparse indicator matrices on as they are."""
+    return np.asarray(Y.toarray() if sparse.issparse(Y) else Y)

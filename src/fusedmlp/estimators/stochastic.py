@@ -1,0 +1,234 @@
+"""The loop of scikit-learn's stochastic solvers: its shuffles, its patience, its early stopping, over `Rows`.
+
+The rules are those of scikit-learn 1.9: the order of random numbers, the comparisons of losses and scores, and the
+texts of warnings. What an epoch computes is one call of `Engine.train_epoch`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from fusedmlp.engines.options import EpochOptions
+from fusedmlp.estimators.progress import Progress
+from fusedmlp.estimators.rows import Rows
+from fusedmlp.estimators.solver_steps import SolverSteps
+from fusedmlp.estimators.validation import ValidationSet
+from fusedmlp.model.dropout import Dropout, as_rates
+from fusedmlp.network import Network
+
+NOT_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+"""The beginning of the message is scikit-learn's, word for word."""
+
+
+class Best(NamedTuple):
+    """Parameters worth putting back, and what they reached."""
+
+    value: float
+    flat: np.ndarray
+
+
+def epoch_options(estimator: Any, network: Network) -> EpochOptions:
+    """The options of an estimator's epochs: L2 and losses as scikit-learn has them."""
+    layers = len(network.weights)
+    dropout = None
+    if np.any(estimator.dropout):
+        seed = int.from_bytes(estimator._random_state.bytes(8), "little")
+        rates = as_rates(estimator.dropout, layers)
+        dropout = None if rates is None else Dropout(rates, seed)
+    return EpochOptions(
+        alpha=float(estimator.alpha),
+        dropout=dropout,
+        clip_norm=None if estimator.clip_norm is None else float(estimator.clip_norm),
+        penalty_by_weight=True,
+        loss_factor=estimator._loss_factor(),
+    )
+
+
+class StochasticFit:
+    """One call of ``fit`` or ``partial_fit`` with the solver "sgd" or "adam".
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+        Its fitted attributes are written epoch by epoch.
+    network : Network
+    rows : Rows
+        The training samples.
+    validation : ValidationSet, optional
+    incremental : bool
+        Whether it is a ``partial_fit``: one epoch, with the optimizer of the last call.
+    """
+
+    def __init__(
+        self, estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None, incremental: bool
+    ) -> None:
+        self._estimator, self._network, self._rows = estimator, network, rows
+        self._validation, self._incremental = validation, incremental
+        self._order = np.arange(rows.m)
+        self._batch_size = self._size_of_batches()
+        self._options = epoch_options(estimator, network)
+        kept = getattr(estimator, "_optimizer", None)
+        keeps = incremental or (estimator.warm_start and estimator.keep_optimizer)
+        if not keeps or kept is None:
+            estimator._optimizer = SolverSteps(estimator)
+        self._steps: SolverSteps = estimator._optimizer
+        self._start = Best(math.inf, self._flat())
+        self._lowest = self._start
+
+    def run(self, callbacks: Any) -> None:
+        """Train.
+
+        Parameters
+        ----------
+        callbacks : Callbacks
+            Called around each epoch.
+
+        Raises
+        ------
+        ValueError
+            A parameter became NaN or infinite, and early stopping has no better weights to put back.
+        """
+        e = self._estimator
+        e.n_iter_ = 0
+        epochs = 1 if self._incremental else e.max_iter
+        try:
+            with Progress(e.verbose, type(e).__name__, epochs) as progress:
+                for _ in range(epochs):
+                    callbacks.epoch_begins()
+                    diverged = self._epoch()
+                    progress.advance(e)
+                    stop = callbacks.epoch_ends()
+                    if diverged:
+                        self._put_back_after_divergence()
+                        break
+                    if self._ends() or stop:
+                        break
+                    if not self._incremental and e.n_iter_ == e.max_iter:
+                        warnings.warn(
+                            f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) "
+                            "reached and the optimization hasn't converged yet.",
+                            ConvergenceWarning,
+                            stacklevel=2,
+                        )
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        if self._restores():
+            self._network.parameters.flat[...] = self._network.backend.asarray(e._best_parameters)
+
+    # An epoch --------------------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> bool:
+        """Train for an epoch, and write the attributes that follow from it; whether the training has diverged."""
+        e, network = self._estimator, self._network
+        self._steps.epoch_begins(e.n_iter_)
+        if e.shuffle:
+            places = np.arange(self._rows.m)
+            e._random_state.shuffle(places)
+            self._order = self._order[places]
+        state = self._steps.state_for(network)
+        order = self._order if e.shuffle else None
+        e.loss_ = self._rows.train_epoch(network, state, order, self._batch_size, self._options)
+        e.n_iter_ += 1
+        e.t_ += self._rows.m
+        e.loss_curve_.append(e.loss_)
+        if e.verbose and e.verbose != "bar":
+            print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+        diverged = math.isnan(e.loss_) or not network.backend.all_finite(network.parameters.flat)
+        if not diverged and e.loss_ < self._lowest.value:
+            self._lowest = Best(e.loss_, self._flat())
+        if self._validation is not None:
+            self._validate(self._validation, diverged)
+        if not e.early_stopping:
+            self._count_by_loss()
+        self._steps.epoch_ends(e.t_)
+        return diverged
+
+    def _validate(self, validation: ValidationSet, diverged: bool) -> None:
+        """Score the validation samples, and keep the best weights."""
+        e = self._estimator
+        score = math.nan if diverged else validation.score(e, self._network)
+        e.validation_scores_.append(score)
+        e.validation_loss_curve_.append(math.nan if diverged else validation.loss(e, self._network))
+        if e.verbose and e.verbose != "bar":
+            print(f"Validation score: {score:f}")
+        if e.early_stopping:
+            worse = score < e.best_validation_score_ + e.tol
+            e._no_improvement_count = e._no_improvement_count + 1 if worse else 0
+        if score > e.best_validation_score_:
+            e.best_validation_score_ = score
+            e._best_parameters = self._flat()
+
+    def _count_by_loss(self) -> None:
+        e = self._estimator
+        worse = e.loss_curve_[-1] > e.best_loss_ - e.tol
+        e._no_improvement_count = e._no_improvement_count + 1 if worse else 0
+        e.best_loss_ = min(e.best_loss_, e.loss_curve_[-1])
+
+    def _ends(self) -> bool:
+        """Whether the patience is at its end and the solver does not go on at a smaller rate."""
+        e = self._estimator
+        if e._no_improvement_count <= e.n_iter_no_change:
+            return False
+        what = "Validation score" if e.early_stopping else "Training loss"
+        message = f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
+        if self._steps.stops(message, bool(e.verbose) and e.verbose != "bar"):
+            return True
+        e._no_improvement_count = 0
+        return False
+
+    # Weights that are put back ---------------------------------------------------------------------------------------
+
+    def _flat(self) -> np.ndarray:
+        return np.array(self._network.backend.to_numpy(self._network.parameters.flat))
+
+    def _restores(self) -> bool:
+        e = self._estimator
+        return e.early_stopping or (e.restore_best and self._validation is not None)
+
+    def _put_back_after_divergence(self) -> None:
+        e = self._estimator
+        where = f"The loss is {e.loss_} in epoch {e.n_iter_}; {self._first_not_finite()}."
+        if self._restores():
+            warnings.warn(
+                f"Training stopped because it diverged. {where} The weights with the best validation score "
+                f"({e.best_validation_score_:g}) were put back.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+            return
+        self._network.parameters.flat[...] = self._network.backend.asarray(self._better_of_start_and_lowest())
+        raise ValueError(f"{NOT_FINITE} {where} The best weights so far were put back.")
+
+    def _better_of_start_and_lowest(self) -> np.ndarray:
+        """The weights with the lower loss on all samples; the loss of an epoch is not that of the weights after it."""
+        losses = []
+        for best in (self._start, self._lowest):
+            self._network.parameters.flat[...] = self._network.backend.asarray(best.flat)
+            losses.append(self._rows.loss(self._network))
+        return self._lowest.flat if losses[1] <= losses[0] else self._start.flat
+
+    def _first_not_finite(self) -> str:
+        for layer, W in enumerate(self._network.weights):
+            if not self._network.backend.all_finite(W):
+                return f"coefs_[{layer}] of layer {layer + 1} is the first that is not finite"
+        for layer, b in enumerate(self._network.biases):
+            if not self._network.backend.all_finite(b):
+                return f"intercepts_[{layer}] of layer {layer + 1} is the first that is not finite"
+        return "all weights are finite"
+
+    def _size_of_batches(self) -> int:
+        size, m = self._estimator.batch_size, self._rows.m
+        if size == "auto":
+            return min(200, m)
+        if size > m:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+            )
+        return int(np.clip(size, 1, m))
