@@ -1,6 +1,7 @@
 # Every target sets up what it needs in $(VENV) first; a finished set-up is not repeated.
 #   make demo               train on a real data set on every backend this machine has
 #   make test               the test suite
+#   make kernels            compile every CUDA kernel, without a GPU
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast lint format bench bench-full bench-peers gpu clean
+.PHONY: demo test test-fast kernels lint format bench bench-full bench-peers gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -35,7 +36,11 @@ test: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not every_kernel"
+
+# Every kernel of the large CUDA files through NVIDIA's compiler, without a GPU: after a change under kernels/.
+kernels: $(VENV)/.set-up-test
+	$(BIN)/python -m pytest tests/cuda -m every_kernel
 
 lint: $(VENV)/.set-up-lint
 	$(BIN)/ruff format --check .

@@ -1,23 +1,17 @@
 """The kernels compile without a GPU: no spills, no stack, no more registers than planned.
 
-All of them for sm_90, and those of the small files for the oldest architecture; for the others the activations, and of
-each file with large kernels one that takes the most registers.
+Those of the small files for sm_90 and the oldest architecture, the activations for all; of each large file the kernel
+that takes the most registers. ``make kernels`` compiles all of them for sm_90.
 """
 
 from __future__ import annotations
 
 import pytest
-from harness.compiled import compile_text, compiled
+from harness.compiled import LARGE, compile_text, compiled, hungriest
 
 from fusedmlp.backends.cupy import kernel_sources
 
 FILES = kernel_sources.names()
-HUNGRY = {  # what -DONE asks for
-    "hidden_layer.cu": ["4,TANH,tanh,float,float32,4,packed"],
-    "narrow_step.cu": ["4,8,8,float,true,tf32"],  # strict, where there are no such products
-    "narrow_cluster.cu": ["4,8,8,float,false,float32"],
-}
-
 # Registers of a thread, by the beginning of a kernel's name: what the hungriest architecture takes, to the next
 # multiple of 8. A multiprocessor has 65536, that is 128 for two blocks of 256 threads; with fewer blocks than two,
 # waiting for memory is not hidden, and a kernel that takes more has to say here that this is meant.
@@ -75,10 +69,13 @@ def budget(kernel):
     return budgets[0]
 
 
-@pytest.mark.parametrize(
-    ("file", "architecture"),
-    [*((file, "sm_90") for file in FILES), *((file, "sm_75") for file in FILES if file not in HUNGRY)],
-)
+EVERY_KERNEL = [
+    *(pytest.param(file, "sm_90", marks=[pytest.mark.every_kernel] if file in LARGE else []) for file in FILES),
+    *((file, "sm_75") for file in FILES if file not in LARGE),
+]
+
+
+@pytest.mark.parametrize(("file", "architecture"), EVERY_KERNEL)
 def test_compiles_within_its_budget(file, architecture):
     cubin, resources = compiled(file, architecture)
     assert len(cubin) > 500
@@ -86,18 +83,14 @@ def test_compiles_within_its_budget(file, architecture):
     check(resources, architecture)
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_100"])
-@pytest.mark.parametrize("file", ["activations.cu", *HUNGRY])
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("file", ["activations.cu", *LARGE])
 def test_compiles_for_other_architectures(file, architecture):
-    if file == "narrow_cluster.cu" and architecture != "sm_100":
+    if file == "narrow_cluster.cu" and architecture in ("sm_75", "sm_80"):
         pytest.skip("clusters begin with sm_90")
-    kernels = HUNGRY.get(file, [])
-    if architecture == "sm_75":
-        kernels = [one.replace("true,tf32", "false,float32") for one in kernels]
-    for define in [f"#define ONE {one}\n" for one in kernels] or [""]:
-        resources = compile_text(define + kernel_sources.source(file), architecture).resources
-        assert resources
-        check(resources, architecture)
+    made = hungriest(file, architecture) if file in LARGE else compiled(file, architecture)
+    assert made.resources
+    check(made.resources, architecture)
 
 
 def check(resources, architecture):
@@ -106,6 +99,7 @@ def check(resources, architecture):
         assert registers <= budget(name), f"{name} on {architecture}: {registers} registers, planned {budget(name)}"
 
 
+@pytest.mark.every_kernel
 def test_every_budget_is_for_a_kernel():
     kernels = {kernel for file in FILES for kernel in compiled(file, "sm_90").resources}
     assert all(any(kernel.startswith(beginning) for kernel in kernels) for beginning in REGISTERS)

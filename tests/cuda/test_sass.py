@@ -6,11 +6,17 @@ import itertools
 import re
 
 import pytest
-from harness.compiled import compile_text, compiled, instructions, machine_code
+from harness.compiled import LARGE, compile_text, compiled, hungriest, instructions, machine_code
 
 from fusedmlp.backends.cupy import kernel_sources
 
-FILES = [*((file, "sm_90") for file in kernel_sources.names()), ("activations.cu", "sm_75")]
+FILES = [
+    *(
+        pytest.param(file, "sm_90", marks=[pytest.mark.every_kernel] if file in LARGE else [])
+        for file in kernel_sources.names()
+    ),
+    ("activations.cu", "sm_75"),
+]
 
 # The functions that a kernel may call, by the beginning of its name; all others call none. A call is the slow path of
 # an accurate division or root, and its registers are the caller's. Float64 has no fast division.
@@ -76,6 +82,12 @@ def test_machine_code(file, architecture):
     assert not any(wrong.values()), {name: lines[:3] for name, lines in wrong.items() if lines}
 
 
+@pytest.mark.parametrize("file", LARGE)
+def test_machine_code_of_the_hungriest_kernel(file):
+    for name, body in instructions(hungriest(file, "sm_90").cubin).items():
+        assert complaints(name, body) == [], name
+
+
 def test_the_sigmoid_is_short():
     """A dozen instructions more than the identity a float32 element, of the 76 for which there is time on an H100."""
     kernels = machine_code("activations.cu", "sm_90")
@@ -99,7 +111,8 @@ def loops_of_products(body):
 @pytest.mark.parametrize("file", ["narrow_step.cu", "narrow_cluster.cu"])
 def test_products_do_not_move_their_sums_about(file):
     """What ptxas makes of sums that begin as one register: two moves a product, in every round of the loop."""
-    kernels = machine_code(file, "sm_90")
+    kernels = instructions(hungriest(file, "sm_90").cubin)
+    assert any("tf32" in name for name in kernels)
     loops = {name: loops_of_products(body) for name, body in kernels.items() if "tf32" in name}
     assert all(len(found_loops) >= (1 if "forward" in name else 2) for name, found_loops in loops.items())
     for name, found_loops in loops.items():

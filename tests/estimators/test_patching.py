@@ -171,7 +171,7 @@ def test_commands_stay_commands(tmp_path):
     assert status == 0
     assert "Usage: fusedmlp train" in out
     status, out, _ = python("-m", "fusedmlp", "--help")
-    assert "python -m fusedmlp [-v] [--profile] SCRIPT.py" in out
+    assert "python -m fusedmlp [-v] [--profile] SCRIPT.py [ARGUMENTS]" in out
     status, _, err = python("-m", "fusedmlp", "trian", "x.csv")
     assert (status, "No such command 'trian'" in err) == (2, True)
     status, _, err = python("-m", "fusedmlp", "absent.py")

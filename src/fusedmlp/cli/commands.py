@@ -39,7 +39,8 @@ def cli(context: click.Context, verbose: bool) -> None:
     Scripts that use scikit-learn's MLPClassifier or MLPRegressor run with this package's in their place, unchanged:
 
     \b
-    python -m fusedmlp [-v] [--profile] SCRIPT.py | -m MODULE | -c CODE | - [ARGUMENTS]
+    python -m fusedmlp [-v] [--profile] SCRIPT.py [ARGUMENTS]
+    python -m fusedmlp [-v] [--profile] -m MODULE | -c CODE | - [ARGUMENTS]
 
     The backend is the one that --backend names, else the one in the environment variable FUSEDMLP_BACKEND (numpy,
     numba-cpu, cupy, auto, or several in order of preference, separated by commas), else numba-cpu. If that backend

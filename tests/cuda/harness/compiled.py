@@ -95,6 +95,22 @@ def compile_text(text, architecture):
     return Compiled(base64.b64decode(code), resources)
 
 
+LARGE = {
+    "hidden_layer.cu": "4,TANH,tanh,float,float32,4,packed",
+    "narrow_step.cu": "4,8,8,float,true,tf32",
+    "narrow_cluster.cu": "4,8,8,float,true,tf32",
+}
+"""Files whose kernels take a minute to compile, and what -DONE asks for to get one that takes the most registers."""
+
+
+def hungriest(file, architecture):
+    """The kernel of a large file that takes the most registers, by itself."""
+    one = LARGE[file]
+    if architecture == "sm_75":  # no TF32
+        one = one.replace("true,tf32", "false,float32")
+    return compile_text(f"#define ONE {one}\n" + kernel_sources.source(file), architecture)
+
+
 @functools.cache
 def machine_code(file, architecture):
     """`instructions` of a file of the kernels."""
