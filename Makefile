@@ -2,9 +2,11 @@
 #   make demo               train on a real data set on every backend this machine has
 #   make test               the test suite
 #   make kernels            compile every CUDA kernel, without a GPU
+#   make parity             the part of it that compares with scikit-learn
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
+#   make bench-sklearn      the estimators against scikit-learn's
 #   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/README.md)
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
 PYTHON ?= python3
@@ -18,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast kernels lint format bench bench-full bench-peers gpu clean
+.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -37,6 +39,14 @@ test: $(VENV)/.set-up-$(call with_gpu,test)
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest -m "not slow and not every_kernel"
+
+# The estimators against scikit-learn's: its own tests, its checks, the same numbers.
+parity: $(VENV)/.set-up-test
+	$(BIN)/python -m pytest tests/estimators
+
+# Their times against scikit-learn's: some ten minutes.
+bench-sklearn: $(VENV)/.set-up-peers
+	$(BIN)/python -m bench.estimators --out bench/out/estimators
 
 # Every kernel of the large CUDA files through NVIDIA's compiler, without a GPU: after a change under kernels/.
 kernels: $(VENV)/.set-up-test

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before numpy is imported, here and in the processes that tests start. OpenBLAS's threads keep spinning after a
+# product; with two processes of tests on two cores they take half of the time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 

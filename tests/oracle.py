@@ -104,6 +104,15 @@ def _cross_entropy(z, y):
     return (y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)).sum(axis=1)
 
 
+def _quantile(z, y):
+    return np.where(y > z, 0.5 * (y - z), 0.5 * (z - y)).sum(axis=1)
+
+
+def _huber(z, y):
+    r = np.abs(z - y)
+    return np.where(r > 1, r - 0.5, 0.5 * r**2).sum(axis=1)
+
+
 LOSSES = {
     # loss: (prediction, its Jacobian (m, out, logit), j from the logits, ∂j/∂prediction)
     "binary_cross_entropy": (
@@ -135,6 +144,24 @@ LOSSES = {
         _sigmoid_jacobian,
         lambda z, y: 0.5 * ((y - _expit(z)) ** 2).sum(axis=1),
         lambda p, y, z: p - y,
+    ),
+    "absolute_error": (
+        lambda z: z,
+        lambda z: _diagonal(np.ones_like(z)),
+        lambda z, y: np.abs(y - z).sum(axis=1),
+        lambda p, y, z: np.where(p > y, 1.0, -1.0),
+    ),
+    "huber": (
+        lambda z: z,
+        lambda z: _diagonal(np.ones_like(z)),
+        _huber,
+        lambda p, y, z: np.where(np.abs(p - y) > 1, np.sign(p - y), p - y),
+    ),
+    "quantile": (
+        lambda z: z,
+        lambda z: _diagonal(np.ones_like(z)),
+        _quantile,
+        lambda p, y, z: np.where(p > y, 0.5, -0.5),
     ),
 }
 

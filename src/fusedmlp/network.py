@@ -42,8 +42,11 @@ class Network(PlacedNetwork):
     hidden_activation : str
         "sigmoid", "tanh", "relu", "identity", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish" or
         "softsign".
-    loss : {"binary_cross_entropy", "categorical_cross_entropy", "squared_error", "poisson", "sum_squared_error"}
-        Brings its output activation: sigmoid, softmax, identity, exp, sigmoid.
+    loss : str
+        Brings its output activation: "binary_cross_entropy" (sigmoid), "categorical_cross_entropy" (softmax),
+        "squared_error" (identity), "poisson" (exp), "sum_squared_error" (sigmoid); with identity also
+        "absolute_error", "huber" and "quantile". "huber:1.35" and "quantile:0.9" give the last two their number,
+        which is 1 and 0.5 without.
     bias : bool
         False leaves every b out.
     dtype : {"float32", "float64"}

@@ -93,7 +93,7 @@ CASES = [
     ("train iris --target x", "target: the bundled data set iris brings its own"),
     ("train iris --loss binary_cross_entropy", "binary_cross_entropy expects 2 classes; the target has 3"),
     ("train iris --loss squared_error", "squared_error expects a target of numbers; got text such as 'setosa'"),
-    ("train iris --loss mse", "'mse' is not one of 'binary_cross_entropy'"),
+    ("train iris --loss mse", "expected one of binary_cross_entropy, categorical_cross_entropy"),
     ("train iris --activation swish", "'swish' is not one of 'sigmoid', 'tanh', 'relu', 'identity', 'leaky_relu'"),
     ("train iris --hidden 0", "'0' is no list of layer sizes"),
     ("train iris --hidden 64,,2", "'64,,2' is no list of layer sizes"),

@@ -9,7 +9,7 @@ import pytest
 from harness import emulator, fake_cupy
 
 from fusedmlp.backends.cupy import kernel_sources
-from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES
 from fusedmlp.backends.cupy.hidden_layer import shape_of, tiles_of
 from fusedmlp.backends.cupy.launch import THREADS, pointer, strided
 from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, largest_exponent
@@ -202,7 +202,7 @@ def test_gradients_of_every_shape(module, n_out, dtype, layout):
 def test_activations_and_losses(module, outputs, n_out, dtype, layout):
     """All of both by each kernel, with and without biases and weights; which one meets which is the same code."""
     activations, flags = itertools.cycle(CUDA_ACTIVATIONS), itertools.cycle(itertools.product((True, False), repeat=2))
-    for loss, activation, (bias, weighted) in zip(LOSSES, activations, flags, strict=False):
+    for loss, activation, (bias, weighted) in zip(CUDA_LOSSES, activations, flags, strict=False):
         case = Case(20, 30, n_out, dtype, activation, loss, bias, weighted is not (loss == "poisson"))
         for backward in (True, False):
             check(case.launch(module, layout=layout, backward=backward), case.expected(), dtype, 100)

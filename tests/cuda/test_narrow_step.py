@@ -10,11 +10,10 @@ from harness import emulator
 
 import oracle
 from compare import TOLERANCE, assert_close
-from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
+from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.parameters import Gradients, Parameters
 
 H100_SHARED = 227 * 1024
@@ -110,7 +109,7 @@ def test_every_variant(emulated, variant):
 @pytest.mark.parametrize("n_out", [1, 2, 4])
 def test_activations_and_losses(emulated, n_out, arithmetic):
     """Every loss and every activation by each kernel; which one meets which makes no difference to the code."""
-    losses = [loss for loss in LOSSES if loss != "categorical_cross_entropy" or n_out > 1]
+    losses = [loss for loss in CUDA_LOSSES if loss != "categorical_cross_entropy" or n_out > 1]
     for number, (loss, activation) in enumerate(zip(losses, itertools.cycle(CUDA_ACTIVATIONS), strict=False)):
         described = {"hidden_activation": activation, "loss": loss, "bias": number % 3 > 0, "weighted": number % 2 > 0}
         for n, clustered in ((20, False), (150, arithmetic != "float32")):

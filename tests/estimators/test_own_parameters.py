@@ -21,6 +21,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 import fusedmlp
 from fusedmlp import LossCurveDisplay, MLPClassifier, MLPRegressor
 from fusedmlp.estimators.patching import sklearn_class
+from fusedmlp.estimators.versions import check_version
 
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:600] / 16, Y[:600]
@@ -274,6 +275,39 @@ def test_a_line_for_what_is_slow(caplog, monkeypatch):
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "MLPClassifier.fit: sparse X is made dense batch by batch"
     ]
+
+
+def test_a_line_for_an_untested_version(caplog):
+    for version in ("1.6.0", "1.9.1", "1.7.dev0"):
+        check_version(version)
+    assert not caplog.records
+    check_version("2.0.0")
+    check_version("1.5.2")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"scikit-learn {version}: the estimators of fusedmlp were tested with 1.6 to 1.9"
+        for version in ("2.0.0", "1.5.2")
+    ]
+
+
+# Quantiles and their kin ----------------------------------------------------------------------------------------------
+
+
+def test_quantiles_and_medians():
+    rng = np.random.default_rng(0)
+    table, noise = rng.uniform(-1, 1, size=(2000, 1)), rng.exponential(size=2000)
+    target = table[:, 0] + noise
+    settings = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.01, "max_iter": 150, "random_state": 0, "tol": 0}
+    for quantile in (0.1, 0.9):
+        model = MLPRegressor("quantile", quantile=quantile, **settings).fit(table, target)
+        assert np.mean(target < model.predict(table)) == pytest.approx(quantile, abs=0.05)
+    median = MLPRegressor("absolute_error", **settings).fit(table, target)
+    assert np.mean(target < median.predict(table)) == pytest.approx(0.5, abs=0.05)
+    assert median.loss_ == pytest.approx(np.abs(median.predict(table) - target).mean(), rel=0.05)
+    outliers = np.where(np.arange(2000) % 50 == 0, 1000.0, target)
+    huber = MLPRegressor("huber", delta=0.5, **settings).fit(table, outliers)
+    assert np.abs(huber.predict(table) - table[:, 0] - 1).mean() < 0.4
+    for model in (median, huber):
+        assert model._linked.network.engine.kind == ("composed" if fusedmlp.get_backend().name == "numpy" else "fused")
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------

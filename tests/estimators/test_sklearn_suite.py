@@ -47,6 +47,7 @@ def test_the_tests_are_of_this_package():
     assert len([name for name in vars(_TESTS) if name.startswith("test_")]) >= 40
 
 
+@pytest.mark.parametrize("backend", ["numba-cpu"], indirect=True)
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_checks_of_estimators(name):
     """Every check ends as it does on scikit-learn's own class: passed, or skipped for the same reason."""

@@ -38,6 +38,9 @@ LOSSES = {
     "categorical_cross_entropy": lambda z, y: -(y * nn.log_softmax(z)).sum(axis=1),
     "squared_error": lambda z, y: 0.5 * ((z - y) ** 2).sum(axis=1),
     "poisson": lambda z, y: (jax.scipy.special.xlogy(y, y) - y * z - y + jnp.exp(z)).sum(axis=1),
+    "absolute_error": lambda z, y: jnp.abs(z - y).sum(axis=1),
+    "huber": lambda z, y: jnp.where(jnp.abs(z - y) < 1, 0.5 * (z - y) ** 2, jnp.abs(z - y) - 0.5).sum(axis=1),
+    "quantile": lambda z, y: jnp.maximum(0.5 * (y - z), 0.5 * (z - y)).sum(axis=1),
     "sum_squared_error": lambda z, y: 0.5 * ((nn.sigmoid(z) - y) ** 2).sum(axis=1),
 }
 

@@ -69,6 +69,9 @@ COSTS = {
     "squared_error": lambda a, y: (y - a) ** 2 / 2,
     "poisson": lambda a, y: special.xlogy(y, y) - y * np.log(a) - y + a,
     "sum_squared_error": lambda a, y: (y - a) ** 2 / 2,
+    "absolute_error": lambda a, y: np.where(a.real > y, a - y, y - a),
+    "huber": lambda a, y: np.where(abs(a.real - y) < 1, (y - a) ** 2 / 2, np.where(a.real > y, a - y, y - a) - 1 / 2),
+    "quantile": lambda a, y: np.where(a.real > y, a - y, y - a) / 2,
 }
 """j of one output, from the output."""
 
@@ -275,6 +278,7 @@ class Output(Example):
     def symbols(self, z: np.ndarray) -> dict[Key, Any]:
         found: dict[Key, Any] = {("z", None): z[:, None], ("y", None): self.y[:, None], ("n", 2): len(z)}
         found |= {("z", o): value for o, value in enumerate(z, start=1)}
+        found |= {("q", None): self.loss.parameter, (r"\delta", None): self.loss.parameter}
         return found | {("y", o): value for o, value in enumerate(self.y, start=1)} | {("c", None): self.z.max()}
 
     def changed(self, key: Key, step: np.ndarray) -> Example:

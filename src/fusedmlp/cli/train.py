@@ -23,7 +23,7 @@ from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.messages import counted
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import LOSSES, loss_named
 from fusedmlp.model.optimizers import OPTIMIZERS, AdamW
 from fusedmlp.training.schedules import SCHEDULES
 
@@ -48,7 +48,8 @@ file. The network trains on a copy of the data in --dtype. Only a .npy file of t
 The target decides what is predicted. Text, booleans and up to 20 different whole numbers are classes
 (binary_cross_entropy for two, else categorical_cross_entropy). Other numbers are predicted as numbers (squared_error of
 the standardised target; predictions and RMSE are in the original units). --loss overrides this: poisson is for counts
-and rates >= 0; sum_squared_error is for classes, or for numbers, which are then scaled to [0, 1].
+and rates >= 0; sum_squared_error is for classes, or for numbers, which are then scaled to [0, 1]; huber:1.35 and
+quantile:0.9 have a number, of the standardised target.
 
 \b
 Loss of one sample; J is the mean over the samples, unless they are summed:
@@ -59,6 +60,13 @@ the loss of the training rows and of the held-out rows with the final weights, t
 per second (without the first epoch, which may include compilation), and seconds of training. On one machine the same
 command gives the same numbers, bit for bit.
 """
+
+
+def _loss(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        return value if value is None else loss_named(value).name
+    except ValueError as error:
+        raise click.BadParameter(str(error).removeprefix("loss: ")) from None
 
 
 @click.command(help=HELP)
@@ -108,7 +116,9 @@ command gives the same numbers, bit for bit.
     metavar="NAME",
     help=f"Activation of the hidden layers: {', '.join(HIDDEN_ACTIVATIONS)}.",
 )
-@click.option("--loss", type=click.Choice(list(LOSSES)), metavar="NAME", help="See above. [default: by the target]")
+@click.option(
+    "--loss", callback=_loss, metavar="NAME", help="See above; also such as quantile:0.9. [default: by the target]"
+)
 @click.option("--bias/--no-bias", default=True, show_default=True, help="With or without biases.")
 @click.option(
     "--dtype",

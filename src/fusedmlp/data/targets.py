@@ -10,11 +10,12 @@ import numpy as np
 
 from fusedmlp.checks import check_count
 from fusedmlp.data.messages import counted
+from fusedmlp.model.losses import loss_named
 
 Label = int | float | str | bool
 
 CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")
-NUMBER_LOSSES = ("squared_error", "poisson")
+NUMBER_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
 MOST_NUMBERED_CLASSES = 20
 """A target with more different whole numbers is one of numbers, not of classes."""
 
@@ -157,8 +158,8 @@ def fit_target(
     ----------
     target : array of shape (m,) or (m, n_outputs)
     loss : str, optional
-        Numbers are standardised for squared_error, scaled to [0, 1], the range of its outputs, for sum_squared_error,
-        and not scaled for poisson.
+        Numbers are standardised for squared_error, absolute_error, huber and quantile, scaled to [0, 1], the range of
+        its outputs, for sum_squared_error, and not scaled for poisson.
     classification : bool, optional
         Whether the target is one of classes, if that is known and does not follow from the loss.
     rows : array of int, optional
@@ -176,7 +177,7 @@ def fit_target(
     """
     if loss in CLASS_LOSSES:
         classification = True
-    elif loss in NUMBER_LOSSES:
+    elif loss is not None and loss_named(loss).kind in NUMBER_LOSSES:
         classification = False
     elif classification is None:
         classification = _looks_like_classes(target)

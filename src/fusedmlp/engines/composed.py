@@ -16,7 +16,7 @@ from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
 
@@ -34,7 +34,7 @@ class ComposedEngine(Batching, Engine):
 
     def __init__(self, backend: Primitives, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
-        self._loss = LOSSES[architecture.loss]
+        self._loss = loss_named(architecture.loss)
         self._activation = HIDDEN_ACTIVATIONS[architecture.hidden_activation]
         self._output = OUTPUT_ACTIVATIONS[self._loss.output_activation]
         self._gradients: Gradients | None = None

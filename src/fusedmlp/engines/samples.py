@@ -24,7 +24,7 @@ from fusedmlp.engines.feeding import HostMatrix, all_finite
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import DTYPES, Architecture
-from fusedmlp.model.losses import LOSSES, Loss, binary_targets, finite_targets
+from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
 
 _NUMPY_DTYPES = {name: np.dtype(name) for name in DTYPES}
 """Comparing dtypes takes half the time of comparing a dtype with its name."""
@@ -182,7 +182,7 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
 
     With `on_host`, where X is one, a `HostMatrix`.
     """
-    nL, loss = architecture.n_outputs, LOSSES[architecture.loss]
+    nL, loss = architecture.n_outputs, loss_named(architecture.loss)
     ready = not on_host and _is_ready(Y, nL, architecture, backend) and Y.shape[1] == m
     if ready and _all_valid(loss, Y, backend):
         return Y

@@ -25,8 +25,11 @@ from fusedmlp.estimators.rows import Rows, as_rows, outputs
 from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
 from fusedmlp.estimators.validation import ValidationSet, split
+from fusedmlp.estimators.versions import check_version
 from fusedmlp.network import Network
 from fusedmlp.training.schedules import SCHEDULES
+
+check_version()
 
 STOCHASTIC = ("sgd", "adam")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
@@ -16,7 +17,13 @@ from fusedmlp.estimators.base import CONSTRAINTS, BaseMLP
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.classifier import has_epochs
 
-_OUTPUTS = {"squared_error": "identity", "poisson": "exp"}
+_OUTPUTS = {
+    "squared_error": "identity",
+    "poisson": "exp",
+    "absolute_error": "identity",
+    "huber": "identity",
+    "quantile": "identity",
+}
 """Loss -> the output activation, as scikit-learn names it."""
 
 
@@ -28,8 +35,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, default='squared_error'
-        Half the squared error, averaged over the outputs, or half the Poisson deviance with an exponential output.
+    loss : str, default='squared_error'
+        'squared_error': half of it, averaged over the outputs. 'poisson': half the Poisson deviance, with an
+        exponential output. This package's own, averaged over the outputs: 'absolute_error'; 'huber', half the squared
+        error up to `delta` and linear from there; 'quantile', whose minimum is the quantile `quantile` of y given X.
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer; () for a linear model.
     activation : str, default='relu'
@@ -79,6 +88,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     keep_optimizer : bool, default=False
         Whether `fit` with `warm_start` goes on with the optimizer's moments.
 
+    delta : float, default=1.0
+        Of loss='huber', in units of y.
+    quantile : float in (0, 1), default=0.5
+        Of loss='quantile'.
+
     Attributes
     ----------
     loss_ : float
@@ -114,7 +128,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     True
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {**CONSTRAINTS, "loss": [StrOptions(set(_OUTPUTS))]}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **CONSTRAINTS,
+        "loss": [StrOptions(set(_OUTPUTS))],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+    }
 
     def __init__(
         self,
@@ -150,6 +169,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         weight_decay: float = 0.0,
         dropout: Any = 0.0,
         keep_optimizer: bool = False,
+        delta: float = 1.0,
+        quantile: float = 0.5,
     ) -> None:
         self._set_parameters(locals())
 
@@ -231,7 +252,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return _OUTPUTS[self.loss]
 
     def _core_loss(self) -> str:
-        return self.loss
+        number = {"huber": self.delta, "quantile": self.quantile}.get(self.loss)
+        return self.loss if number is None else f"{self.loss}:{float(number)!r}"
 
     def _loss_factor(self) -> float:
         return 1.0 if self.loss == "poisson" else 1.0 / self.n_outputs_

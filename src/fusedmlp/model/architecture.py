@@ -11,7 +11,7 @@ from typing import Any
 
 from fusedmlp.checks import check_choice, check_flag
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 
 DTYPES = ("float32", "float64")
 
@@ -39,8 +39,8 @@ class Architecture:
     layer_sizes : sequence of int
         [n1, n2, ..., nL], L >= 2: inputs, hidden units of each hidden layer, outputs.
     hidden_activation : {"sigmoid", "tanh", "relu", "identity"}
-    loss : {"binary_cross_entropy", "categorical_cross_entropy", "squared_error", "poisson", "sum_squared_error"}
-        Fixes the output activation too.
+    loss : str
+        A name that `losses.loss_named` knows. It fixes the output activation too.
     bias : bool
         False leaves every b out, as the second note does.
     dtype : {"float32", "float64"}
@@ -64,7 +64,7 @@ class Architecture:
         )
         object.__setattr__(self, "bias", check_flag("bias", self.bias))
         check_choice("hidden_activation", self.hidden_activation, HIDDEN_ACTIVATIONS)
-        check_choice("loss", self.loss, LOSSES)
+        object.__setattr__(self, "loss", loss_named(self.loss).name)
         if self.n_parameters * self.itemsize >= 2**48:
             raise ValueError(f"layer_sizes: {list(self.layer_sizes)} has {self.n_parameters:,} parameters: too many")
         if self.loss == "categorical_cross_entropy" and self.layer_sizes[-1] < 2:

@@ -9,12 +9,15 @@ and sums are not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
 
+from fusedmlp.checks import check_choice, check_number
 from fusedmlp.model.activations import Array, largest_exponent
 
 
@@ -41,6 +44,8 @@ class Loss:
         The allowed values of Y in words, for error messages.
     valid_targets : callable ``(xp, Y) -> (n_L, m) or (1, m) bool``
         Where Y is allowed; nowhere where it is not finite.
+    parameter : float, optional
+        The number of a loss that has one; its name is then "huber:1.35", or "huber" with the number 1.
     """
 
     name: str
@@ -52,6 +57,12 @@ class Loss:
     dZ: Callable[[Any, Array, Array], Array]
     targets: str
     valid_targets: Callable[[Any, Array], Array]
+    parameter: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name without the number."""
+        return self.name.partition(":")[0]
 
 
 def _binary_cross_entropy(xp: Any, Z: Array, Y: Array) -> Array:
@@ -90,6 +101,41 @@ def _sum_squared_error(xp: Any, Z: Array, Y: Array) -> Array:
     with np.errstate(over="ignore"):
         residual = 1 / (1 + xp.exp(-z)) - Y
     return 0.5 * (residual * residual).sum(axis=0)
+
+
+def _absolute_error(xp: Any, Z: Array, Y: Array) -> Array:
+    """Σ |y - ŷ| with ŷ = z."""
+    return xp.abs(Z.astype(xp.float64) - Y).sum(axis=0)
+
+
+def _sign_of_error(xp: Any, A: Array, Y: Array) -> Array:
+    """dZ_{L-1} of the absolute error: the sign of A_{L-1} - Y, 0 where they are equal."""
+    residual = A - Y
+    return xp.where(residual > 0, 1, xp.where(residual < 0, -1, residual)).astype(A.dtype)
+
+
+def _huber(xp: Any, Z: Array, Y: Array, delta: float) -> Array:
+    """Σ ½(y - ŷ)² up to |y - ŷ| = δ, then δ(|y - ŷ| - ½δ), with ŷ = z (Huber, 1964)."""
+    residual = xp.abs(Z.astype(xp.float64) - Y)
+    inner = xp.minimum(residual, delta)
+    return (inner * (residual - 0.5 * inner)).sum(axis=0)
+
+
+def _huber_error(xp: Any, A: Array, Y: Array, delta: float) -> Array:
+    """dZ_{L-1} of Huber's loss: A_{L-1} - Y between -δ and δ."""
+    return xp.maximum(xp.minimum(A - Y, delta), -delta)
+
+
+def _quantile(xp: Any, Z: Array, Y: Array, q: float) -> Array:
+    """Σ q(y - ŷ) where y > ŷ, else (1 - q)(ŷ - y), with ŷ = z (Koenker and Bassett, 1978)."""
+    residual = Y - Z.astype(xp.float64)
+    return xp.maximum(q * residual, (q - 1) * residual).sum(axis=0)
+
+
+def _quantile_error(xp: Any, A: Array, Y: Array, q: float) -> Array:
+    """dZ_{L-1} of the quantile loss: 1 - q above Y, -q below it, 0 where they are equal."""
+    residual = A - Y
+    return xp.where(residual > 0, 1 - q, xp.where(residual < 0, -q, residual)).astype(A.dtype)
 
 
 def _output_error(xp: Any, A: Array, Y: Array) -> Array:
@@ -169,5 +215,73 @@ LOSSES: dict[str, Loss] = {
             "finite numbers",
             finite_targets,
         ),
+        Loss(
+            "absolute_error",
+            5,
+            "Σ |y - ŷ|,  ŷ = z",
+            "identity",
+            "mean",
+            _absolute_error,
+            _sign_of_error,
+            "finite numbers",
+            finite_targets,
+        ),
+        Loss(
+            "huber",
+            6,
+            "Σ ½ (y - ŷ)², linear beyond huber:δ,  ŷ = z",
+            "identity",
+            "mean",
+            lambda xp, Z, Y: _huber(xp, Z, Y, 1.0),
+            lambda xp, A, Y: _huber_error(xp, A, Y, 1.0),
+            "finite numbers",
+            finite_targets,
+            1.0,
+        ),
+        Loss(
+            "quantile",
+            7,
+            "Σ q (y - ŷ) or (1 - q) (ŷ - y), quantile:q,  ŷ = z",
+            "identity",
+            "mean",
+            lambda xp, Z, Y: _quantile(xp, Z, Y, 0.5),
+            lambda xp, A, Y: _quantile_error(xp, A, Y, 0.5),
+            "finite numbers",
+            finite_targets,
+            0.5,
+        ),
     )
 }
+"""The losses; those with a number are here with its default."""
+
+_NUMBERS = {
+    "huber": ("delta", math.inf, _huber, _huber_error),
+    "quantile": ("q", 1.0, _quantile, _quantile_error),
+}
+"""Loss -> its number's name, what it stays below (it is above 0), and the functions that take it."""
+
+
+def loss_named(name: str) -> Loss:
+    """The row of a name: a key of `LOSSES`, or one of its losses with a number, such as "quantile:0.9".
+
+    Raises
+    ------
+    ValueError
+        There is no such loss, or its number is out of range.
+    """
+    if isinstance(name, str) and name.partition(":")[0] in _NUMBERS and ":" in name:
+        return _with_number(name)
+    return LOSSES[check_choice("loss", name, LOSSES)]
+
+
+@cache
+def _with_number(name: str) -> Loss:
+    kind, _, text = name.partition(":")
+    argument, limit, *functions = _NUMBERS[kind]
+    try:
+        given = float(text)
+    except ValueError:
+        raise ValueError(f"loss: expected a number after {kind!r} and the colon; got {name!r}") from None
+    number = check_number(f"loss: {kind}", given, 0, limit)
+    per_sample, dZ = (partial(function, **{argument: number}) for function in functions)
+    return replace(LOSSES[kind], name=f"{kind}:{number!r}", per_sample=per_sample, dZ=dZ, parameter=number)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 from fusedmlp.model.parameters import Parameters
 
 
@@ -51,7 +51,7 @@ def trace(
         dZ_l = ∂(wᵢ jᵢ)/∂z_l: (n_{l+1}, m), dW_l = ∂J/∂W_l: (n_l, n_{l+1}), db_l = ∂J/∂b_l: (n_{l+1}, 1).
     """
     architecture, xp = parameters.architecture, backend.xp
-    loss, f, last = LOSSES[architecture.loss], architecture.hidden_activation, len(parameters.weights)
+    loss, f, last = loss_named(architecture.loss), architecture.hidden_activation, len(parameters.weights)
     W = dict(enumerate(parameters.weights, start=1))
     b = dict(enumerate(parameters.biases, start=1))
     Z: dict[int, Array] = {}

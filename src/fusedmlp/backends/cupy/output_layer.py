@@ -10,7 +10,7 @@ from fusedmlp.backends.cupy.launch import THREADS, Launcher, strided
 from fusedmlp.backends.cupy.sums import sum_rows
 from fusedmlp.model.activations import Array, largest_exponent
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 
 _BLOCKS_PER_MULTIPROCESSOR = 4
 
@@ -41,7 +41,7 @@ class OutputLayer:
         self._most_blocks = launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR
         self._partial = cupy.empty((self._most_blocks, 2), "float64")
         self.sums = cupy.empty((2,), "float64")
-        self.loss = np.int32(LOSSES[architecture.loss].code)
+        self.loss = np.int32(loss_named(architecture.loss).code)
         self.most = np.dtype(self._dtype).type(largest_exponent(self._dtype))
 
     def sum_losses(self, logits: Array, Y: Array, sample_weight: Array | None) -> Array:

@@ -14,7 +14,7 @@ from fusedmlp.backends.numba_cpu.machine import interruption, intrinsics
 from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES, AlignedArray
 from fusedmlp.backends.numba_cpu.machine.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 
 # Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
 _BLOCKED_BYTES = 16 * 1024
@@ -87,7 +87,7 @@ def network_record(
     long_tiles : bool
         Whether runs can end in the middle of a tile.
     """
-    a = architecture
+    a, loss = architecture, loss_named(architecture.loss)
     layers = [
         LayerRecord(*shape, start * a.itemsize, end * a.itemsize if a.bias else -1, Z, int(blocked))
         for shape, (start, end), Z, blocked in zip(
@@ -98,7 +98,7 @@ def network_record(
     routines = (
         sweeps.sweeps(a.hidden_activation, a.dtype, dropout),
         register_products.register_products(a.dtype, deep=max(a.layer_sizes) > DEEP),
-        loss_kernels.loss_kernels(a.loss, a.dtype),
+        loss_kernels.loss_kernels(loss.kind, a.dtype),
         updates.updates(a.dtype),
         passes.passes(a.dtype),
     )
@@ -109,7 +109,7 @@ def network_record(
         layer=table.address,
         n_parameters=a.n_parameters,
         item=a.itemsize,
-        mean=int(LOSSES[a.loss].reduction == "mean"),
+        mean=int(loss.reduction == "mean"),
         tile=layout.tile,
         row=layout.row,
         Y=layout.Y,
@@ -122,6 +122,7 @@ def network_record(
         gemm=gemm,
         yielder=intrinsics.yield_address(),
         clock=interruption.clock_address(),
+        loss_parameter=loss.parameter or 0.0,
         **addresses,
     )
     return written(record), table

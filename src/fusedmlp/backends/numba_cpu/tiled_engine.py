@@ -28,7 +28,7 @@ from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import LOSSES
+from fusedmlp.model.losses import loss_named
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
 
@@ -62,13 +62,14 @@ class TiledEngine(Engine):
     def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
         """Whether there is compiled code for the activation, the loss, and the optimizer's rule."""
         stepped = optimizer is None or optimizer.rule is not None
-        known = architecture.hidden_activation in activation_formulas.TAGS and loss_kernels.covers(architecture.loss)
+        loss = loss_named(architecture.loss).kind
+        known = architecture.hidden_activation in activation_formulas.TAGS and loss_kernels.covers(loss)
         return known and stepped
 
     def __init__(self, backend: Backend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         a = architecture
-        self._mean = LOSSES[a.loss].reduction == "mean"
+        self._mean = loss_named(a.loss).reduction == "mean"
         self._blocked = layout.blocked_layers(a)
         self._gemm = gemm.gemm(a.dtype, gemm.library())
         # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.

@@ -1,5 +1,7 @@
 """The output layer of a tile: losses, output activations and dZ_{L-1}; compiled for one loss and dtype.
 
+The number of a loss that has one, such as a quantile, is in the network's record: no kernel is compiled anew for it.
+
 Z, A and Y are addresses of `rows` rows, `row` bytes apart, with t samples; `n` >= t is the number of them up to the end
 of a register. What lies between may be anything finite; dZ is 0 there.
 """
@@ -27,6 +29,7 @@ from fusedmlp.backends.numba_cpu.machine.mathematics import (
     one,
     zero,
 )
+from fusedmlp.backends.numba_cpu.machine.records import network_at
 from fusedmlp.backends.numba_cpu.machine.simd import (
     at_least,
     item_bytes,
@@ -83,7 +86,7 @@ def _softmax_output(tag, like, Z, rows, row, width):
 # Losses: j of n samples in float64, 0 at first, from the logits; `losses.LOSSES`' per_sample. scratch : two rows ------
 
 
-def _binary_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n):
+def _binary_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j += max(z, 0) - y z + log(1 + exp(-|z|)), a register of samples at a time."""
     item = item_bytes(like)
     for k in range(rows):
@@ -97,7 +100,7 @@ def _binary_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n):
             losses[i] += np.float64(row_losses[i])
 
 
-def _categorical_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n):
+def _categorical_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j = log Σ exp(Z - max) - Σ Y (Z - max), a register of samples at a time.
 
     The largest logit's own term of the sum is 1; the others are summed apart from it, or nothing would be left of a
@@ -120,7 +123,7 @@ def _categorical_cross_entropies(tag, like, Z, Y, rows, row, j, scratch, n):
         losses[i] = np.log1p(np.float64(others_of[i])) - np.float64(right_of[i])
 
 
-def _squared_errors(tag, like, Z, Y, rows, row, j, scratch, n):
+def _squared_errors(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j += ½ (z - y)²."""
     losses = vector_at(0.0, j, n)
     for k in range(rows):
@@ -130,7 +133,7 @@ def _squared_errors(tag, like, Z, Y, rows, row, j, scratch, n):
             losses[i] += 0.5 * residual * residual
 
 
-def _sigmoid_squared_errors(tag, like, Z, Y, rows, row, j, scratch, n):
+def _sigmoid_squared_errors(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j += ½ (σ(z) - y)²."""
     losses = vector_at(0.0, j, n)
     for k in range(rows):
@@ -140,7 +143,7 @@ def _sigmoid_squared_errors(tag, like, Z, Y, rows, row, j, scratch, n):
             losses[i] += 0.5 * residual * residual
 
 
-def _poisson_losses(tag, like, Z, Y, rows, row, j, scratch, n):
+def _poisson_losses(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j += y log(y / eᶻ) - y + eᶻ, with the eᶻ of the network's precision."""
     losses = vector_at(0.0, j, n)
     for k in range(rows):
@@ -151,17 +154,66 @@ def _poisson_losses(tag, like, Z, Y, rows, row, j, scratch, n):
             losses[i] += y_log_y - target * np.float64(z[i]) - target + exp(np.float64(clip_exponent(z[i])))
 
 
+def _absolute_errors(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
+    """j += |z - y|."""
+    losses = vector_at(0.0, j, n)
+    for k in range(rows):
+        z, y = vector_at(like, Z + k * row, n), vector_at(like, Y + k * row, n)
+        for i in range(n):
+            losses[i] += abs(np.float64(z[i]) - np.float64(y[i]))
+
+
+def _huber_losses(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
+    """j += ½ (z - y)² up to |z - y| = δ, then δ (|z - y| - ½ δ)."""
+    losses = vector_at(0.0, j, n)
+    for k in range(rows):
+        z, y = vector_at(like, Z + k * row, n), vector_at(like, Y + k * row, n)
+        for i in range(n):
+            residual = abs(np.float64(z[i]) - np.float64(y[i]))
+            inner = residual if residual <= parameter else parameter
+            losses[i] += inner * (residual - 0.5 * inner)
+
+
+def _quantile_losses(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
+    """j += q (y - z) where y > z, else (1 - q) (z - y)."""
+    losses = vector_at(0.0, j, n)
+    for k in range(rows):
+        z, y = vector_at(like, Z + k * row, n), vector_at(like, Y + k * row, n)
+        for i in range(n):
+            residual = np.float64(y[i]) - np.float64(z[i])
+            losses[i] += residual * (parameter if residual > 0 else parameter - 1.0)
+
+
 # dZ_{L-1} in place of A_{L-1} -----------------------------------------------------------------------------------------
 
 
-def _plain_error(tag, a, y):
+def _plain_error(tag, a, y, parameter):
     """dZ = A - Y."""
     return a - y
 
 
-def _sigmoid_error(tag, a, y):
+def _sigmoid_error(tag, a, y, parameter):
     """dZ = (A - Y) ⊙ A (1 - A)."""
     return (a - y) * a * (one(a) - a)
+
+
+def _sign_error(tag, a, y, parameter):
+    """dZ = the sign of A - Y."""
+    residual = a - y
+    unit = splat(one(a))
+    return where_above(residual, zero(a), unit, where_above(-residual, zero(a), -unit, residual))
+
+
+def _clipped_error(tag, a, y, parameter):
+    """dZ = A - Y, between -δ and δ."""
+    residual, limit = a - y, splat(parameter)
+    return where_above(residual, parameter, limit, where_above(-residual, parameter, -limit, residual))
+
+
+def _quantile_error(tag, a, y, parameter):
+    """dZ = 1 - q where A > Y, -q where A < Y."""
+    residual, q = a - y, splat(parameter)
+    return where_above(residual, zero(a), splat(one(a)) - q, where_above(-residual, zero(a), -q, residual))
 
 
 # A named tuple per loss, which selects the kernels by its type, and is found by its name when numba reads cached code.
@@ -170,6 +222,9 @@ CategoricalCrossEntropy = namedtuple("CategoricalCrossEntropy", ())
 SquaredError = namedtuple("SquaredError", ())
 Poisson = namedtuple("Poisson", ())
 SumSquaredError = namedtuple("SumSquaredError", ())
+AbsoluteError = namedtuple("AbsoluteError", ())
+Huber = namedtuple("Huber", ())
+Quantile = namedtuple("Quantile", ())
 
 TAGS: dict[str, Any] = {
     "binary_cross_entropy": BinaryCrossEntropy(),
@@ -177,6 +232,9 @@ TAGS: dict[str, Any] = {
     "squared_error": SquaredError(),
     "poisson": Poisson(),
     "sum_squared_error": SumSquaredError(),
+    "absolute_error": AbsoluteError(),
+    "huber": Huber(),
+    "quantile": Quantile(),
 }
 """Loss -> the tag that kernels take."""
 _NAMES = {type(tag): name for name, tag in TAGS.items()}
@@ -186,7 +244,17 @@ _LOSSES: dict[type, Callable[..., Any]] = {
     SquaredError: _squared_errors,
     Poisson: _poisson_losses,
     SumSquaredError: _sigmoid_squared_errors,
+    AbsoluteError: _absolute_errors,
+    Huber: _huber_losses,
+    Quantile: _quantile_losses,
 }
+_ERRORS: dict[type, Callable[..., Any]] = {
+    SumSquaredError: _sigmoid_error,
+    AbsoluteError: _sign_error,
+    Huber: _clipped_error,
+    Quantile: _quantile_error,
+}
+"""The others' is A - Y."""
 _OUTPUTS: dict[str, Callable[..., Any]] = {
     "sigmoid": _sigmoid_output,
     "softmax": _softmax_output,
@@ -199,11 +267,11 @@ def output(tag, like, Z, rows, row, width):
     """A_{L-1} in place of Z_{L-1}."""
 
 
-def per_sample(tag, like, Z, Y, rows, row, j, scratch, n):
+def per_sample(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     """j += the loss of each sample."""
 
 
-def error_of(tag, a, y):
+def error_of(tag, a, y, parameter):
     """dZ_{L-1} of a register of A_{L-1}."""
 
 
@@ -213,13 +281,13 @@ def _select_output(tag, like, Z, rows, row, width):
 
 
 @overload(per_sample, jit_options=INTERNAL)
-def _select_losses(tag, like, Z, Y, rows, row, j, scratch, n):
+def _select_losses(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
     return _LOSSES[tag.instance_class]
 
 
 @overload(error_of, jit_options=INLINE)
-def _select_error(tag, a, y):
-    return _sigmoid_error if tag.instance_class is SumSquaredError else _plain_error
+def _select_error(tag, a, y, parameter):
+    return _ERRORS.get(tag.instance_class, _plain_error)
 
 
 class LossRoutines(NamedTuple):
@@ -246,20 +314,22 @@ def loss_kernels(loss: str, dtype: str) -> LossRoutines:
     """
     tag, like = TAGS[loss], np.dtype(dtype).type(0)
 
-    def losses(Z, Y, rows, row, j, scratch, n):
+    number = np.dtype(dtype).type
+
+    def losses(Z, Y, rows, row, j, scratch, n, network):
         clear_bytes(j, 8 * n)
-        per_sample(tag, like, Z, Y, rows, row, j, scratch, n)
+        per_sample(tag, like, Z, Y, rows, row, j, scratch, n, network_at(network).loss_parameter)
 
     def activate(Z, rows, row, n):
         output(tag, like, Z, rows, row, n * item_bytes(like))
 
-    def error(A, Y, rows, row, weights, t, n):
-        item = item_bytes(like)
+    def error(A, Y, rows, row, weights, t, n, network):
+        item, parameter = item_bytes(like), number(network_at(network).loss_parameter)
         for k in range(rows):
             a = A + k * row
             for i in range(0, n * item, lane_bytes(like)):
-                dZ = error_of(tag, load_lanes(like, a + i), load_lanes(like, Y + k * row + i))
+                dZ = error_of(tag, load_lanes(like, a + i), load_lanes(like, Y + k * row + i), parameter)
                 store(dZ * load_lanes(like, weights + i) if weights else dZ, a + i)
             clear_bytes(a + t * item, (n - t) * item)
 
-    return LossRoutines(routine_address(losses, 7), routine_address(activate, 4), routine_address(error, 7))
+    return LossRoutines(routine_address(losses, 8), routine_address(activate, 4), routine_address(error, 8))

@@ -122,14 +122,14 @@ def sum_samples(like):
             n = samples_of(like, t)
             copy_targets(like, network, run, worker, outputs.n_out, first, t, n)
             call(network.forward_tile, (run_address, worker_address, first, t))
-            call(network.losses, (Z, Y, outputs.n_out, row, worker.losses, workspace + network.scratch, n))
+            call(network.losses, (Z, Y, outputs.n_out, row, worker.losses, workspace + network.scratch, n, run.network))
             if weights:
                 loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
             else:
                 loss, total_weight = loss + sum_of(worker.losses, t), total_weight + t
             if run.result:
                 call(network.activate, (Z, outputs.n_out, row, n))
-                call(network.error, (Z, Y, outputs.n_out, row, weights, t, n))
+                call(network.error, (Z, Y, outputs.n_out, row, weights, t, n, run.network))
                 call(network.backward_tile, (run_address, worker_address, gradient, t, np.int64(first > start)))
         store(loss, run.slot_sums + 16 * slot)
         store(total_weight, run.slot_sums + 16 * slot + 8)

@@ -86,6 +86,8 @@ class NetworkRecord(NamedTuple):
     """Address of sched_yield, or 0."""
     clock: int
     """Address of clock_gettime, or 0."""
+    loss_parameter: float
+    """The number that the loss has, such as a quantile; 0 where it has none."""
 
 
 class RunRecord(NamedTuple):
