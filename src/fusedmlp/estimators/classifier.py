@@ -220,6 +220,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def predict(self, X: Any) -> np.ndarray:
         """The classes of the rows of X: shape (n_samples,), or (n_samples, n_classes) of 0 and 1 for several labels."""
         A = self._outputs(X, "predict")
+        if self.out_activation_ == "softmax":
+            return self.classes_.take(A.argmax(axis=1))
+        if self.n_outputs_ == 1 and len(self.classes_) == 2:
+            return self.classes_.take(A.ravel() > 0.5)
         return self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
 
     def predict_proba(self, X: Any) -> np.ndarray:
