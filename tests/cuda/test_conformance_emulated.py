@@ -1,8 +1,8 @@
 """The conformance suite once more, for the cupy backend on the fake GPU: its host code and its kernels, run by the CPU.
 
 Where there is a GPU the suite itself covers the backend; this is for the machines without one. Activations and losses
-without CUDA code run composed, from array operations. One loss and two depths of each such activation, and one activation
-of each such loss, are enough here.
+without CUDA code run composed, from array operations: one loss and two depths of each such activation, and one
+activation with each such loss, are enough here.
 """
 
 from __future__ import annotations
