@@ -272,8 +272,10 @@ def test_a_line_for_what_is_slow(caplog, monkeypatch):
     table = sparse.csr_matrix(X)
     for _ in range(2):
         MLPClassifier(max_iter=1).fit(table, Y)
+        MLPClassifier(max_iter=1, solver="sgd", momentum=1, learning_rate_init=1e-6).fit(X, Y)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "MLPClassifier.fit: sparse X is made dense batch by batch"
+        "MLPClassifier.fit: sparse X is made dense batch by batch",
+        "MLPClassifier.fit: momentum=1 has no compiled step: each batch is a call, and its step runs in Python",
     ]
 
 

@@ -185,6 +185,28 @@ def test_lbfgs_ends_at_the_same_loss(backend):
     assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-6)
 
 
+@pytest.mark.parametrize("solver", ["stops by itself", "early stopping, sgd", "adaptive"])
+def test_what_is_printed(backend, solver, capsys):
+    X, y = DIGITS
+    printed = []
+    for estimator in both("MLPClassifier", verbose=True, **SOLVERS[solver]):
+        quiet(estimator.fit, X, y)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert len(printed[0].splitlines()) > 4
+
+
+def test_another_solver_goes_on(backend):
+    """From float32, too: lbfgs works in float64."""
+    X, y = DIGITS
+    ours, theirs = (quiet(e.fit, X.astype(np.float32), y) for e in both("MLPClassifier", warm_start=True))
+    for estimator in (ours, theirs):
+        quiet(estimator.set_params(solver="lbfgs", max_iter=2, alpha=0.1).fit, X.astype(np.float32), y)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-5)
+    assert ours.coefs_[0].dtype == theirs.coefs_[0].dtype == np.float64
+    quiet(ours.set_params(solver="adam").fit, X, y)
+
+
 @pytest.mark.parametrize("target", ["classes", "outputs"])
 def test_float32(backend, target):
     name, (X, y), parameters = TARGETS[target]

@@ -49,9 +49,15 @@ class Record:
             self.note = f"{a.hidden_activation} with {a.loss} runs composed on {self.backend}: it has no fused kernel"
         if sparse.issparse(X):
             self.note = "sparse X is made dense batch by batch"
-        if self.note and self.note not in _said:
-            _said.add(self.note)
-            _log.warning("%s.%s: %s", self.estimator, self.method, self.note)
+        if self.note:
+            self.say(self.note)
+
+    def say(self, note: str) -> None:
+        """Keep a note, and log it as a warning if no call of this process has had it before."""
+        self.note = note
+        if note not in _said:
+            _said.add(note)
+            _log.warning("%s.%s: %s", self.estimator, self.method, note)
 
 
 listeners: list[Callable[[Record], None]] = []

@@ -152,10 +152,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             if first_pass:
                 dtype = "float64" if self.solver == "lbfgs" else X.dtype.name
                 self._initialize([X.shape[1], *sizes, self.n_outputs_], dtype)
+            elif self.solver == "lbfgs":  # which works in float64, as scikit-learn's
+                self.coefs_ = [np.asarray(W, np.float64) for W in self.coefs_]
+                self.intercepts_ = [np.asarray(b, np.float64) for b in self.intercepts_]
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
             network = self._network(get_backend())
             record.ran_on(network, X)
+            if self.solver == "sgd" and self.momentum == 1:
+                record.say("momentum=1 has no compiled step: each batch is a call, and its step runs in Python")
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
