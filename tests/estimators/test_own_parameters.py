@@ -244,6 +244,11 @@ def test_negative_counts():
         MLPRegressor(loss="poisson").fit(X, np.where(Y == 3, -1, Y))
 
 
+def test_targets_that_float32_cannot_hold():
+    with pytest.raises(ValueError, match=r"y: expected numbers that float32, the type of X, can hold; got 5e\+40"):
+        MLPRegressor().fit(X.astype(np.float32), np.where(Y == 3, -5e40, Y))
+
+
 def test_not_fitted():
     with pytest.raises(NotFittedError):
         MLPClassifier().predict(X)

@@ -243,6 +243,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         if self.loss == "poisson" and y.size and y.min() < 0:
             raise ValueError(f"y: loss='poisson' expects numbers >= 0; the smallest is {y.min()}")
+        dtype = "float64" if self.solver == "lbfgs" else X.dtype
+        largest = float(np.abs(y).max())
+        if largest > np.finfo(dtype).max:
+            raise ValueError(f"y: expected numbers that {dtype}, the type of X, can hold; got {largest:g}")
         return X, y.reshape(-1, 1) if y.ndim == 1 else y
 
     def _encode(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
