@@ -245,7 +245,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             raise ValueError(f"y: loss='poisson' expects numbers >= 0; the smallest is {y.min()}")
         dtype = "float64" if self.solver == "lbfgs" else X.dtype
         largest = float(np.abs(y).max())
-        if largest > np.finfo(dtype).max:
+        if largest > float(np.finfo(dtype).max):
             raise ValueError(f"y: expected numbers that {dtype}, the type of X, can hold; got {largest:g}")
         return X, y.reshape(-1, 1) if y.ndim == 1 else y
 
