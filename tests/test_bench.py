@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -268,7 +269,15 @@ def test_no_gpu_is_told(monkeypatch):
 
 
 def test_committed_results_can_be_read():
-    files = list((ROOT / "bench" / "results").glob("*/*/results.json"))
+    files = list((ROOT / "bench" / "results").glob("*/peers*/results.json"))
     assert files
     for path in files:
         assert command.files.load(path).measured
+
+
+def test_committed_results_of_the_estimators_are_their_table():
+    from bench.estimators.__main__ import markdown
+
+    for path in (ROOT / "bench" / "results").glob("*/estimators/results.json"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown(results["machine"], results["rows"])
