@@ -132,7 +132,7 @@ def as_samples(
 def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
     """X alone, as `as_samples` takes it."""
     dtype, n1 = architecture.dtype, architecture.n_inputs
-    if _is_ready(X, n1, architecture, backend):  # the shortest way, for small inputs
+    if is_ready(X, n1, architecture, backend):  # the shortest way, for small inputs
         if X.shape[1] and backend.all_finite(X):
             return X
     else:
@@ -154,7 +154,7 @@ def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str
     )
 
 
-def _is_ready(x: Any, rows: int, architecture: Architecture, backend: Primitives) -> bool:
+def is_ready(x: Any, rows: int, architecture: Architecture, backend: Primitives) -> bool:
     """Whether x is a matrix of so many rows that the engines of a backend with numpy's arrays take as it is."""
     return (
         type(x) is np.ndarray
@@ -183,7 +183,7 @@ def _check_Y(Y: Any, m: int, architecture: Architecture, backend: Primitives, na
     With `on_host`, where X is one, a `HostMatrix`.
     """
     nL, loss = architecture.n_outputs, loss_named(architecture.loss)
-    ready = not on_host and _is_ready(Y, nL, architecture, backend) and Y.shape[1] == m
+    ready = not on_host and is_ready(Y, nL, architecture, backend) and Y.shape[1] == m
     if ready and _all_valid(loss, Y, backend):
         return Y
     Y = _as_array(Y, backend, name)

@@ -16,16 +16,18 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fusedmlp.backends.selection import get_backend
+from fusedmlp.engines.samples import is_ready
 from fusedmlp.estimators.activity import recorded
 from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
-from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from
+from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
 from fusedmlp.estimators.rows import Rows, as_rows, outputs
 from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
 from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
+from fusedmlp.model.parameters import Gradients
 from fusedmlp.network import Network
 from fusedmlp.training.schedules import SCHEDULES
 
@@ -241,8 +243,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_ = [] if scores else None
             self.best_validation_score_ = -np.inf if scores else None
             self.best_loss_ = None if scores else np.inf
-        flat = [np.ravel(x) for pair in zip(self.coefs_, self.intercepts_, strict=True) for x in pair]
-        self._best_parameters = np.concatenate(flat)
+        self._best_parameters = packed(self.coefs_, self.intercepts_)
 
     # The network behind the attributes --------------------------------------------------------------------------------
 
@@ -256,8 +257,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             linked = link(network_from(self.coefs_, self.intercepts_, activation, loss, dtype, backend))
             self._show(linked)
         elif not linked.shared:  # the arrays may have been written to
-            fresh = network_from(self.coefs_, self.intercepts_, activation, loss, linked.network.architecture.dtype)
-            linked.network.parameters.flat[...] = linked.network.backend.asarray(fresh.parameters.flat)
+            flat = linked.network.parameters.flat
+            flat[...] = linked.network.backend.asarray(packed(self.coefs_, self.intercepts_), flat.dtype)
         return linked.network
 
     def _show(self, linked: Link) -> None:
@@ -291,12 +292,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """
         return (
             type(X) is np.ndarray
-            and X.ndim == 2
+            and is_ready(X.T, self.n_features_in_, network.architecture, network.backend)
             and len(X) > 0
-            and X.shape[1] == self.n_features_in_
-            and X.dtype.name == network.architecture.dtype
             and not hasattr(self, "feature_names_in_")
-            and network.backend.xp is np
             and network.backend.all_finite(X)
         )
 
@@ -353,10 +351,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         Y = np.asarray(y).reshape(X.shape[0], -1)
         objective = Objective(network, as_rows(X, Y, sample_weight, network), float(self.alpha), self._loss_factor())
         J, gradient = objective(network.backend.to_numpy(network.parameters.flat).copy())
-        a = network.architecture
-        dWs = [gradient[start:end] for start, end in a.weight_ranges]
-        dbs = [gradient[end : end + shape[1]] for (_, end), shape in zip(a.weight_ranges, a.weight_shapes, strict=True)]
-        return J, np.concatenate([*dWs, *dbs])
+        gradients = Gradients(network.architecture, gradient)
+        return J, np.concatenate([np.ravel(x) for x in chain(gradients.weights, gradients.biases)])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.estimators.linking import packed
 from fusedmlp.estimators.patching import sklearn_class
 from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.model.optimizers import Adam
@@ -92,7 +93,7 @@ def adopt(estimator: Any, attributes: dict[str, Any]) -> None:
     for private in ("_best_coefs", "_best_intercepts", "_optimizer", "_sklearn_version"):
         estimator.__dict__.pop(private, None)
     if "_best_coefs" in attributes:
-        estimator._best_parameters = _packed(attributes["_best_coefs"], attributes["_best_intercepts"])
+        estimator._best_parameters = packed(attributes["_best_coefs"], attributes["_best_intercepts"])
     theirs = attributes.get("_optimizer")
     if theirs is None:
         return
@@ -100,10 +101,10 @@ def adopt(estimator: Any, attributes: dict[str, Any]) -> None:
     layers = len(estimator.coefs_)
     if isinstance(steps.optimizer, Adam):
         pairs = (("m", theirs.ms), ("v", theirs.vs))
-        moments = {name: _packed(arrays[:layers], arrays[layers:]) for name, arrays in pairs}
+        moments = {name: packed(arrays[:layers], arrays[layers:]) for name, arrays in pairs}
         steps.restore(theirs.t, steps.optimizer.learning_rate, moments)
     else:
-        velocity = _packed(theirs.velocities[:layers], theirs.velocities[layers:])
+        velocity = packed(theirs.velocities[:layers], theirs.velocities[layers:])
         steps.restore(0, theirs.learning_rate, {"velocity": velocity})
     estimator._optimizer = steps
 
@@ -120,13 +121,8 @@ def _copies(arrays: Sequence[Any]) -> list[np.ndarray]:
     return [np.array(x) for x in arrays]
 
 
-def _packed(weights: Sequence[Any], biases: Sequence[Any]) -> np.ndarray:
-    """W1, b1, W2, b2, ... in one vector."""
-    return np.concatenate([np.ravel(x) for pair in zip(weights, biases, strict=True) for x in pair])
-
-
 def _unpacked(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The inverse of `_packed`: copies of the weights and of the biases."""
+    """The inverse of `packed`: copies of the weights and of the biases."""
     weights, biases, at = [], [], 0
     for n_in, n_out in shapes:
         weights.append(flat[at : at + n_in * n_out].reshape(n_in, n_out).copy())

@@ -43,6 +43,11 @@ class Link(NamedTuple):
         return same and a.hidden_activation == activation and a.loss == loss
 
 
+def packed(coefs: Sequence[Any], intercepts: Sequence[Any]) -> np.ndarray:
+    """W1, b1, W2, b2, ... in one new vector, as `Parameters` has them."""
+    return np.concatenate([np.ravel(x) for pair in zip(coefs, intercepts, strict=True) for x in pair])
+
+
 def network_from(
     coefs: Sequence[Any], intercepts: Sequence[Any], activation: str, loss: str, dtype: str, backend: Any = None
 ) -> Network:
@@ -61,8 +66,7 @@ def network_from(
     weights = [np.asarray(W) for W in coefs]
     layer_sizes = [weights[0].shape[0], *(W.shape[1] for W in weights)]
     architecture = Architecture(layer_sizes, activation, loss, True, dtype)
-    pairs = zip(weights, intercepts, strict=True)
-    flat = np.concatenate([np.ravel(x).astype(dtype, copy=False) for pair in pairs for x in pair])
+    flat = packed(weights, intercepts).astype(dtype, copy=False)
     return Network.from_parameters(Parameters(architecture, flat), backend=backend)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from fusedmlp.model.optimizers import SGD, Adam, AdamW, Optimizer, OptimizerState
 from fusedmlp.network import Network
 from fusedmlp.training.schedules import Schedule, as_schedule
+from fusedmlp.training.state import in_host_memory
 
 SMALLEST_RATE = 1e-6
 """The schedule "adaptive" stops at this rate."""
@@ -78,7 +79,7 @@ class SolverSteps:
 
     @property
     def learning_rate(self) -> float:
-        t = self.saved()[0]
+        t = (self._state or self._saved).t
         if isinstance(self.optimizer, Adam) and t:
             return self.optimizer.numbers(self._learning_rate, t).rate
         return self._learning_rate
@@ -100,7 +101,7 @@ class SolverSteps:
         """Steps taken, the rate without Adam's corrections, and the moments in host memory."""
         if self._state is None:
             return self._saved.t, self._learning_rate, self._saved.moments
-        moments = {name: np.array(x.get() if hasattr(x, "get") else x) for name, x in self._state.moments.items()}
+        moments = {name: in_host_memory(x) for name, x in self._state.moments.items()}
         return self._state.t, self._learning_rate, moments
 
     def restore(self, t: int, learning_rate: float, moments: dict[str, np.ndarray]) -> None:

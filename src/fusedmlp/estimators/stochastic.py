@@ -71,6 +71,7 @@ class StochasticFit:
     ) -> None:
         self._estimator, self._network, self._rows = estimator, network, rows
         self._validation, self._incremental = validation, incremental
+        self._prints = bool(estimator.verbose) and estimator.verbose != "bar"
         self._order = np.arange(rows.m)
         self._batch_size = self._size_of_batches()
         self._options = epoch_options(estimator, network)
@@ -138,7 +139,7 @@ class StochasticFit:
         e.n_iter_ += 1
         e.t_ += self._rows.m
         e.loss_curve_.append(e.loss_)
-        if e.verbose and e.verbose != "bar":
+        if self._prints:
             print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
         diverged = math.isnan(e.loss_) or not network.backend.all_finite(network.parameters.flat)
         if not diverged and e.loss_ < self._lowest.value:
@@ -156,7 +157,7 @@ class StochasticFit:
         score = math.nan if diverged else validation.score(e, self._network)
         e.validation_scores_.append(score)
         e.validation_loss_curve_.append(math.nan if diverged else validation.loss(e, self._network))
-        if e.verbose and e.verbose != "bar":
+        if self._prints:
             print(f"Validation score: {score:f}")
         if e.early_stopping:
             worse = score < e.best_validation_score_ + e.tol
@@ -178,7 +179,7 @@ class StochasticFit:
             return False
         what = "Validation score" if e.early_stopping else "Training loss"
         message = f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
-        if self._steps.stops(message, bool(e.verbose) and e.verbose != "bar"):
+        if self._steps.stops(message, self._prints):
             return True
         e._no_improvement_count = 0
         return False

@@ -92,7 +92,7 @@ class TrainingState:
             "optimizer": None
             if self.optimizer is None
             else {"name": type(self.optimizer).__name__, **asdict(self.optimizer)},
-            "moments": {name: _in_host_memory(moment) for name, moment in self.moments.items()},
+            "moments": {name: in_host_memory(moment) for name, moment in self.moments.items()},
             "steps": self.steps,
             "epoch": self.epoch,
             "generator": None if self.generator is None else _generator_data(self.generator),
@@ -100,10 +100,10 @@ class TrainingState:
             "rate_factor": self.rate_factor,
             "history": asdict(self.history),
             "best_loss": self.best_loss,
-            "best_weights": _in_host_memory(self.best_weights),
+            "best_weights": _copied(self.best_weights),
             "epochs_since_best": self.epochs_since_best,
-            "first_weights": _in_host_memory(self.first_weights),
-            "weights": _in_host_memory(self.weights),
+            "first_weights": _copied(self.first_weights),
+            "weights": _copied(self.weights),
             "training_samples": self.training_samples,
             "validation_samples": self.validation_samples,
         }
@@ -119,11 +119,13 @@ class TrainingState:
         return cls(**{**data, "optimizer": optimizer, "generator": generator, "history": History(**data["history"])})
 
 
-def _in_host_memory(x: Array | None) -> np.ndarray | None:
+def in_host_memory(x: Array) -> np.ndarray:
     """A copy in host memory."""
-    if x is None:
-        return None
     return x.get() if hasattr(x, "get") else np.array(x)
+
+
+def _copied(x: Array | None) -> np.ndarray | None:
+    return None if x is None else in_host_memory(x)
 
 
 def _generator_data(generator: Generator) -> dict[str, Any]:
