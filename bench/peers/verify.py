@@ -19,7 +19,14 @@ from xml.etree import ElementTree
 from bench.peers.worker import without_paths
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/cuda/test_on_gpu.py", "tests/conformance", "tests/test_network.py", "tests/files", "tests/data")
+TESTS = (
+    "tests/cuda/test_on_gpu.py",
+    "tests/conformance",
+    "tests/test_network.py",
+    "tests/files",
+    "tests/data",
+    "tests/estimators/test_same_numbers.py",
+)
 SELECTED = "cupy or test_on_gpu"
 """pytest's -k: the backend's parameter, and the tests that need a GPU."""
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")

@@ -109,7 +109,7 @@ class Network(PlacedNetwork):
 
         Parameters
         ----------
-        X : array of shape (n1, m)
+        X : array or SciPy's sparse matrix of shape (n1, m)
 
         Returns
         -------
@@ -139,7 +139,7 @@ class Network(PlacedNetwork):
 
         Parameters
         ----------
-        X : array of shape (n1, m)
+        X : array or SciPy's sparse matrix of shape (n1, m)
         Y : array of shape (nL, m), or (m,) for one output
         sample_weight : array of shape (m,), optional
             Numbers >= 0, not all 0.
@@ -220,7 +220,7 @@ class Network(PlacedNetwork):
 
         Parameters
         ----------
-        X : array of shape (n1, m)
+        X : array or SciPy's sparse matrix of shape (n1, m)
         Y : array of shape (nL, m), or (m,) for one output
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw"} or Optimizer
         epochs : int

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 import oracle
 from compare import assert_close
@@ -14,7 +15,7 @@ from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.losses import LOSSES
 from fusedmlp.model.optimizers import OPTIMIZERS
 from fusedmlp.network import Network
-from problems import COMBINATIONS, make_problem
+from problems import COMBINATIONS, make_problem, targets
 
 ALPHA = 0.3
 
@@ -22,11 +23,12 @@ ALPHA = 0.3
 def check_against_oracle(problem, alpha=0.0):
     """forward, loss, loss_and_gradients and trace of a problem's network."""
     net, X, Y, w = problem.net, problem.X, problem.Y, problem.sample_weight
+    dense = X.toarray() if sparse.issparse(X) else X
     numpy = net.backend.to_numpy
     weights, biases = [numpy(W) for W in net.weights], [numpy(b) for b in net.biases]
     a = net.architecture
-    _, prediction = oracle.forward(weights, biases, X.T, a.hidden_activation, a.loss)
-    J, dWs, dbs = oracle.loss_and_gradients(weights, biases, X.T, Y.T, a.hidden_activation, a.loss, w, alpha)
+    _, prediction = oracle.forward(weights, biases, dense.T, a.hidden_activation, a.loss)
+    J, dWs, dbs = oracle.loss_and_gradients(weights, biases, dense.T, Y.T, a.hidden_activation, a.loss, w, alpha)
     assert_close(net.forward(X), prediction.T, "A_L")
     tolerance = {"float32": 1e-5, "float64": 1e-12}[a.dtype]
     assert net.loss(X, Y, w, alpha=alpha) == pytest.approx(J, rel=tolerance)
@@ -62,7 +64,7 @@ def test_every_combination(backend, combination):
     dtype=st.sampled_from(["float32", "float64"]),
     bias=st.booleans(),
     weighted=st.booleans(),
-    order=st.sampled_from(["C", "F", "strided"]),
+    order=st.sampled_from(["C", "F", "strided", "sparse"]),
 )
 def test_shapes_and_orders(backend, sizes, m, activation, loss, dtype, bias, weighted, order):
     if loss == "categorical_cross_entropy":
@@ -77,6 +79,8 @@ def test_shapes_and_orders(backend, sizes, m, activation, loss, dtype, bias, wei
         larger = np.full((2 * sizes[0], 3 * m), np.nan, dtype)
         larger[::2, ::3] = problem.X
         problem.X = larger[::2, ::3]
+    elif order == "sparse":
+        problem.X = sparse.csr_array(np.where(np.abs(problem.X) > 1, problem.X, 0))
     else:
         problem.X = np.asarray(problem.X, order=order)
     check_against_oracle(problem)
@@ -166,6 +170,29 @@ def test_training_follows_the_numpy_backend(backend, activation, name):
     expected_loss, expected_flat = train("numpy")
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-10)
     assert_close(flat, expected_flat, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("dropout", [0.0, [0.3, 0.2]], ids=["", "dropout"])
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def test_sparse_training_follows_the_dense_one(backend, kind, dropout):
+    """With entries that come twice and stored zeros, weights, validation, and more samples than a tile."""
+    rng = np.random.default_rng(0)
+    X = sparse.random_array((40, 700), density=0.15, rng=rng)
+    X.data[:50] = 0
+    X = sparse.coo_array((np.r_[X.data, X.data[:99]], (np.r_[X.row, X.row[:99]], np.r_[X.col, X.col[:99]])), (40, 700))
+    Y, weight = targets("categorical_cross_entropy", 3, 700, rng), rng.random(700)
+
+    def train(table, on):
+        net = Network([40, 33, 3], "tanh", "categorical_cross_entropy", dtype="float64", backend=on, random_state=0)
+        settings = {"alpha": 0.1, "clip_norm": 0.5, "validation_fraction": 0.2, "early_stopping": True}
+        history = net.fit(
+            table, Y, epochs=3, batch_size=300, sample_weight=weight, dropout=dropout, random_state=1, **settings
+        )
+        return np.r_[history.loss, history.validation_loss, net.backend.to_numpy(net.parameters.flat)]
+
+    before = X.copy()
+    assert_close(train(kind(X), backend), train(X.toarray(), "numpy"), tolerance=1e-10)
+    assert (before != X).nnz == 0
 
 
 def test_same_seed_same_bits(backend):

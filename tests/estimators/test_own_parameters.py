@@ -20,6 +20,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import fusedmlp
 from fusedmlp import LossCurveDisplay, MLPClassifier, MLPRegressor
+from fusedmlp.backends.numpy_backend import NumpyBackend
 from fusedmlp.estimators.patching import sklearn_class
 from fusedmlp.estimators.versions import check_version
 
@@ -274,12 +275,14 @@ def test_divergence_names_epoch_and_layer():
 
 def test_a_line_for_what_is_slow(caplog, monkeypatch):
     monkeypatch.setattr("fusedmlp.estimators.activity._said", set())
+    monkeypatch.setattr(NumpyBackend, "takes_sparse", False)
     table = sparse.csr_matrix(X)
     for _ in range(2):
-        MLPClassifier(max_iter=1).fit(table, Y)
+        with fusedmlp.use_backend("numpy"):
+            MLPClassifier(max_iter=1).fit(table, Y)
         MLPClassifier(max_iter=1, solver="sgd", momentum=1, learning_rate_init=1e-6).fit(X, Y)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "MLPClassifier.fit: sparse X is made dense batch by batch",
+        "MLPClassifier.fit: sparse X is made dense batch by batch on numpy",
         "MLPClassifier.fit: momentum=1 has no compiled step: each batch is a call, and its step runs in Python",
     ]
 

@@ -17,6 +17,7 @@ class NumpyBackend(Backend):
     """Backend ``numpy``: the base class's primitives, on numpy."""
 
     name = "numpy"
+    takes_sparse = True
 
     @property
     def xp(self) -> Any:

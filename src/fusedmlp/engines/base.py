@@ -44,6 +44,10 @@ class Engine(ABC):
         self.backend = backend
         self.architecture = architecture
 
+    def prepared(self, X: Array) -> Array:
+        """X as epochs over it are fastest: X itself, or a copy in another form, if that pays for a whole training."""
+        return X
+
     @abstractmethod
     def forward(self, parameters: Parameters, X: Array) -> Array:
         """A_{L-1}, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""

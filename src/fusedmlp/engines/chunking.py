@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fusedmlp.engines.feeding import Feeder, HostMatrix, Part
 from fusedmlp.engines.primitives import Primitives
+from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 
@@ -64,10 +65,10 @@ class Chunking:
         if isinstance(samples, slice):
             return [columns(x, samples) for x in matrices]
         rooms = [partial(self._buffer, f"taken{i}") for i in range(len(matrices))]
-        return [
-            x if x is None else self.backend.take_samples(x, samples, room)
-            for x, room in zip(matrices, rooms, strict=True)
-        ]
+        return [x if x is None else self._take(x, samples, room) for x, room in zip(matrices, rooms, strict=True)]
+
+    def _take(self, x: Array, samples: Array, room: Callable[[tuple[int, int]], Array]) -> Any:
+        return x[:, samples] if isinstance(x, SparseMatrix) else self.backend.take_samples(x, samples, room)
 
     def _parts(
         self, matrices: Sequence[Array | None], chunks: Iterator[slice], order: Array | None = None

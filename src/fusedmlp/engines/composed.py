@@ -14,6 +14,7 @@ from fusedmlp.engines.batches import Batch, Batching, Epoch, Masks, sum_of_weigh
 from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import PLAIN, EpochOptions
 from fusedmlp.engines.primitives import Primitives
+from fusedmlp.engines.sparse import SparseMatrix, outer_product, product
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_named
@@ -237,7 +238,7 @@ class ComposedEngine(Batching, Engine):
         weights, biases = parameters.weights, parameters.biases
         A, last = X, len(weights) - 1
         for layer, W in enumerate(weights):
-            Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
+            Z = product(self.backend, W, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
             b = biases[layer] if biases else None
             if layer < last:
                 A = self.backend.activate(Z, self.architecture.hidden_activation, b, out=Z)
@@ -255,10 +256,11 @@ class ComposedEngine(Batching, Engine):
         for layer, W in enumerate(weights):
             factor = None if masks is None else masks.factors(layer, A)
             if factor is not None:
+                A = A.toarray() if isinstance(A, SparseMatrix) else A
                 A = self.backend.xp.multiply(A, factor, out=self._buffer(f"dropped{layer}", A.shape))
             inputs.append(A)
             factors.append(factor)
-            Z = self.backend.matmul(W.T, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
+            Z = product(self.backend, W, A, out=self._buffer(f"A{layer}", (W.shape[1], X.shape[1])))
             b = biases[layer] if biases else None
             if layer < last:
                 slope = self._buffer(f"slope{layer}", Z.shape) if self._activation.stores_slope else None
@@ -302,7 +304,7 @@ class ComposedEngine(Batching, Engine):
             dZ *= sample_weight
         weights, dW, db = parameters.weights, gradients.weights, gradients.biases
         for layer in range(len(weights) - 1, -1, -1):
-            backend.matmul(inputs[layer], dZ.T, out=dW[layer])
+            outer_product(backend, inputs[layer], dZ, out=dW[layer])
             if db:
                 dZ.sum(axis=1, keepdims=True, out=db[layer])
             if layer:

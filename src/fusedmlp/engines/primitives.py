@@ -40,6 +40,8 @@ class Primitives(ABC):
         The precision of float32 products. "tf32" allows tensor cores, which round operands to 10 bits of mantissa.
     converts_by_tile : bool
         Whether engines take X in the other floating-point type too, and convert it tile by tile.
+    takes_sparse : bool
+        Whether engines take X as a `SparseMatrix`; else a sparse X is made dense chunk by chunk.
     memory_errors : tuple of exception classes
         The exceptions of an allocation that may succeed after other memory was freed: engines then take smaller
         chunks.
@@ -49,6 +51,7 @@ class Primitives(ABC):
     precision: str = "strict"
     workspace_bytes: ClassVar[int] = 64 * 2**20
     converts_by_tile: ClassVar[bool] = False
+    takes_sparse: ClassVar[bool] = False
 
     @property
     def memory_errors(self) -> tuple[type[BaseException], ...]:

@@ -1,8 +1,9 @@
 """Samples: X, Y and sample weights, checked in one place, where the engines of a backend take them.
 
 `as_samples` and `as_inputs` are the only entry points. A ValueError says what is wrong; its axes are those of the core,
-where a column is a sample. An array is used in one of three ways, and is not copied needlessly:
+where a column is a sample. An array is used in one of four ways, and is not copied needlessly:
 
+- a sparse X of SciPy's becomes a `SparseMatrix`, or a `SparseHostMatrix` for a device;
 - it is converted and placed on the backend's device, if it is not there in the right type already;
 - where a device has no room for X and all that goes with it, or where X would have to be converted and is large, each
   becomes a `HostMatrix`, which stays in host memory and is converted chunk by chunk;
@@ -20,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.checks import check_number
+from fusedmlp.engines.base import Engine
 from fusedmlp.engines.feeding import HostMatrix, all_finite
 from fusedmlp.engines.primitives import Primitives
+from fusedmlp.engines.sparse import SparseHostMatrix, SparseMatrix, as_columns, is_sparse
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import DTYPES, Architecture
 from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
@@ -84,12 +87,20 @@ class Samples:
         X, Y, weight = self.X, self.Y, self.sample_weight
         if isinstance(X, HostMatrix):
             return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))
-        if isinstance(X, np.ndarray) and (X.nbytes > largest_copy or isinstance(X, np.memmap)):
+        if isinstance(X, np.ndarray | SparseMatrix) and (X.nbytes > largest_copy or isinstance(X, np.memmap)):
             return Samples(X, Y, weight, self.ordered(columns))
-        return Samples(X.T[columns].T, Y.T[columns].T, None if weight is None else weight[:, columns])
+        taken = X[:, columns] if isinstance(X, SparseMatrix) else X.T[columns].T
+        return Samples(taken, Y.T[columns].T, None if weight is None else weight[:, columns])
+
+    def prepared(self, engine: Engine) -> Samples:
+        """These samples with X as an engine's epochs read it fastest."""
+        X = engine.prepared(self.X)
+        return self if X is self.X else Samples(X, self.Y, self.sample_weight, self.order)
 
     def on_device(self, backend: Primitives) -> Samples:
         """These samples on the backend, all of them, whether it says that they fit or not."""
+        if isinstance(self.X, SparseMatrix):
+            return Samples(self.X.toarray(), self.Y, self.sample_weight)
         if not isinstance(self.X, HostMatrix):
             dtype = self.Y.dtype
             return (
@@ -132,6 +143,8 @@ def as_samples(
 def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
     """X alone, as `as_samples` takes it."""
     dtype, n1 = architecture.dtype, architecture.n_inputs
+    if is_sparse(X):
+        return _sparse_inputs(X, architecture, backend, name)
     if is_ready(X, n1, architecture, backend):  # the shortest way, for small inputs
         if X.shape[1] and backend.all_finite(X):
             return X
@@ -152,6 +165,25 @@ def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str
         name,
         on_host=(large and owned and not backend.converts_by_tile) or not (owned or backend.fits(n_bytes)),
     )
+
+
+def _sparse_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str) -> Array:
+    """A sparse X of SciPy's, checked, as the engines of the backend take it."""
+    if X.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: expected real numbers; got a sparse matrix of dtype {X.dtype}")
+    if X.ndim != 2 or X.shape[0] != architecture.n_inputs or X.shape[1] == 0:
+        raise _wrong_shape_of_X(X, architecture.n_inputs, name)
+    columns = as_columns(X, architecture.dtype)
+    if not all_finite(np, columns.data):
+        place = int(np.flatnonzero(~np.isfinite(columns.data))[0])
+        sample = int(np.searchsorted(columns.indptr, place, side="right")) - 1
+        row = int(columns.indices[place])
+        value = float(X.tocsc()[row, sample])
+        too_large = f", too large for {architecture.dtype}" if np.isfinite(value) else ""
+        raise ValueError(
+            f"{name}: expected finite numbers; got {value}{too_large} at row {row}, column (sample) {sample}"
+        )
+    return SparseMatrix.of(columns) if backend.takes_sparse else SparseHostMatrix(columns)
 
 
 def is_ready(x: Any, rows: int, architecture: Architecture, backend: Primitives) -> bool:
@@ -269,8 +301,8 @@ def _as_array(x: Any, backend: Primitives, name: str) -> Array:
                 f"{name}: expected an array in main memory for backend {backend.name!r}; got one on a GPU. "
                 f"Copy it ({name}.get() for CuPy), or make the network with backend='cupy'"
             )
-        if hasattr(x, "toarray") and hasattr(x, "nnz"):
-            raise ValueError(f"{name}: sparse matrices are not supported; pass {name}.toarray()")
+        if is_sparse(x):
+            raise ValueError(f"{name}: expected an array; got a sparse matrix: pass {name}.toarray()")
         try:
             x = np.asarray(x)
         except ValueError as error:

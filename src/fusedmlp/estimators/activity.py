@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import sparse
-
+from fusedmlp.engines.sparse import is_sparse
 from fusedmlp.network import Network
 
 _log = logging.getLogger("fusedmlp")
@@ -47,8 +46,8 @@ class Record:
         a = network.architecture
         if self.engine == "composed" and self.backend != "numpy":
             self.note = f"{a.hidden_activation} with {a.loss} runs composed on {self.backend}: it has no fused kernel"
-        if sparse.issparse(X):
-            self.note = "sparse X is made dense batch by batch"
+        if is_sparse(X) and not network.backend.takes_sparse:
+            self.note = f"sparse X is made dense batch by batch on {self.backend}"
         if self.note:
             self.say(self.note)
 

@@ -185,7 +185,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         callbacks: Callbacks,
     ) -> None:
         if self.solver == "lbfgs":
-            fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network))
+            fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
         validation: ValidationSet | None
         if self.early_stopping and held_out is None:

@@ -69,7 +69,7 @@ class StochasticFit:
     def __init__(
         self, estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None, incremental: bool
     ) -> None:
-        self._estimator, self._network, self._rows = estimator, network, rows
+        self._estimator, self._network, self._rows = estimator, network, rows.prepared(network)
         self._validation, self._incremental = validation, incremental
         self._prints = bool(estimator.verbose) and estimator.verbose != "bar"
         self._order = np.arange(rows.m)

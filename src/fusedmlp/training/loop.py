@@ -162,6 +162,8 @@ class Training:
             state are kept.
         """
         self.history.samples = train.m
+        train = train.prepared(self.engine)
+        validation = None if validation is None else validation.prepared(self.engine)
         for callback in self._callbacks:
             callback.on_fit_begin(self)
         try:

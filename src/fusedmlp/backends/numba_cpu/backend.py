@@ -43,6 +43,7 @@ class NumbaCpuBackend(Backend):
 
     name = "numba-cpu"
     converts_by_tile = True
+    takes_sparse = True
 
     @property
     def xp(self) -> Any:

@@ -19,14 +19,16 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.numba_cpu import layout
 from fusedmlp.backends.numba_cpu.epochs import Epoch
-from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, passes
+from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, passes, sparse_products
 from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback
 from fusedmlp.backends.numba_cpu.machine.records import Run
+from fusedmlp.backends.numba_cpu.sparsity import is_mostly_zero, sparse_copy
 from fusedmlp.backends.numba_cpu.workers import blas, crew, gemm, threads
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.options import PLAIN, EpochOptions
+from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_named
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
@@ -40,7 +42,10 @@ _WORTH_POLLING_NS = 10_000_000
 _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
-_SLOT_SHARE = 16
+_SLOT_SHARE, _SPARSE_SLOT_SHARE = 16, 4
+# The step of an optimizer takes this long a byte of the parameters. Helpers wait for it through the sums of a batch
+# that is one slot: with a sparse X, such a batch can be short and its step long.
+_STEP_BYTE_NS, _WORTH_SHARING_STEPS_NS = 0.3, 1_000_000
 # Memory of all slots: so much, or more of it for large networks, so that several workers have something to do.
 _SLOT_BYTES, _MOST_SLOT_BYTES = 32 * 2**20, 256 * 2**20
 _MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
@@ -51,6 +56,8 @@ _FEW_PARTS, _SMALLEST_PART = 8, 64
 _STATE, _DONE, _STOP, _STEPS, _STATE_SIZE = 0, 16, 32, 48, 64
 
 _log = logging.getLogger("fusedmlp.compilation")
+
+Inputs = np.ndarray | SparseMatrix
 
 
 class TiledEngine(Engine):
@@ -78,9 +85,10 @@ class TiledEngine(Engine):
         # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
         flops = 6 * sum(n_in * n_out for n_in, n_out in a.weight_shapes)
         self._sample_ns = flops / 100 * (a.itemsize / 4) + 0.45 * sum(a.layer_sizes[1:-1]) + 20
+        self._input_ns = _number_ns(a.itemsize) * a.layer_sizes[1]
         self._n_parameters, self._dtype = a.n_parameters, np.dtype(a.dtype)
-        slot_ns = max(_WORTH_A_SLOT_NS, _SLOT_SHARE * a.n_parameters * a.itemsize * _BYTE_NS)
-        self._slot_samples = max(passes.SLOT_STEP, int(slot_ns / self._sample_ns))
+        self._sums_ns = a.n_parameters * a.itemsize * _BYTE_NS
+        self._step_ns = a.n_parameters * a.itemsize * _STEP_BYTE_NS
         self._most_slots = most_slots(a.n_parameters * a.itemsize)
         self._slots = AlignedArray(0, a.dtype)
         self._slot_sums = AlignedArray(2 * self._most_slots, "float64")
@@ -104,12 +112,19 @@ class TiledEngine(Engine):
         self._work = 0
         self._flat, self._flat_address = np.empty(0), 0
 
-    def forward(self, parameters: Parameters, X: np.ndarray) -> np.ndarray:
+    def prepared(self, X: Inputs) -> Inputs:
+        """A `SparseMatrix` in place of an array in memory that is mostly zeros."""
+        if not isinstance(X, np.ndarray) or X.dtype != self._dtype or not is_mostly_zero(X, self.architecture):
+            return X
+        copy = sparse_copy(X)
+        return X if copy is None else copy
+
+    def forward(self, parameters: Parameters, X: Inputs) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self._dtype)
         # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers. Whole tiles, unless
         # there are too few of them to share.
-        sample_ns, tile = self._sample_ns / 3, self._plain.layout.tile
+        sample_ns, tile = self._ns_of(X) / 3, self._plain.layout.tile
         part = m
         if m > _SMALLEST_PART:
             worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
@@ -123,7 +138,7 @@ class TiledEngine(Engine):
     def loss(
         self,
         parameters: Parameters,
-        X: np.ndarray,
+        X: Inputs,
         Y: np.ndarray,
         sample_weight: np.ndarray | None = None,
         alpha: float = 0.0,
@@ -135,7 +150,7 @@ class TiledEngine(Engine):
     def loss_and_gradients(
         self,
         parameters: Parameters,
-        X: np.ndarray,
+        X: Inputs,
         Y: np.ndarray,
         gradients: Gradients,
         sample_weight: np.ndarray | None = None,
@@ -148,7 +163,7 @@ class TiledEngine(Engine):
         self,
         parameters: Parameters,
         optimizer_state: OptimizerState,
-        X: np.ndarray,
+        X: Inputs,
         Y: np.ndarray,
         sample_weight: np.ndarray | None,
         order: np.ndarray | None,
@@ -173,7 +188,7 @@ class TiledEngine(Engine):
         self,
         parameters: Parameters,
         optimizer_state: OptimizerState,
-        X: np.ndarray,
+        X: Inputs,
         Y: np.ndarray,
         sample_weight: np.ndarray | None,
         order: np.ndarray | None,
@@ -201,7 +216,7 @@ class TiledEngine(Engine):
     def _batches(
         self,
         parameters: Parameters,
-        X: np.ndarray,
+        X: Inputs,
         Y: np.ndarray,
         sample_weight: np.ndarray | None,
         order: np.ndarray | None,
@@ -212,7 +227,8 @@ class TiledEngine(Engine):
     ) -> np.ndarray:
         """The loss of every batch; the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
-        batches, slots = -(-samples // batch_size), self._slots_of(batch_size)
+        sample_ns, slot_samples = self._ns_of(X), self._samples_of_a_slot(X)
+        batches, slots = -(-samples // batch_size), self._slots_of(batch_size, slot_samples)
         losses = self._losses.with_room(batches)
         weights = None if sample_weight is None else np.ascontiguousarray(sample_weight.reshape(-1))
         y_row, y_sample = Y.strides
@@ -220,10 +236,13 @@ class TiledEngine(Engine):
         if result is not None:
             result_address = address_of(result)
             slot_gradients = self._slots.with_room(slots * self._n_parameters).address
-        last_slots = slots if batches == 1 else self._slots_of(samples - (batches - 1) * batch_size)
+        last_slots = slots
+        if batches > 1:
+            last_slots = self._slots_of(samples - (batches - 1) * batch_size, slot_samples)
+        shares_steps = epoch is not None and isinstance(X, SparseMatrix) and self._step_ns > _WORTH_SHARING_STEPS_NS
         self._share(
-            slots,
-            samples * self._sample_ns,
+            max(2, slots) if shares_steps else slots,
+            samples * sample_ns,
             parameters.flat,
             X,
             order,
@@ -241,7 +260,7 @@ class TiledEngine(Engine):
         tasks: int,
         nanoseconds: float,
         flat: np.ndarray,
-        X: np.ndarray,
+        X: Inputs,
         order: np.ndarray | None,
         batches: tuple[int, ...],
         epoch: Epoch | None = None,
@@ -260,10 +279,15 @@ class TiledEngine(Engine):
         if nanoseconds > _WORTH_POLLING_NS:
             callback = GuardedCallback((epoch and epoch.poll) or _nothing, self._stop, STOP_EARLY)
             fields = fields | {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
-        x_access = self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs)
-        convert = 0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name)
+        X_fields: tuple[int, ...]
         samples, order_address = (X.shape[1], 0) if order is None else (len(order), address_of(order))
-        X_fields = (address_of(X), *X.strides, x_access, convert, samples, order_address)
+        if isinstance(X, SparseMatrix):
+            X_fields = (address_of(X.values), 0, 0, inputs.SPARSE, 0, samples, order_address)
+            fields = fields | self._sparse_fields(X)
+        else:
+            x_access = self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs)
+            convert = 0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name)
+            X_fields = (address_of(X), *X.strides, x_access, convert, samples, order_address)
         self._state.numbers.fill(0)
         if flat is not self._flat:
             self._flat, self._flat_address = flat, address_of(flat)
@@ -274,9 +298,27 @@ class TiledEngine(Engine):
             if source is not None and source.error is not None:
                 raise source.error
 
-    def _slots_of(self, samples: int) -> int:
+    def _sparse_fields(self, X: SparseMatrix) -> dict[str, int]:
+        """The fields of a run that a sparse X adds."""
+        routines = sparse_products.sparse_products(self.architecture.dtype)
+        return {"x_starts": address_of(X.starts), "x_inputs": address_of(X.inputs)} | routines._asdict()
+
+    def _ns_of(self, X: Inputs) -> float:
+        """About how long a sample takes, forward and backward."""
+        if not isinstance(X, SparseMatrix):
+            return self._sample_ns
+        a, stored = self.architecture, len(X.values) / X.shape[1]
+        dense = _dense_number_ns(a.itemsize) * a.n_inputs * a.layer_sizes[1]
+        return self._sample_ns - dense + self._input_ns * (stored + 2)
+
+    def _samples_of_a_slot(self, X: Inputs) -> int:
+        """So many that a slot is worth its sums; those of a sparse X take most of the time of small batches."""
+        share = _SPARSE_SLOT_SHARE if isinstance(X, SparseMatrix) else _SLOT_SHARE
+        return max(passes.SLOT_STEP, int(max(_WORTH_A_SLOT_NS, share * self._sums_ns) / self._ns_of(X)))
+
+    def _slots_of(self, samples: int, slot_samples: int) -> int:
         """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
-        worth = max(1, min(self._most_slots, samples // self._slot_samples))
+        worth = max(1, min(self._most_slots, samples // slot_samples))
         return 1 << (worth.bit_length() - 1)
 
     def _x_access(self, X: np.ndarray, ordered: bool, masked: bool) -> int:
@@ -318,6 +360,16 @@ class TiledEngine(Engine):
             yield
         finally:
             timer.cancel()
+
+
+def _dense_number_ns(itemsize: int) -> float:
+    """Nanoseconds a weight takes for a sample, in its three products."""
+    return 6 / 100 * (itemsize / 4)
+
+
+def _number_ns(itemsize: int) -> float:
+    """Nanoseconds a weight of a number that a sparse X stores takes, gathered and scattered."""
+    return 0.22 * (itemsize / 4)
 
 
 _PLACES = {"state": _STATE, "done": _DONE, "stop": _STOP, "steps": _STEPS}

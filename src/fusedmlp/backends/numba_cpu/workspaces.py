@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fusedmlp.backends.numba_cpu import layout
 from fusedmlp.backends.numba_cpu.kernels import passes
+from fusedmlp.backends.numba_cpu.kernels.inputs import NONZEROS_BYTES
 from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES
 from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray
 from fusedmlp.backends.numba_cpu.machine.records import WorkerRecord, written
@@ -65,6 +66,7 @@ class Workspaces:
                 AlignedArray(tile, "float64"),
                 AlignedArray(tile, "int64"),
                 AlignedArray(tile * HASH_BYTES // 8, "int64"),
+                AlignedArray(tile * NONZEROS_BYTES // 8, "int64"),
             ]
             places = dict(zip(WorkerRecord._fields, (block.address for block in blocks), strict=False))
             record = written(WorkerRecord(**places, leader=int(not self._kept)))

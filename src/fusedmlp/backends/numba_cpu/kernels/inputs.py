@@ -12,14 +12,16 @@ from functools import cache
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, layer_key, store_sample_hash
+from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, INPUT_BYTES, layer_key, store_sample_hash
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, copy_bytes, load
 from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, store, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
-# packed with a row per input.
-SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED = range(4)
+# packed with a row per input. A sparse X has a table of what its samples hold.
+SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED, SPARSE = range(5)
+NONZEROS_BYTES = 24
+"""What the table of a sparse tile has for a sample."""
 _SQUARE = 4
 _STRIP = 16
 _transpose_lanes, _transpose_square = transposition(None), transposition(_SQUARE)
@@ -75,6 +77,9 @@ def pack_samples(like, out, sources, n_in, x_row, t):
 @internal
 def reach_X(like, network, run, worker, n_in, start, t):
     """A tile of X, packed first where it must be: the worker's x, x_step and x_by_sample."""
+    if run.x_access == SPARSE:
+        reach_nonzeros(like, network, run, worker, start, t)
+        return
     if run.x_access == SAMPLES_IN_PLACE or run.x_access == ROWS_IN_PLACE:
         worker.x = run.X + start * run.x_sample
         worker.x_step = run.x_sample if run.x_access == SAMPLES_IN_PLACE else run.x_row
@@ -98,6 +103,27 @@ def reach_X(like, network, run, worker, n_in, start, t):
         width = n * item_bytes(like)
         key = layer_key(worker.key, 0)
         call(network.mask_inputs, (packed, network.row, n_in, width, worker.hashes, key, run.masks))
+
+
+@internal
+def reach_nonzeros(like, network, run, worker, start, t):
+    """The table of what a tile's samples hold of a sparse X; with dropout of inputs, of a masked copy of its values."""
+    n, item, table = samples_of(like, t), item_bytes(like), worker.nonzeros
+    x, inputs, starts, order = run.X, run.x_inputs, run.x_starts, run.order
+    for i in range(n):
+        sample = starts + 8 * sample_of(order, start + min(i, t - 1))
+        first = load(INTEGER, sample)
+        store(inputs + first * INPUT_BYTES, table + i * NONZEROS_BYTES)
+        store(x + first * item, table + i * NONZEROS_BYTES + 8)
+        store(load(INTEGER, sample + 8) - first, table + i * NONZEROS_BYTES + 16)
+    if run.masks:
+        values, key, hashes, masks = worker.workspace + network.X, layer_key(worker.key, 0), worker.hashes, run.masks
+        for i in range(n):
+            sample = table + i * NONZEROS_BYTES
+            count = load(INTEGER, sample + 16)
+            call(run.mask_nonzeros, (sample, count, values, hashes + HASH_BYTES * i, key, masks))
+            store(values, sample + 8)
+            values += count * item
 
 
 @internal

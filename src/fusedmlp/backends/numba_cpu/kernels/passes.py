@@ -111,7 +111,7 @@ def sum_samples(like):
         weights = workspace + network.weights if run.weights else 0
         gradient = run.slots + slot * network.n_parameters * item
         if run.result:
-            clear_gradient(like, network, gradient)
+            clear_gradient(like, network, run, gradient)
         if run.masks:
             worker.key = step_key(run.seed, run.first_step + batch)
         loss, total_weight = 0.0, 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -28,7 +29,10 @@ from fusedmlp.backends.numba_cpu.machine.simd import (
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 HASH_BYTES = 4
+INPUT_BYTES = 4
+"""The number of an input of a sparse X, int32."""
 _LAYER_BITS = 40
+_INPUT = np.int32(0)
 
 
 class MaskRecord(NamedTuple):
@@ -136,10 +140,42 @@ def masked_scale(typing_context, like, hashes, key, threshold, scale):
     return lanes(like, types.int64, types.int64, types.int64, like), codegen
 
 
+@intrinsic
+def keeps(typing_context, sample_hash, key, threshold):
+    """Whether a sample, the address of whose hash is given, keeps a unit; key : of `unit_key`."""
+
+    def codegen(context, builder, signature, arguments):
+        sample_hash, key, threshold = arguments
+        sample = builder.load(builder.inttoptr(sample_hash, _INT32.as_pointer()), align=HASH_BYTES)
+        return builder.icmp_unsigned(
+            ">=", _mix32(builder, builder.xor(sample, _low(builder, key))), _low(builder, threshold)
+        )
+
+    return types.boolean(types.int64, types.int64, types.int64), codegen
+
+
 def _spread(builder, value, vector):
     undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(_INT32, 0)
     first = builder.insert_element(undefined, value, zero)
     return builder.shuffle_vector(first, undefined, ir.Constant(vector, [0] * vector.count))
+
+
+def mask_nonzeros(like):
+    """out = x * mask · scale for a sample's `count` numbers that are not 0: the inputs of the network.
+
+    sample : address of the addresses of its inputs' numbers and values. sample_hash : address of its hash.
+    """
+    number = type(like)
+
+    def mask_nonzeros(sample, count, out, sample_hash, key, mask):
+        threshold, scale, item = load(INTEGER, mask), number(load(0.0, mask + 8)), item_bytes(like)
+        inputs, values = load(INTEGER, sample), load(INTEGER, sample + 8)
+        for p in range(count):
+            unit = unit_key(key + load(_INPUT, inputs + INPUT_BYTES * p))
+            kept = scale if keeps(sample_hash, unit, threshold) else number(0)
+            store(load(like, values + item * p) * kept, out + item * p)
+
+    return mask_nonzeros
 
 
 def mask_rows(like):

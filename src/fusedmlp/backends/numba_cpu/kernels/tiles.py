@@ -48,17 +48,20 @@ def input_of(network, worker, layer):
 
 
 @internal
-def forward_layer(like, network, flat, masks, worker, layer, t, n):
+def forward_layer(like, network, run, worker, layer, t, n):
     """Z = Wᵀ A + b, A = f(Z) of a layer; before a single output also z_L = w_Lᵀ A, in the same sweep."""
     here, last, item, row = layer_of(network, layer), network.layers - 1, item_bytes(like), network.row
+    flat, sparse = run.flat, layer == 0 and run.x_starts != 0
     x, x_step, by_sample = input_of(network, worker, layer)
     W, Z, width, n_in, n_out = flat + here.W, worker.workspace + here.Z, n * item, here.n_in, here.n_out
-    by_blocks = here.blocked != 0 and n_in <= DEEP
+    by_blocks = here.blocked != 0 and n_in <= DEEP and not sparse
     z, w = np.int64(0), np.int64(0)
     if layer == last - 1 and layer_of(network, last).n_out == 1:
         z, w = worker.workspace + layer_of(network, last).Z, flat + layer_of(network, last).W
         clear_bytes(z, width)
-    if not here.blocked:
+    if sparse:
+        call(run.gather, (worker.nonzeros, W, n_out, Z, row, n, worker.workspace + network.scratch))
+    elif not here.blocked:
         samples = t if layer == 0 else n
         gemm(
             network.gemm, by_sample, True, samples, n_out, n_in, one(like), x, x_step // item, W, n_out, zero(like), Z,
@@ -76,7 +79,7 @@ def forward_layer(like, network, flat, masks, worker, layer, t, n):
         if layer < last:
             biases, weights = flat + here.b + offset if here.b >= 0 else 0, w + offset if w else 0
             key = layer_key(worker.key, layer + 1) + first
-            mask = masks + (layer + 1) * MASK_BYTES
+            mask = run.masks + (layer + 1) * MASK_BYTES
             slopes = at + network.slopes
             call(network.forward, (at, slopes, row, count, width, biases, weights, z, worker.hashes, key, mask))
 
@@ -105,7 +108,7 @@ def forward_tile(like):
             if network.long_tiles and interrupted(network, run, worker):
                 return
             if layer == 0 or layer < last or outputs.n_out > 1:
-                forward_layer(like, network, run.flat, run.masks, worker, layer, t, n)
+                forward_layer(like, network, run, worker, layer, t, n)
         if outputs.b >= 0:
             Z, width = worker.workspace + outputs.Z, n * item_bytes(like)
             add_biases(like, Z, network.row, outputs.n_out, width, run.flat + outputs.b)
@@ -117,25 +120,29 @@ def forward_tile(like):
 
 
 @internal
-def clear_gradient(like, network, gradient):
+def clear_gradient(like, network, run, gradient):
     """Zeros where the first tile of a slot adds; the sums of blocked products it writes."""
     last = network.layers - 1
     for layer in range(network.layers):
         here = layer_of(network, layer)
-        if not here.blocked or (layer == last and layer > 0 and here.n_out == 1):
+        sparse = layer == 0 and run.x_starts != 0
+        if not here.blocked or sparse or (layer == last and layer > 0 and here.n_out == 1):
             clear_bytes(gradient + here.W, here.n_in * here.n_out * item_bytes(like))
         if here.b >= 0:
             clear_bytes(gradient + here.b, here.n_out * item_bytes(like))
 
 
 @internal
-def add_weight_gradient(like, network, gradient, worker, layer, dZ, first, count, t, add):
-    """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on; all of them if BLAS does it."""
+def add_weight_gradient(like, network, run, gradient, worker, layer, dZ, first, count, t, add):
+    """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on: all for a sparse X and for BLAS."""
     here, item, row = layer_of(network, layer), item_bytes(like), network.row
     x, x_step, by_sample = input_of(network, worker, layer)
     dW, n_in, n_out = gradient + here.W, here.n_in, here.n_out
-    if here.blocked:
-        d, g, scratch = dZ + first * row, dW + first * item, worker.workspace + network.scratch
+    scratch = worker.workspace + network.scratch
+    if layer == 0 and run.x_starts != 0:
+        call(run.scatter, (worker.nonzeros, dZ, row, n_out, dW, t, worker.sources, scratch))
+    elif here.blocked:
+        d, g = dZ + first * row, dW + first * item
         places = network.multiply, x, x_step, n_in, d, row, count, g, n_out * item, t, worker.sources, scratch, add
         call(network.samples, places)
     else:
@@ -155,14 +162,14 @@ def error_products(like, network, above, W, dZ, D, n):
 
 
 @internal
-def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
+def backward_layer(like, network, run, gradient, worker, layer, t, n, add):
     """dZ = W dZ_{l+1} ⊙ f'(A) of a hidden layer, db += Σ dZ, dW += x dZᵀ; with one output also dW_{L-1} += A dzᵀ."""
     here, above, item = layer_of(network, layer), layer_of(network, layer + 1), item_bytes(like)
     units, n_out, row, width = here.n_out, above.n_out, network.row, n * item
     A, dZ, D = worker.workspace + here.Z, worker.workspace + above.Z, worker.workspace + network.D
-    W, dW = flat + above.W, gradient + above.W
+    W, dW = run.flat + above.W, gradient + above.W
     one_output = layer == network.layers - 2 and n_out == 1
-    at_once = here.blocked != 0 and here.n_in <= _FEW_ROWS
+    at_once = here.blocked != 0 and here.n_in <= _FEW_ROWS and (layer > 0 or run.x_starts == 0)
     by_blocks = above.blocked != 0 and not one_output and n_out <= DEEP
     if not one_output and not above.blocked:
         error_products(like, network, above, W, dZ, D, n)
@@ -183,9 +190,9 @@ def backward_layer(like, network, flat, gradient, worker, layer, t, n, add):
         else:
             call(network.backward, (a, a + network.slopes, d, row, count, width, 0, 0, 0, db))
         if at_once:
-            add_weight_gradient(like, network, gradient, worker, layer, A, first, count, t, add)
+            add_weight_gradient(like, network, run, gradient, worker, layer, A, first, count, t, add)
     if not at_once:
-        add_weight_gradient(like, network, gradient, worker, layer, A, 0, units, t, add)
+        add_weight_gradient(like, network, run, gradient, worker, layer, A, 0, units, t, add)
 
 
 def backward_tile(like):
@@ -206,9 +213,9 @@ def backward_tile(like):
             if network.long_tiles and interrupted(network, run, worker):
                 return
             if layer < last:
-                backward_layer(like, network, run.flat, gradient, worker, layer, t, n, add)
+                backward_layer(like, network, run, gradient, worker, layer, t, n, add)
             elif last == 0 or outputs.n_out > 1:
-                add_weight_gradient(like, network, gradient, worker, last, dZ, 0, outputs.n_out, t, add)
+                add_weight_gradient(like, network, run, gradient, worker, last, dZ, 0, outputs.n_out, t, add)
 
     return backward_tile
 

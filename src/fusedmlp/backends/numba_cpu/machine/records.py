@@ -164,6 +164,14 @@ class RunRecord(NamedTuple):
     """A callback into Python that the leader makes every `passes.POLL_NS`; 0 for none."""
     next_poll: int = 0
     """When, in nanoseconds of the clock."""
+    x_starts: int = 0
+    """For a sparse X, int64: where each sample's numbers start in `X` and in `x_inputs`; 0 for a dense X."""
+    x_inputs: int = 0
+    """The inputs of these numbers, int32."""
+    gather: int = 0
+    """A routine of `sparse_products`, like the next two."""
+    scatter: int = 0
+    mask_nonzeros: int = 0
     masks: int = 0
     """`random_masks.MaskRecord` of the inputs of every layer; 0 without dropout."""
     seed: int = 0
@@ -194,6 +202,8 @@ class WorkerRecord(NamedTuple):
     """Addresses of a tile's samples."""
     hashes: int
     """The hashes of a tile's samples, for dropout."""
+    nonzeros: int
+    """What a tile's samples hold of a sparse X: see `sparse_products`."""
     leader: int
     """Whether it is the thread that called the engine."""
     x: int = 0

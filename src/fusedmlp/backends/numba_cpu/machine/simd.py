@@ -273,6 +273,17 @@ def store(typing_context, value, address):
 
 
 @intrinsic
+def store_as_int32(typing_context, value, address):
+    """An int64 that fits to an address, as an int32."""
+
+    def codegen(context, builder, signature, arguments):
+        builder.store(builder.trunc(arguments[0], _INT32), builder.inttoptr(arguments[1], _INT32.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def sum_lanes(typing_context, lanes):
     """The sum of all lanes, by halves."""
 
