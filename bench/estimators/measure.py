@@ -73,7 +73,7 @@ def _grid_search(model: Any, X: Any, y: np.ndarray, jobs: int) -> dict[str, Any]
 
     for name in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
         del os.environ[name]
-    search = GridSearchCV(model, GRID, cv=3, n_jobs=jobs)
+    search = GridSearchCV(model, GRID, n_jobs=jobs)
     seconds = _seconds(lambda: quietly(search.fit, X, y))
     get_reusable_executor().shutdown(wait=True)  # its processes would keep this one alive for minutes
     return {"seconds": seconds, "score": float(search.best_score_)}

@@ -13,7 +13,7 @@ import pytest
 import oracle
 from compare import assert_close
 from fusedmlp import SGD, Adam, Network, get_backend
-from fusedmlp.backends.numba_cpu import tiled_engine
+from fusedmlp.backends.numba_cpu import work_sizes
 from fusedmlp.backends.numba_cpu.workers import threads
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -287,6 +287,6 @@ def test_poisson_has_numpys_bound(dtype):
 def test_slots_follow_from_the_network_alone():
     mebibyte = 2**20
     for vector, slots in ((1000, 64), (mebibyte, 32), (8 * mebibyte, 8), (30 * mebibyte, 8), (50 * mebibyte, 4)):
-        assert tiled_engine.most_slots(vector) == slots
-        assert tiled_engine.most_slots(vector) * vector <= 256 * mebibyte
-    assert tiled_engine.most_slots(1000 * mebibyte) == 4
+        assert work_sizes.most_slots(vector) == slots
+        assert work_sizes.most_slots(vector) * vector <= 256 * mebibyte
+    assert work_sizes.most_slots(1000 * mebibyte) == 4

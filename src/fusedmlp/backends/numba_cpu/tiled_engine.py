@@ -24,6 +24,7 @@ from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback
 from fusedmlp.backends.numba_cpu.machine.records import Run
 from fusedmlp.backends.numba_cpu.sparsity import is_mostly_zero, sparse_copy
+from fusedmlp.backends.numba_cpu.work_sizes import MOST_PIECES, Inputs, WorkSizes
 from fusedmlp.backends.numba_cpu.workers import blas, crew, gemm, threads
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
@@ -38,26 +39,10 @@ from fusedmlp.model.parameters import Gradients, Parameters
 _WORTH_A_HELPER_NS = 30_000
 # A longer run gives Python its turn from time to time.
 _WORTH_POLLING_NS = 10_000_000
-# A slot is worth its own sums, and the workers' asking for it, from about here.
-_WORTH_A_SLOT_NS = 20_000
-# Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
-_BYTE_NS = 0.09
-_SLOT_SHARE, _SPARSE_SLOT_SHARE = 16, 4
-# The step of an optimizer takes this long a byte of the parameters. Helpers wait for it through the sums of a batch
-# that is one slot: with a sparse X, such a batch can be short and its step long.
-_STEP_BYTE_NS, _WORTH_SHARING_STEPS_NS = 0.3, 1_000_000
-# Memory of all slots: so much, or more of it for large networks, so that several workers have something to do.
-_SLOT_BYTES, _MOST_SLOT_BYTES = 32 * 2**20, 256 * 2**20
-_MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
-_MOST_PIECES = 16
-# Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
-_FEW_PARTS, _SMALLEST_PART = 8, 64
 # What workers write to for each other: apart, so that one does not take the other's cache line.
 _STATE, _DONE, _STOP, _STEPS, _STATE_SIZE = 0, 16, 32, 48, 64
 
 _log = logging.getLogger("fusedmlp.compilation")
-
-Inputs = np.ndarray | SparseMatrix
 
 
 class TiledEngine(Engine):
@@ -82,21 +67,13 @@ class TiledEngine(Engine):
         # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.
         by_scipy = self._gemm.library == "SciPy" and not all(self._blocked)
         self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
-        # Nanoseconds a sample takes: its products forward and twice backward, and its hidden units' element-wise work.
-        flops = 6 * sum(n_in * n_out for n_in, n_out in a.weight_shapes)
-        self._sample_ns = flops / 100 * (a.itemsize / 4) + 0.45 * sum(a.layer_sizes[1:-1]) + 20
-        self._input_ns = _number_ns(a.itemsize) * a.layer_sizes[1]
+        self._sizes = sizes = WorkSizes(a)
         self._n_parameters, self._dtype = a.n_parameters, np.dtype(a.dtype)
-        self._sums_ns = a.n_parameters * a.itemsize * _BYTE_NS
-        self._step_ns = a.n_parameters * a.itemsize * _STEP_BYTE_NS
-        self._most_slots = most_slots(a.n_parameters * a.itemsize)
         self._slots = AlignedArray(0, a.dtype)
-        self._slot_sums = AlignedArray(2 * self._most_slots, "float64")
-        self._sums = AlignedArray(passes.NORMS // 8 + _MOST_PIECES, "float64")
+        self._slot_sums = AlignedArray(2 * sizes.most_slots, "float64")
+        self._sums = AlignedArray(passes.NORMS // 8 + MOST_PIECES, "float64")
         self._losses = AlignedArray(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
-        chunks = -(-self._n_parameters // passes.CHUNK)
-        self._piece = -(-chunks // _MOST_PIECES) * passes.CHUNK
         self._state = AlignedArray(_STATE_SIZE, "int64")
         self._stop = self._state.numbers[_STOP : _STOP + 1]
         self._for_phases = self._gradient, self._sums.numbers[:3], self._stop
@@ -104,10 +81,10 @@ class TiledEngine(Engine):
             **{name: self._state.address + 8 * at for name, at in _PLACES.items()},
             slot_sums=self._slot_sums.address,
             sums=self._sums.address,
-            pieces=-(-self._n_parameters // self._piece),
-            piece=self._piece,
+            pieces=sizes.pieces,
+            piece=sizes.piece,
         )
-        self._plain = Workspaces(a, self._gemm.address, self._sample_ns, dropout=False)
+        self._plain = Workspaces(a, self._gemm.address, sizes.sample_ns, dropout=False)
         self._masked: Workspaces | None = None
         self._work = 0
         self._flat, self._flat_address = np.empty(0), 0
@@ -122,17 +99,9 @@ class TiledEngine(Engine):
     def forward(self, parameters: Parameters, X: Inputs) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self._dtype)
-        # Parts that follow from m alone: the same tiles, and bits, whatever the number of workers. Whole tiles, unless
-        # there are too few of them to share.
-        sample_ns, tile = self._ns_of(X) / 3, self._plain.layout.tile
-        part = m
-        if m > _SMALLEST_PART:
-            worth, tiles = int(2 * m * sample_ns / _WORTH_A_SLOT_NS), -(-m // tile)
-            parts, step = max(1, min(worth, tiles)), tile
-            if tiles < _FEW_PARTS:
-                parts, step = max(1, min(worth, _FEW_PARTS, m // _SMALLEST_PART)), passes.SLOT_STEP
-            part = -(-m // (parts * step)) * step
-        self._share(-(-m // part), m * sample_ns, parameters.flat, X, None, (address_of(out), part, *_NO_BATCHES))
+        part = self._sizes.part_of(X, self._plain.layout.tile)
+        nanoseconds = m * self._sizes.sample_ns_of(X) / 3
+        self._share(-(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, *_NO_BATCHES))
         return out
 
     def loss(
@@ -227,8 +196,8 @@ class TiledEngine(Engine):
     ) -> np.ndarray:
         """The loss of every batch; the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
-        sample_ns, slot_samples = self._ns_of(X), self._samples_of_a_slot(X)
-        batches, slots = -(-samples // batch_size), self._slots_of(batch_size, slot_samples)
+        sizes = self._sizes
+        batches, slots = -(-samples // batch_size), sizes.slots_of(batch_size, X)
         losses = self._losses.with_room(batches)
         weights = None if sample_weight is None else np.ascontiguousarray(sample_weight.reshape(-1))
         y_row, y_sample = Y.strides
@@ -238,11 +207,10 @@ class TiledEngine(Engine):
             slot_gradients = self._slots.with_room(slots * self._n_parameters).address
         last_slots = slots
         if batches > 1:
-            last_slots = self._slots_of(samples - (batches - 1) * batch_size, slot_samples)
-        shares_steps = epoch is not None and isinstance(X, SparseMatrix) and self._step_ns > _WORTH_SHARING_STEPS_NS
+            last_slots = sizes.slots_of(samples - (batches - 1) * batch_size, X)
         self._share(
-            max(2, slots) if shares_steps else slots,
-            samples * sample_ns,
+            max(2, slots) if epoch is not None and sizes.shares_steps(X) else slots,
+            samples * sizes.sample_ns_of(X),
             parameters.flat,
             X,
             order,
@@ -303,24 +271,6 @@ class TiledEngine(Engine):
         routines = sparse_products.sparse_products(self.architecture.dtype)
         return {"x_starts": address_of(X.starts), "x_inputs": address_of(X.inputs)} | routines._asdict()
 
-    def _ns_of(self, X: Inputs) -> float:
-        """About how long a sample takes, forward and backward."""
-        if not isinstance(X, SparseMatrix):
-            return self._sample_ns
-        a, stored = self.architecture, len(X.values) / X.shape[1]
-        dense = _dense_number_ns(a.itemsize) * a.n_inputs * a.layer_sizes[1]
-        return self._sample_ns - dense + self._input_ns * (stored + 2)
-
-    def _samples_of_a_slot(self, X: Inputs) -> int:
-        """So many that a slot is worth its sums; those of a sparse X take most of the time of small batches."""
-        share = _SPARSE_SLOT_SHARE if isinstance(X, SparseMatrix) else _SLOT_SHARE
-        return max(passes.SLOT_STEP, int(max(_WORTH_A_SLOT_NS, share * self._sums_ns) / self._ns_of(X)))
-
-    def _slots_of(self, samples: int, slot_samples: int) -> int:
-        """Slots of a batch: a power of two, so that two workers, or four, have as many each."""
-        worth = max(1, min(self._most_slots, samples // slot_samples))
-        return 1 << (worth.bit_length() - 1)
-
     def _x_access(self, X: np.ndarray, ordered: bool, masked: bool) -> int:
         """See `inputs`."""
         if self._blocked[0] or masked:
@@ -341,7 +291,7 @@ class TiledEngine(Engine):
     def _workspaces(self, masked: bool) -> Workspaces:
         """The workers' memory and code. The first call compiles, and logs that if it takes more than a second."""
         if masked and self._masked is None:
-            self._masked = Workspaces(self.architecture, self._gemm.address, self._sample_ns, dropout=True)
+            self._masked = Workspaces(self.architecture, self._gemm.address, self._sizes.sample_ns, dropout=True)
         workspaces = self._masked if masked and self._masked is not None else self._plain
         if not workspaces.ready:
             with self._announced():
@@ -362,16 +312,6 @@ class TiledEngine(Engine):
             timer.cancel()
 
 
-def _dense_number_ns(itemsize: int) -> float:
-    """Nanoseconds a weight takes for a sample, in its three products."""
-    return 6 / 100 * (itemsize / 4)
-
-
-def _number_ns(itemsize: int) -> float:
-    """Nanoseconds a weight of a number that a sparse X stores takes, gathered and scattered."""
-    return 0.22 * (itemsize / 4)
-
-
 _PLACES = {"state": _STATE, "done": _DONE, "stop": _STOP, "steps": _STEPS}
 
 
@@ -381,14 +321,3 @@ _NO_BATCHES = (*[0] * 5, 1, *[0] * 5)
 
 def _nothing() -> None:
     """The poll of a run that has none: Python handles signals when it is called."""
-
-
-def most_slots(vector_bytes: int) -> int:
-    """Slots of the largest batches, from the bytes of the parameters alone: bits must not depend on the machine.
-
-    As many as fit 32 MiB, at most 64. A larger network has up to 8 that fit 256 MiB, and at least 4: a training with
-    Adam holds four vectors of that size anyway.
-    """
-    fitting = _SLOT_BYTES // vector_bytes
-    slots = max(fitting, min(_ENOUGH_SLOTS, _MOST_SLOT_BYTES // vector_bytes), _FEWEST_SLOTS)
-    return 1 << (min(slots, _MOST_SLOTS).bit_length() - 1)

@@ -12,6 +12,7 @@ from numba import njit, types
 from numba.core.ccallback import CFunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.runtime.nrt import rtsys
 
 _log = logging.getLogger("fusedmlp.compilation")
 
@@ -63,6 +64,23 @@ _STAMP = tuple(
 )
 
 
+class _AsItIs:
+    """A target of numba's that is not refreshed before something is loaded from the cache.
+
+    Machine code needs none of the types and functions that a refresh registers, which takes half a second.
+    """
+
+    def __init__(self, target):
+        self._target = target
+
+    def __getattr__(self, name):
+        return getattr(self._target, name)
+
+    def refresh(self):
+        """Only numba's run-time library, which machine code may call; what has to be compiled refreshes the rest."""
+        rtsys.initialize(self._target)
+
+
 def _prepare(cache):
     """Make a cache of numba's notice a change in any of the sources, and survive a damaged file."""
     # numba compares the stamp of the file that the kernel is defined in, and of no other.
@@ -73,7 +91,7 @@ def _prepare(cache):
 
     def load_or_compile(signature, target):
         try:
-            return load(signature, target)
+            return load(signature, _AsItIs(target))
         except Exception as error:  # whatever a file that was cut off, or holds something else, leads to
             _log.warning("a file in numba's cache in %s is damaged (%r): compiling again", cache.cache_path, error)
             _renew(cache)
