@@ -52,6 +52,10 @@ class Rows:
             network.parameters, state, s.X, s.Y, s.sample_weight, s.ordered(order), batch_size, options
         )
 
+    def outputs(self, network: Network) -> np.ndarray:
+        """A_{L-1} of all samples, where none were taken: shape (m, nL), in host memory."""
+        return _in_rows(network, self._samples.X)
+
     def loss(self, network: Network) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, without an L2 term."""
         s = self._samples
@@ -87,5 +91,8 @@ def outputs(network: Network, X: Any, checked: bool = False) -> np.ndarray:
 
     `checked` says that X is an array of the network's type in host memory, finite, with as many columns as inputs.
     """
-    inputs = X.T if checked else as_inputs(X.T, network.architecture, network.backend)
-    return np.ascontiguousarray(network.backend.to_numpy(network.engine.forward(network.parameters, inputs)).T)
+    return _in_rows(network, X.T if checked else as_inputs(X.T, network.architecture, network.backend))
+
+
+def _in_rows(network: Network, X: Any) -> np.ndarray:
+    return np.ascontiguousarray(network.backend.to_numpy(network.engine.forward(network.parameters, X)).T)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from fusedmlp.estimators.rows import Rows, as_rows, outputs
+from fusedmlp.estimators.rows import as_rows
 from fusedmlp.network import Network
 
 
@@ -33,7 +33,7 @@ class ValidationSet:
         self, X: Any, Y: np.ndarray, sample_weight: np.ndarray | None, network: Network, scoring: Any = None
     ) -> None:
         self._X, self._Y, self._sample_weight = X, Y, sample_weight
-        self._rows: Rows = as_rows(X, Y, sample_weight, network)
+        self._rows = as_rows(X, Y, sample_weight, network).prepared(network)
         self._scorer = None if scoring in (None, "loss") else _scorer(scoring)
         self._by_loss = scoring == "loss"
         self._loss: float | None = None
@@ -45,7 +45,7 @@ class ValidationSet:
             return -self.loss(estimator, network)
         if self._scorer is not None:
             return float(self._scorer(_without_names(estimator), self._X, estimator._labels_of(self._Y)))
-        A = outputs(network, self._X)
+        A = self._rows.outputs(network)
         if not np.isfinite(A).all():
             return math.nan
         return float(estimator._score_of(A, self._Y, self._sample_weight))
