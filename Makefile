@@ -44,7 +44,7 @@ test-fast: $(VENV)/.set-up-$(call with_gpu,test)
 parity: $(VENV)/.set-up-test
 	$(BIN)/python -m pytest tests/estimators
 
-# Their times against scikit-learn's: some ten minutes.
+# Their times against scikit-learn's: some fifteen minutes.
 bench-sklearn: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.estimators --out bench/out/estimators
 
