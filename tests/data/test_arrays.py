@@ -216,7 +216,7 @@ def test_bundled_classes_have_their_names():
     assert set(read_table("digits").target.tolist()) == set(range(10))
     with pytest.raises(ValueError, match="target: the bundled data set iris brings its own; got 'y'"):
         read_table("iris", "y")
-    with pytest.raises(ValueError, match="drop, categorical: these are for columns of CSV"):
+    with pytest.raises(ValueError, match="drop, numeric, categorical, missing, decimal: these are for columns of CSV"):
         read_table("iris", drop=["a"])
 
 

@@ -103,7 +103,7 @@ def test_the_file_holds_tensors_and_json(tmp_path):
         assert set(file.keys()) == {"W1", "b1", "W2", "b2", "features.mean", "features.scale"}
         extra = json.loads(file.metadata()["extra"])
     assert extra["target"] == {"classes": [0, 1], "n_outputs": 1}
-    assert extra["features"]["categories"] == [["a", "b"], ["x", "y"]]
+    assert extra["features"]["categories"] == [["\0missing", "a", "b"], ["\0missing", "x", "y"]]
 
 
 def test_scores_are_scikit_learns():

@@ -23,13 +23,15 @@ def words(*values):
     ("target", "loss", "classes"),
     [
         (words("b", "a", "b"), "binary_cross_entropy", ("a", "b")),
-        (words("b", "a", "c"), "categorical_cross_entropy", ("a", "b", "c")),
+        (words(*"bacabc"), "categorical_cross_entropy", ("a", "b", "c")),
         (np.array([True, False]), "binary_cross_entropy", (False, True)),
         (np.array([0, 1, 1]), "binary_cross_entropy", (0, 1)),
         (np.array([3.0, -1.0]), "binary_cross_entropy", (-1.0, 3.0)),
         (np.arange(20) % 10, "categorical_cross_entropy", tuple(range(10))),
         (np.array([0.5, 1.0]), "squared_error", None),
         (np.arange(50), "squared_error", None),
+        (np.arange(115, 130), "squared_error", None),
+        (np.repeat(np.arange(8), 2), "categorical_cross_entropy", tuple(range(8))),
         (np.array([[0.5, 1.0], [2.0, 3.0]]), "squared_error", None),
     ],
 )
@@ -40,7 +42,7 @@ def test_the_target_decides(target, loss, classes):
 
 
 def test_the_loss_overrules():
-    counts = np.array([0, 1, 2, 1])
+    counts = np.array([0, 1, 2, 1, 2, 0])
     assert isinstance(fit_target(counts, "poisson")[0], NumberEncoder)
     assert isinstance(fit_target(counts, "squared_error")[0], NumberEncoder)
     assert fit_target(counts, "sum_squared_error")[0].n_outputs == 3
@@ -93,6 +95,7 @@ LABELS = st.one_of(
 
 @given(LABELS, st.sampled_from([None, "categorical_cross_entropy", "sum_squared_error"]))
 def test_labels_come_back(labels, loss):
+    labels = labels * 2
     target = words(*labels) if isinstance(labels[0], str) else np.array(labels)
     encoder, _ = fit_target(target, loss, classification=True)
     arrays, data = encoder.state()
@@ -121,7 +124,7 @@ def test_probabilities():
     [
         (words("a", "a"), None, "at least 2 classes; every row has 'a'"),
         (np.ones(3), None, "at least 2 classes; every row has 1.0"),
-        (words("a", "b", "c"), "binary_cross_entropy", "expects 2 classes; the target has 3: a, b, c"),
+        (words(*"abcabc"), "binary_cross_entropy", "expects 2 classes; the target has 3: a, b, c"),
         (words("a", "b"), "squared_error", "squared_error expects a target of numbers; got text such as 'a'"),
         (words("a", "b"), "poisson", "poisson expects a target of numbers"),
         (np.array([1.0, -0.5]), "poisson", "poisson expects numbers >= 0; the smallest is -0.5"),

@@ -42,7 +42,12 @@ class Settings:
     data: str
     target: str | None
     drop: tuple[str, ...]
+    numeric: tuple[str, ...]
     categorical: tuple[str, ...]
+    decimal: str | None
+    missing: tuple[str, ...]
+    day_first: bool
+    require_target: bool
     test_data: str | None
     test_target: str | None
     test_fraction: float
@@ -192,7 +197,17 @@ def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]
 
 def prepare(settings: Settings) -> Prepared:
     """Read the data, split them, fit the preprocessing on the training rows and encode both parts."""
-    table = read_table(settings.data, settings.target, drop=settings.drop, categorical=settings.categorical)
+    table = read_table(
+        settings.data,
+        settings.target,
+        drop=settings.drop,
+        numeric=settings.numeric,
+        categorical=settings.categorical,
+        decimal=settings.decimal,
+        missing=settings.missing,
+        day_first=settings.day_first,
+        require_every_target=settings.require_target,
+    )
     target = table.require_target()
     encoder, loss = fit_target(target, settings.loss, table.classification)
     test_table, train_rows, test_rows = None, None, None

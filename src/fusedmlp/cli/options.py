@@ -13,7 +13,8 @@ DATA is one of
   a bundled name  breast-cancer, digits, diabetes, wine, iris
   .csv .tsv       a line of column names, then rows, separated by , ; tab or |
                   (also .gz); missing: empty, NA, N/A, NaN, null, None, ?
-  .parquet .pq    columns of numbers, booleans, text or categories
+                  and in columns of numbers or dates . - unknown #DIV/0! ...
+  .parquet .pq    columns of numbers, booleans, text, categories or dates
   .npy            an array (rows, columns), memory-mapped
   .npz            arrays X and y; memory-mapped where np.savez wrote them,
                   loaded where np.savez_compressed did
@@ -59,16 +60,45 @@ class Rates(click.ParamType):
         return rates[0] if len(rates) == 1 else rates
 
 
-class Names(click.ParamType):
-    """Names separated by commas: "a,b" is ("a", "b")."""
+READING = (
+    click.option("--drop", multiple=True, metavar="COL", help="Leave this column out; may be repeated. Or COL,COL,..."),
+    click.option(
+        "--numeric",
+        multiple=True,
+        metavar="COL",
+        help="This column holds numbers; as --drop. Other texts are an error.",
+    ),
+    click.option(
+        "--categorical",
+        multiple=True,
+        metavar="COL",
+        help="This column holds categories although it looks like numbers; as --drop.",
+    ),
+    click.option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        metavar=". or ,",
+        help="Decimal mark of numbers with a comma. [default: what the values of a column allow]",
+    ),
+    click.option(
+        "--missing",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that stands for a missing value, besides the usual ones; may be repeated.",
+    ),
+    click.option("--day-first", is_flag=True, help="In dates such as 3/4/2024 the day comes first."),
+    click.option(
+        "--require-target", is_flag=True, help="A row without a target is an error. [default: it is left out]"
+    ),
+)
+"""How the columns of CSV and Parquet files are read."""
 
-    name = "names"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Split the text and strip the names."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `READING` to a command."""
+    for option in reversed(READING):
+        function = option(function)
+    return function
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:

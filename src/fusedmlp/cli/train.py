@@ -18,7 +18,7 @@ from fusedmlp.cli.experiment import (
     prepare,
     train_all,
 )
-from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Names, Rates, backend_option
+from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.messages import counted
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
@@ -40,12 +40,16 @@ fusedmlp train houses.csv --target price --hidden 128,64 --early-stopping
 fusedmlp train digits --hidden 128 --all-backends
 fusedmlp train train-images-idx3-ubyte --test-data t10k-images-idx3-ubyte
 {DATA_HELP}
+What a column of a CSV file holds is decided by all of its values; what is not obvious is printed, and can be settled by
+options. Dates become numbers: year, day of the year, weekday, days since 1970, and the hour. Digits with leading zeros
+are codes, which stay text.
+
 Columns of numbers are standardised. Each category becomes a column of 0 and 1. A missing number becomes the mean of its
-column, a missing category the most frequent one. All of this is computed from the training rows and kept in the model
+column; missing categories are one more category. All of this is computed from the training rows and kept in the model
 file. The network trains on a copy of the data in --dtype. Only a .npy file of that type is used without a copy, with
 --no-standardize and either --test-data or --test-fraction 0.
 
-The target decides what is predicted. Text, booleans and up to 20 different whole numbers are classes
+The target decides what is predicted. Text, booleans and up to 20 different whole numbers that repeat are classes
 (binary_cross_entropy for two, else categorical_cross_entropy). Other numbers are predicted as numbers (squared_error of
 the standardised target; predictions and RMSE are in the original units). --loss overrides this: poisson is for counts
 and rates >= 0; sum_squared_error is for classes, or for numbers, which are then scaled to [0, 1]; huber:1.35 and
@@ -77,14 +81,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     help="Column to predict. CSV, Parquet: its name [default: target]. .npy: its number (-1 is the last) or a .npy "
     "file. .npz: the name of the array [default: y]. IDX: the file of the labels [default: found by its name].",
 )
-@click.option("--drop", type=Names(), default="", metavar="COL,...", help="Columns of a CSV or Parquet to leave out.")
-@click.option(
-    "--categorical",
-    type=Names(),
-    default="",
-    metavar="COL,...",
-    help="Columns of a CSV or Parquet that hold categories although they look like numbers.",
-)
+@reading_options
 @click.option("--test-data", metavar="DATA", help="Rows to hold out, in a data set of their own.")
 @click.option("--test-target", metavar="COL", help="Target of --test-data, where it is another than --target.")
 @click.option(
@@ -260,6 +257,10 @@ def _describe(settings: Settings, data: Prepared) -> None:
     click.echo(f"data:    {data.table.source}: {counted(data.n_train, 'row')} to train on, {data.n_test} held out")
     click.echo(f"         {columns}; {name} is {kind if not classes else f'one of {kind}'}")
     activation = f", {settings.activation}" if settings.hidden else ""
+    for note in data.table.notes:
+        click.echo(f"         {note}")
+    if classes and not isinstance(classes[0], str | bool) and len(classes) > 2 and settings.loss is None:
+        click.echo(f"         {len(classes)} different whole numbers are classes; --loss squared_error: numbers")
     click.echo(f"network: {layers}{activation}, {data.loss}, {settings.dtype}")
     click.echo()
 

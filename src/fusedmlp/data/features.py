@@ -12,6 +12,9 @@ import numpy as np
 from fusedmlp.data.table import Schema, Table, is_none
 
 _BLOCK_BYTES = 32 * 2**20
+MISSING_CATEGORY = "\0missing"
+"""The category of missing values: no text of a file."""
+_MISSING = np.array(MISSING_CATEGORY, dtype=object)
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class FeatureEncoder:
 
     Numbers: a missing value is replaced by the mean of its column, then every column is standardised (mean 0, standard
     deviation 1). A column that is constant or empty in training becomes 0, whatever its values are later.
-    Categories: a missing value is replaced by the most frequent category, then each category becomes a column of 0 and
-    1. A category that did not occur in training is 0 in all of them.
+    Categories: each becomes a column of 0 and 1. A category that did not occur in training is 0 in all of them. Missing
+    values are a category of their own where training had some; else one is replaced by the most frequent category.
 
     The rows are processed in blocks, so that the memory besides the result does not grow with their number.
 
@@ -33,7 +36,7 @@ class FeatureEncoder:
     mean, scale : arrays of shape (n_numeric,), float64
         A number x becomes (x − mean) / scale. The scale of a constant or empty column is infinite.
     categories : tuple of tuples of str
-        The categories of each text column.
+        The categories of each text column; `MISSING_CATEGORY` stands for missing values.
     most_frequent : tuple of str
         The most frequent category of each text column.
     """
@@ -124,7 +127,7 @@ class FeatureEncoder:
                     part[:, :n] = self._numbers.transform(numbers)
                 _check_finite(part[:, :n], table, block, f"numbers that {dtype} can hold")
             if self.categories:
-                part[:, n:] = self._texts.transform(text)
+                part[:, n:] = self._texts.transform(self._with_missing_category(text))
             done += len(numeric)
         return out
 
@@ -191,6 +194,10 @@ class FeatureEncoder:
         ).fit(row)
         return make_pipeline(imputer, encoder)
 
+    def _with_missing_category(self, text: np.ndarray) -> np.ndarray:
+        own = np.array([MISSING_CATEGORY in categories for categories in self.categories])
+        return np.where(is_none(text) & own, _MISSING, text) if own.any() else text
+
     def _needs_no_copy(self, table: Table, dtype: str) -> bool:
         """Whether the numbers of the table are the inputs already."""
         numeric = table.numeric
@@ -205,7 +212,10 @@ class FeatureEncoder:
 
 
 def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """Return (categories, most frequent category) of each column. A column without values has the one category ""."""
+    """Return (categories, most frequent category) of each column.
+
+    A column without values has the one category "", one with missing values also `MISSING_CATEGORY`.
+    """
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import OneHotEncoder
 
@@ -214,7 +224,7 @@ def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str,
     empty = is_none(text).all(axis=0)
     text = np.where(empty, "", text)
     imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(text)
-    encoder = OneHotEncoder().fit(imputer.transform(text))
+    encoder = OneHotEncoder().fit(np.where(is_none(text), _MISSING, text))
     return tuple(tuple(words.tolist()) for words in encoder.categories_), tuple(imputer.statistics_.tolist())
 
 

@@ -1,25 +1,23 @@
-"""CSV and Parquet files, read with polars: finds out which columns are numbers and which values are missing."""
+"""CSV and Parquet files, read with polars: what each column holds, and which values are missing."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from fusedmlp.data.messages import counted, missing_values
-from fusedmlp.data.table import Schema, Table, as_target, check_columns, is_number
+from fusedmlp.data.columns import dates
+from fusedmlp.data.columns.finding import Choices, File, find_rules
+from fusedmlp.data.columns.numbers import Decimal
+from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
+from fusedmlp.data.csv_files import first_line_of, read_csv, row_counter
+from fusedmlp.data.messages import counted, missing_values, shortened
+from fusedmlp.data.table import Schema, Table, as_target, check_columns
 from fusedmlp.extras import require
 
-MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
-"""Texts that stand for a missing value in a CSV file."""
-
-SEPARATORS = (",", ";", "\t", "|")
 MOST_CATEGORIES = 1000
 
 
@@ -28,9 +26,14 @@ def read_frame_table(
     target: str | None = None,
     *,
     drop: Collection[str] = (),
+    numeric: Collection[str] = (),
     categorical: Collection[str] = (),
+    decimal: str | None = None,
+    missing: Collection[str] = (),
+    day_first: bool = False,
     schema: Schema | None = None,
     target_required: bool = True,
+    require_every_target: bool = False,
 ) -> Table:
     """Read a table from a CSV or Parquet file.
 
@@ -40,187 +43,250 @@ def read_frame_table(
         Read as Parquet if the name ends in .parquet or .pq, else as CSV.
     target : str, optional
         The target's column. By default the one of `schema`, else "target", if there is such a column.
-    drop : collection of str
-        Columns to leave out.
-    categorical : collection of str
-        Columns to read as categories, even if they look like numbers.
+    drop, numeric, categorical, decimal, missing, day_first
+        As in `reading.read_table`.
     schema : Schema, optional
-        The schema of a trained model: only its columns are converted, and its text columns are always read as text.
+        The schema of a trained model: only its columns are converted, by its rules.
     target_required : bool
         False: the table may lack the target.
+    require_every_target : bool
+        A row without a target is an error; else it is left out.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    source = str(path)
+    notes: list[str] = []
     with open(path, "rb"):
         pass  # raises an OSError that names the file, if the file cannot be read; polars' own error is less clear
-    is_parquet = path.suffix.lower() in (".parquet", ".pq")
-    frame = _read_parquet(pl, path) if is_parquet else _read_csv(pl, path)
-    if len(frame) == 0:
-        raise ValueError(f"{source}: expected at least one row of data; got none")
-    name = target or (schema.target if schema is not None else None) or "target"
-    if name not in frame.columns and (target_required or target is not None):
-        raise ValueError(
-            f"target: {source}: expected the name of the target's column; "
-            f"{f'there is no {target!r}' if target else 'none was given'}; the columns are {', '.join(frame.columns)}"
-        )
-    if schema is not None:
-        check_columns(schema, frame.columns, source)
-    _check_known("drop", drop, frame.columns, source)
-    _check_known("categorical", categorical, frame.columns, source)
-    wanted = set(frame.columns if schema is None else schema.columns) - set(drop) - {name}
-    text = set(categorical) | set(schema.text if schema is not None else ())
-    parsed = set(frame.columns if not is_parquet else schema.numeric if schema is not None else ()) - text
-    columns = {
-        c: _typed(pl, frame[c], source, as_text=c in text, parse=c in parsed) for c in frame.columns if c in wanted
-    }
-    if schema is None:
-        _check_categories(pl, columns, source)
-    y = None
-    if name in frame.columns and (target_required or target is not None):
-        as_text = schema is not None and schema.text_target
-        y = _target(_typed(pl, frame[name], source, as_text, parse=not is_parquet and not as_text), source)
-    return _table(pl, source, columns, name, y, len(frame))
-
-
-def _read_csv(pl: Any, path: Path) -> Any:
-    """Read every column as text; `_parsed` then looks at whole columns to find out whether they are numbers."""
-    with _open(path) as file:
-        try:
-            header = file.readline(2**20)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: the compressed file is damaged or truncated: {error}") from None
-    separator = max(SEPARATORS, key=lambda s: header.count(s.encode()))
-    try:
-        frame = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
-    except pl.exceptions.NoDataError:
-        raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = _first_fault(path, separator) or _first_line(error)
-        raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
-    names = [name.strip() for name in frame.columns]
-    _check_header(names, str(path))
-    frame.columns = names
-    return frame.with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
-
-
-def _open(path: Path) -> IO[bytes]:
-    """Open a CSV file, decompressed."""
-    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
-def _first_fault(path: Path, separator: str) -> str | None:
-    """Describe the first fault of a CSV file that polars refused, with its line; None if no fault is found."""
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError as error:
-                    return f"expected text in UTF-8; got byte 0x{line[error.start]:02x} in line {number}"
-        with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text, delimiter=separator)
-            n = len(next(rows, ()))
-            for row in rows:
-                if len(row) > n:
-                    return f"line {rows.line_num} has {counted(len(row), 'field')}; the first line names {n}"
-    except (csv.Error, OSError, EOFError, zlib.error):
-        return None
-    return None
-
-
-def _check_header(names: list[str], source: str) -> None:
-    repeated = [name for name in names if name.rpartition("_duplicated_")[0] in names]
-    if repeated or len(set(names)) < len(names):
-        name = repeated[0].rpartition("_duplicated_")[0] if repeated else max(names, key=names.count)
-        raise ValueError(f"{source}: expected different column names; {name!r} comes twice")
-    if all(is_number(name.partition("_duplicated_")[0]) for name in names):
-        raise ValueError(
-            f"{source}: expected column names in the first line; got numbers ({', '.join(names[:3])}, ...)"
-        )
+    separator = ""
+    if path.suffix.lower() in (".parquet", ".pq"):
+        frame = _read_parquet(pl, path)
+    else:
+        frame, separator = read_csv(pl, path, notes)
+    if missing:
+        frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(missing)))
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"decimal: expected '.' or ','; got {decimal!r}")
+    columns = [named(given, frame.columns) for given in (numeric, categorical)]
+    choices = Choices(columns[0], columns[1], cast("Decimal | None", decimal), day_first, tuple(missing))
+    return _Reader(pl, str(path), frame, separator, notes, choices, schema).table(
+        target, drop, target_required, require_every_target
+    )
 
 
 def _read_parquet(pl: Any, path: Path) -> Any:
     try:
         return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or a truncated one: {_first_line(error)}") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError) as error:
+        raise ValueError(f"{path}: not a Parquet file, or a damaged one: {first_line_of(error)}") from None
 
 
-def _typed(pl: Any, column: Any, source: str, as_text: bool, parse: bool) -> Any:
-    """Convert a column to integers, floats, booleans or text. Text is parsed if `parse`."""
-    dtype = column.dtype
-    if dtype == pl.String:
-        return _parsed(pl, column) if parse else column
-    if dtype in (pl.Categorical, pl.Enum):
-        return column.cast(pl.String)
-    if dtype == pl.Null:
-        return column.cast(pl.String if as_text else pl.Float64)
-    if dtype.is_decimal():
-        column = column.cast(pl.Float64)
-    elif not (dtype.is_numeric() or dtype == pl.Boolean):
+class _Reader:
+    """Makes a table of a polars frame."""
+
+    def __init__(
+        self,
+        pl: Any,
+        source: str,
+        frame: Any,
+        separator: str,
+        notes: list[str],
+        choices: Choices,
+        schema: Schema | None,
+    ) -> None:
+        if len(frame) == 0:
+            raise ValueError(f"{source}: expected at least one row of data; got none")
+        self._pl, self._source, self._frame, self._schema = pl, source, frame, schema
+        columns = frame.columns
+        for argument, names in (("numeric", choices.numeric), ("categorical", choices.categorical)):
+            self._check_known(argument, names)
+        self._is_text = bool(separator)
+        self._file = File(source, separator, choices, notes=notes)
+        self._columns = columns
+
+    def table(
+        self, target: str | None, drop: Collection[str], target_required: bool, require_every_target: bool
+    ) -> Table:
+        """The table; see `read_frame_table`."""
+        pl, schema = self._pl, self._schema
+        name = target or (schema.target if schema is not None else None) or "target"
+        has_target = name in self._columns
+        if not has_target and (target_required or target is not None):
+            raise ValueError(
+                f"target: {self._source}: expected the name of the target's column; "
+                f"{f'there is no {target!r}' if target else 'none was given'}; the columns are "
+                f"{listed(self._columns)}"
+            )
+        if schema is not None:
+            check_columns(schema, [c for c in self._columns if c != name], self._source)
+        dropped = set(named(drop, self._columns))
+        self._check_known("drop", dropped)
+        reads_target = has_target and (target_required or target is not None)
+        as_text = schema is not None and schema.text_target
+        y = self._target(name, as_text, require_every_target) if reads_target else None
+        wanted = [c for c in self._wanted(dropped) if c != name]
+        rules = self._rules(wanted)
+        columns = {c: self._values(self._frame[c], rules.get(c)) for c in wanted}
+        if schema is None:
+            self._check_categories(columns)
+        text_target = y.dtype == object if y is not None else as_text
+        return _table(pl, self._source, columns, rules, name, y, len(self._frame), text_target, self._file.notes)
+
+    def _wanted(self, dropped: set[str]) -> list[str]:
+        if self._schema is not None:
+            names = self._schema.columns
+            return [c for c in self._columns if c in names and c not in dropped]
+        counter = row_counter(self._pl, self._frame) if self._is_text else None
+        if counter is not None and counter not in dropped:
+            self._file.notes.append(f"column {counter!r} only counts the rows: left out")
+        return [c for c in self._columns if c not in dropped and c != counter]
+
+    def _rules(self, wanted: Sequence[str]) -> dict[str, ColumnRule]:
+        """The rules of the columns of text; without a rule, a column of text is one of categories."""
+        pl, schema = self._pl, self._schema
+        if schema is not None:
+            return {c: schema.rule_of(c) for c in wanted}
+        texts = [self._frame[c] for c in wanted if self._frame[c].dtype == pl.String]
+        choices, found = self._file.choices, texts
+        if not self._is_text:  # a file with types: text is text, unless the user says otherwise
+            found = [t for t in texts if t.name in choices.numeric]
+        rules = {t.name: ColumnRule("category") for t in texts} | find_rules(pl, found, self._file)
+        if choices.missing:
+            rules = {c: replace(rule, missing=(*rule.missing, *choices.missing)) for c, rule in rules.items()}
+        for c in wanted:
+            if self._frame[c].dtype in (pl.Date, pl.Datetime):
+                rules[c] = ColumnRule("date", has_time=dates.has_times(self._frame[c].cast(pl.Datetime("us"))))
+        return rules
+
+    def _values(self, column: Any, rule: ColumnRule | None) -> Any:
+        """A column as integers, floats, truth values, dates or text."""
+        pl, dtype = self._pl, column.dtype
+        as_text = rule is not None and rule.kind == "category"
+        if column.name in self._file.choices.categorical:
+            as_text = True
+        if dtype == pl.String:
+            return column if rule is None else self._converted(column, rule)
+        if dtype in (pl.Categorical, pl.Enum):
+            return column.cast(pl.String)
+        if dtype == pl.Null:
+            return column.cast(pl.String if as_text else pl.Float64)
+        if dtype in (pl.Date, pl.Datetime):
+            return (
+                column.dt.replace_time_zone(None).cast(pl.Datetime("us"))
+                if dtype == pl.Datetime
+                else column.cast(pl.Datetime("us"))
+            )
+        if dtype == pl.Duration:
+            return column.dt.total_microseconds().cast(pl.Float64) / 1e6
+        if dtype == pl.Time:
+            return column.cast(pl.Int64).cast(pl.Float64) / 1e9
+        if dtype.is_decimal():
+            column = column.cast(pl.Float64)
+        elif not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise ValueError(
+                f"{self._source}: column {column.name!r} is of type {dtype}; expected numbers, booleans, text or dates "
+                f"(drop it, or convert it to one of these)"
+            )
+        return column.cast(pl.String) if as_text else column
+
+    def _converted(self, column: Any, rule: ColumnRule) -> Any:
+        values = applied(self._pl, column, rule)
+        refused = first_refused(column, values, rule)
+        if refused is None:
+            return values
+        row, text = refused
+        expected = f"{rule.kind}s" if rule.kind != "date" else f"dates, {dates.words_of(rule.date_format)}"
         raise ValueError(
-            f"{source}: column {column.name!r} is of type {dtype}; expected numbers, booleans or text "
-            f"(drop it, or convert it to one of these)"
-        )
-    return column.cast(pl.String) if as_text else column
-
-
-def _parsed(pl: Any, column: Any) -> Any:
-    """Convert text to whole numbers, numbers or booleans, if every value that is not missing is one."""
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = column.cast(dtype, strict=False)
-        if numbers.null_count() == column.null_count():
-            return numbers
-    lower = column.str.to_lowercase()
-    if lower.drop_nulls().is_in(["true", "false"]).all():
-        return lower == "true"
-    return column
-
-
-def _check_categories(pl: Any, columns: dict[str, Any], source: str) -> None:
-    """Refuse text columns whose values hardly repeat, such as names, identifiers and free text."""
-    bad = {}
-    for name, column in columns.items():
-        if column.dtype == pl.String:
-            n, m = column.n_unique(), len(column)
-            if n > MOST_CATEGORIES or (n > 20 and n > m / 2):
-                bad[name] = f"{name!r} has {n} different values in {m} rows, such as {column.drop_nulls()[0]!r}"
-    if bad:
-        raise ValueError(
-            f"{source}: expected columns of numbers or of categories that repeat; {'; '.join(bad.values())} "
-            f"(drop what is no category: {','.join(bad)})"
+            f"{self._source}: column {column.name!r}: expected {expected}, as in training; got {shortened(text)!r} "
+            f"in row {row} (counted from 0)"
         )
 
+    def _check_categories(self, columns: dict[str, Any]) -> None:
+        """Refuse text columns whose values hardly repeat, such as names, identifiers and free text."""
+        bad = {}
+        for name, column in columns.items():
+            if column.dtype == self._pl.String and name not in self._file.choices.categorical:
+                n, m = column.n_unique(), len(column)
+                if n > MOST_CATEGORIES or (n > 20 and n > m / 2):
+                    example = shortened(column.drop_nulls()[0])
+                    bad[name] = f"{name!r} has {n} different values in {m} rows, such as {example!r}"
+        if bad:
+            raise ValueError(
+                f"{self._source}: expected columns of numbers or of categories that repeat; {'; '.join(bad.values())} "
+                f"(drop what is no category: {' '.join(f'--drop {shell_word(name)}' for name in bad)})"
+            )
 
-def _target(column: Any, source: str) -> np.ndarray:
-    name = f"{source}: column {column.name!r}"
-    if column.null_count():
-        row = column.is_null().arg_true()[0]
-        raise ValueError(f"target: {name}: {missing_values(column.null_count(), row)}; expected a target in every row")
-    # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
-    return as_target(column.to_numpy(), name)
+    def _target(self, name: str, as_text: bool, require_every_target: bool) -> np.ndarray:
+        """The target. Rows without one are left out of the frame, or are an error."""
+        pl, column, source = self._pl, self._frame[name], f"{self._source}: column {name!r}"
+        rule = ColumnRule("category") if as_text else None
+        if column.dtype == pl.String and self._is_text and not as_text:
+            rule = find_rules(pl, [column], self._file)[name]
+        column = self._values(column, rule)
+        if column.dtype == pl.Datetime:
+            raise ValueError(f"target: {source}: expected numbers or classes; got dates, such as {column[0]}")
+        if column.has_nulls():
+            missing = missing_values(column.null_count(), int(column.is_null().arg_true()[0]))
+            if require_every_target or column.null_count() == len(column):
+                raise ValueError(f"target: {source}: {missing}; expected a target in every row")
+            self._file.notes.append(f"{counted(column.null_count(), 'row')} without {name!r}: left out")
+            self._frame = self._frame.filter(column.is_not_null())
+            column = column.drop_nulls()
+        # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
+        return as_target(column.to_numpy(), source)
+
+    def _check_known(self, argument: str, names: Collection[str]) -> None:
+        unknown = [name for name in names if name not in self._frame.columns]
+        if unknown:
+            raise ValueError(
+                f"{argument}: {self._source} has no column {', '.join(unknown)}; the columns are "
+                f"{listed(self._frame.columns)}"
+            )
 
 
-def _table(pl: Any, source: str, columns: dict[str, Any], target: str, y: np.ndarray | None, m: int) -> Table:
+def named(given: Collection[str], columns: Collection[str]) -> list[str]:
+    """The names that are given: a text that names a column, or a list of names separated by commas."""
+    names = []
+    for text in given:
+        names += [text] if text in columns else [part.strip() for part in text.split(",") if part.strip()]
+    return names
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Names, separated by commas, the first of many."""
+    return ", ".join(shortened(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def shell_word(name: str) -> str:
+    """A name as a word of a command line."""
+    import shlex
+
+    return shlex.quote(shortened(name))
+
+
+def _table(
+    pl: Any,
+    source: str,
+    columns: dict[str, Any],
+    rules: dict[str, ColumnRule],
+    target: str,
+    y: np.ndarray | None,
+    m: int,
+    text_target: bool,
+    notes: list[str],
+) -> Table:
     text = tuple(name for name, column in columns.items() if column.dtype == pl.String)
-    numeric = tuple(name for name in columns if name not in text)
-    numbers = np.empty((m, len(numeric)))
-    for i, name in enumerate(numeric):
-        numbers[:, i] = columns[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    names: list[str] = []
+    numbers: list[np.ndarray] = []
+    for name, column in columns.items():
+        if name in text:
+            continue
+        if column.dtype == pl.Datetime:
+            names += dates.part_names(name, rules[name].has_time)
+            numbers.append(dates.parts(pl, column, rules[name].has_time))
+        else:
+            names.append(name)
+            numbers.append(column.cast(pl.Float64).fill_null(float("nan")).to_numpy()[:, None])
     words = np.empty((m, len(text)), dtype=object)
     for i, name in enumerate(text):
         words[:, i] = columns[name].to_list()
-    schema = Schema(numeric, text, target=target, text_target=y is not None and y.dtype == object)
-    return Table(source, schema, numbers, words, y)
-
-
-def _check_known(argument: str, names: Collection[str], columns: list[str], source: str) -> None:
-    unknown = [name for name in names if name not in columns]
-    if unknown:
-        raise ValueError(
-            f"{argument}: {source} has no column {', '.join(unknown)}; the columns are {', '.join(columns)}"
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    schema = Schema(tuple(names), text, target=target, text_target=text_target, rules=tuple(rules.items()))
+    return Table(source, schema, np.hstack(numbers) if numbers else np.empty((m, 0)), words, y, notes=tuple(notes))

@@ -20,9 +20,14 @@ def read_table(
     target: str | None = None,
     *,
     drop: Collection[str] = (),
+    numeric: Collection[str] = (),
     categorical: Collection[str] = (),
+    decimal: str | None = None,
+    missing: Collection[str] = (),
+    day_first: bool = False,
     schema: Schema | None = None,
     target_required: bool = True,
+    require_every_target: bool = False,
 ) -> Table:
     """Read a data set.
 
@@ -35,12 +40,21 @@ def read_table(
         .csv, .parquet: the name of the column (default "target"). .npy: the number of the column, -1 for the last one,
         or a .npy file. .npz: the name of the array (default "y"). IDX: the file of the labels (default: found by its
         name).
-    drop, categorical : collections of str
-        CSV and Parquet: columns to leave out, and columns to read as categories although they look like numbers.
+    drop, numeric, categorical : collections of str
+        CSV and Parquet: columns to leave out, columns to read as numbers, and columns to read as categories although
+        they look like numbers. A text that is no column's name may be a list of names, separated by commas.
+    decimal : {".", ","}, optional
+        CSV: the decimal mark of numbers with a comma. By default the values of each column decide.
+    missing : collection of str
+        CSV and Parquet: texts that stand for a missing value, besides the usual ones.
+    day_first : bool
+        CSV: the day comes before the month in dates of which either may come first.
     schema : Schema, optional
         The schema of a trained model: the result has exactly its columns, in its order.
     target_required : bool, default True
         False: the table may lack the target, and the target is not read.
+    require_every_target : bool, default False
+        CSV and Parquet: a row without a target is an error; else it is left out.
 
     Returns
     -------
@@ -63,13 +77,20 @@ def read_table(
                 Path(name),
                 target,
                 drop=drop,
+                numeric=numeric,
                 categorical=categorical,
+                decimal=decimal,
+                missing=missing,
+                day_first=day_first,
                 schema=schema,
                 target_required=target_required,
+                require_every_target=require_every_target,
             )
             return table if schema is None else table.aligned(schema)
-    if drop or categorical:
-        raise ValueError(f"drop, categorical: these are for columns of CSV and Parquet files; got {name}")
+    if drop or numeric or categorical or missing or decimal:
+        raise ValueError(
+            f"drop, numeric, categorical, missing, decimal: these are for columns of CSV and Parquet files; got {name}"
+        )
     table = _read_numbers(name, target, schema, target_required)
     return table if schema is None else table.aligned(schema)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.columns.dates import part_names
+from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.messages import counted, missing_values
 
 
@@ -27,6 +30,8 @@ class Schema:
         The target's place in such data: the name or number of a column, or the name of an array; None: another file.
     text_target : bool
         True: the target is read as text even if it looks like numbers.
+    rules : tuple of (str, ColumnRule)
+        How the texts of a file become the values of a column. A column of dates is several of numbers.
     """
 
     numeric: tuple[str, ...]
@@ -34,11 +39,18 @@ class Schema:
     named: bool = True
     target: str | None = None
     text_target: bool = False
+    rules: tuple[tuple[str, ColumnRule], ...] = ()
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The names of all columns except the target."""
-        return (*self.numeric, *self.text)
+        """The names that all columns except the target have in a file."""
+        dates = {name: part_names(name, rule.has_time) for name, rule in self.rules if rule.kind == "date"}
+        derived = {part for parts in dates.values() for part in parts}
+        return (*(name for name in self.numeric if name not in derived), *dates, *self.text)
+
+    def rule_of(self, column: str) -> ColumnRule:
+        """The rule of a column."""
+        return dict(self.rules).get(column) or ColumnRule("category" if column in self.text else "number")
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as JSON-ready data."""
@@ -48,6 +60,7 @@ class Schema:
             "named": self.named,
             "target": self.target,
             "text_target": self.text_target,
+            "rules": {name: rule.to_dict() for name, rule in self.rules},
         }
 
     @classmethod
@@ -56,7 +69,8 @@ class Schema:
         numeric, text, target = tuple(data["numeric"]), tuple(data["text"]), data["target"]
         if not all(isinstance(name, str) for name in (*numeric, *text)) or not isinstance(target, str | None):
             raise ValueError("schema: expected columns named by text")
-        return cls(numeric, text, bool(data["named"]), target, bool(data["text_target"]))
+        rules = tuple((name, ColumnRule.from_dict(rule)) for name, rule in data.get("rules", {}).items())
+        return cls(numeric, text, bool(data["named"]), target, bool(data["text_target"]), rules)
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,8 @@ class Table:
         Numbers, bool, or str as objects; no value is missing.
     classification : bool or None
         Whether the target is one of classes, if the source says so; None: the values decide.
+    notes : tuple of str
+        What was decided in reading it and is not obvious, a sentence each.
     """
 
     source: str
@@ -85,6 +101,7 @@ class Table:
     text: np.ndarray
     target: np.ndarray | None = None
     classification: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self) == 0:

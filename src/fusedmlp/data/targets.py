@@ -150,9 +150,9 @@ def fit_target(
 ) -> tuple[TargetEncoder, str]:
     """Choose the loss if none is given, and fit the encoder of the target.
 
-    Text and booleans are classes. Whole numbers are classes if at most 20 different ones occur. Other numbers are
-    numbers. The loss is binary_cross_entropy for two classes, categorical_cross_entropy for more, and squared_error for
-    numbers.
+    Text and booleans are classes. Whole numbers are classes if at most 20 different ones occur, each twice on average.
+    Other numbers are numbers. The loss is binary_cross_entropy for two classes, categorical_cross_entropy for more, and
+    squared_error for numbers.
 
     Parameters
     ----------
@@ -194,7 +194,9 @@ def _looks_like_classes(target: np.ndarray) -> bool:
         return False
     if target.dtype.kind in "Ob":
         return True
-    return bool((target == np.floor(target)).all()) and len(np.unique(target)) <= MOST_NUMBERED_CLASSES
+    different = len(np.unique(target))
+    few = different <= MOST_NUMBERED_CLASSES and different <= max(2, len(target) / 2)
+    return few and bool((target == np.floor(target)).all())
 
 
 def _fit_classes(target: np.ndarray, loss: str | None) -> tuple[ClassEncoder, str]:
@@ -203,7 +205,7 @@ def _fit_classes(target: np.ndarray, loss: str | None) -> tuple[ClassEncoder, st
     classes = np.unique(target).tolist()
     if len(classes) < 2:
         raise ValueError(f"target: expected at least 2 classes; every row has {classes[0]!r}")
-    if len(classes) > MOST_NUMBERED_CLASSES and len(classes) > len(target) / 2:
+    if len(classes) > max(2, len(target) / 2):
         raise ValueError(
             f"target: expected classes that repeat; got {len(classes)} different values in {len(target)} rows, "
             f"such as {classes[0]!r}"

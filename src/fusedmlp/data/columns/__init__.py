@@ -1,0 +1,1 @@
+"""Columns of text: what they hold, by evidence, and how their texts become numbers, dates or categories."""
