@@ -150,3 +150,24 @@ def test_help_shows_what_there_is(run):
 
 def test_version(run):
     assert run("--version") == f"fusedmlp, version {fusedmlp.__version__}\n"
+
+
+def test_large_numbers_keep_their_digits(run, tmp_path):
+    (tmp_path / "d.csv").write_text(
+        "a,y\n" + "".join(f"{i % 20},{1_700_000_000 + 100 * (i % 20)}\n" for i in range(200))
+    )
+    run("train", "d.csv", "--target", "y", "--out", "m.safetensors", "--epochs", "30")
+    printed = [row["prediction"] for row in records(run("predict", "m.safetensors", "d.csv"))]
+    expected = Predictor.load("m.safetensors").predict(read_table("d.csv", "y"))
+    np.testing.assert_allclose(np.array(printed, float), expected, rtol=0, atol=1e-4)
+
+
+def test_keras_archives_bring_their_held_out_rows(run, tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4, 3))
+    y = (X[:, 0, 0] > 0).astype(int)
+    np.savez(tmp_path / "k.npz", x_train=X[:40], y_train=y[:40], x_test=X[40:], y_test=y[40:])
+    output = run("train", "k.npz", "--out", "m.safetensors", "--epochs", "3")
+    assert "40 rows to train on, 20 held out" in output
+    assert len(records(run("predict", "m.safetensors", "k.npz"))) == 20
+    assert "30 rows to train on, 10 held out" in run("train", "k.npz", "--epochs", "1", "--test-fraction", "0.25")

@@ -149,6 +149,19 @@ def test_a_header_that_is_no_literal(tmp_path):
                 read_table(tmp_path / name, target_required=False)
 
 
+def test_the_archives_of_keras(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = {"x_train": rng.random((6, 2, 2)), "y_train": [0, 1, 2] * 2, "x_test": rng.random((3, 2, 2))}
+    np.savez(tmp_path / "mnist.npz", **parts, y_test=[2, 1, 0])
+    table = read_table(tmp_path / "mnist.npz")
+    assert (table.numeric.shape, table.target.tolist()) == ((6, 4), [0, 1, 2] * 2)
+    assert (table.held_out.numeric.shape, table.held_out.target.tolist()) == ((3, 4), [2, 1, 0])
+    again = read_table(tmp_path / "mnist.npz", schema=table.schema)
+    assert (again.target.tolist(), again.held_out) == ([2, 1, 0], None)
+    np.savez(tmp_path / "half.npz", **parts)
+    assert read_table(tmp_path / "half.npz").held_out is None
+
+
 def test_an_archive_whose_header_promises_too_much(tmp_path):
     np.save(tmp_path / "X.npy", X)
     data = (tmp_path / "X.npy").read_bytes().replace(b"(4, 3)", b"(9, 3)")

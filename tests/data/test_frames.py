@@ -250,6 +250,25 @@ def test_bad_parquet(tmp_path, write):
             read_table(write(damaged, "x.parquet"))
 
 
+def test_a_flipped_bit_of_a_parquet_file_is_one_line_or_nothing(tmp_path, write, capfd):
+    """polars panics at some of them, and says so on standard error."""
+    rng = np.random.default_rng(0)
+    columns = {"a": np.arange(200), "s": [f"w{i % 7}" for i in range(200)], "target": np.arange(200) % 2}
+    pl.DataFrame(columns).write_parquet(tmp_path / "d.parquet")
+    data = (tmp_path / "d.parquet").read_bytes()
+    messages = []
+    for place in rng.integers(len(data), size=60):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        try:
+            read_table(write(bytes(damaged), "x.parquet"))
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 5
+    assert not any("\n" in message for message in messages)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["read_csv", "read_parquet"])
 def test_a_panic_of_polars_is_a_damaged_file(write, monkeypatch, name):
     def panic(*args, **kwargs):

@@ -10,6 +10,7 @@ from fusedmlp import __version__
 from fusedmlp.cli.group import CommandGroup
 
 COMMANDS = {
+    "describe": "Show how the columns of a table are read, and what they hold.",
     "train": "Train a network on a table of data, and write it to a file.",
     "predict": "Predict the target of every row of a data set.",
     "evaluate": "Compare a model's predictions with the true targets.",

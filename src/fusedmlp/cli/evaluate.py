@@ -48,5 +48,5 @@ def evaluate(model: str, data: str, target: str | None, backend: str | None) -> 
                 *(SCORES[name].form(scores[name]) for name in shown),
             ]
         ],
-        left=2,
+        left=(0, 1),
     )

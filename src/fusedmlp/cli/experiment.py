@@ -51,6 +51,7 @@ class Settings:
     test_data: str | None
     test_target: str | None
     test_fraction: float
+    test_fraction_is_default: bool
     standardize: bool
     hidden: tuple[int, ...]
     activation: str
@@ -213,6 +214,8 @@ def prepare(settings: Settings) -> Prepared:
     test_table, train_rows, test_rows = None, None, None
     if settings.test_data is not None:
         test_table = read_table(settings.test_data, settings.test_target, schema=table.schema)
+    elif table.held_out is not None and settings.test_fraction_is_default:
+        test_table = table.held_out
     elif settings.test_fraction > 0:
         classes = encoder.indices(target) if isinstance(encoder, ClassEncoder) else None
         train_rows, test_rows = split_rows(len(table), settings.test_fraction, classes, settings.random_state)

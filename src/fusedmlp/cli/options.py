@@ -16,8 +16,9 @@ DATA is one of
                   and in columns of numbers or dates . - unknown #DIV/0! ...
   .parquet .pq    columns of numbers, booleans, text, categories or dates
   .npy            an array (rows, columns), memory-mapped
-  .npz            arrays X and y; memory-mapped where np.savez wrote them,
-                  loaded where np.savez_compressed did
+  .npz            arrays X and y, or x_train, y_train, x_test and y_test;
+                  memory-mapped where np.savez wrote them, loaded where
+                  np.savez_compressed did
   IDX             as MNIST's, e.g. train-images-idx3-ubyte (also .gz)
 """
 

@@ -15,8 +15,10 @@ from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import ClassEncoder
+from fusedmlp.data.targets import ClassEncoder, NumberEncoder
 from fusedmlp.files.atomic import write_atomically
+
+_DIGITS, _MOST_DIGITS = 9, 17
 
 HELP = f"""Predict the target of every row of DATA with a MODEL that fusedmlp train wrote.
 
@@ -66,9 +68,12 @@ def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
     else:
         predictions = predictor.predict(table)
         if predictions.ndim == 2:
-            columns |= {f"prediction_{i}": _printed(column) for i, column in enumerate(predictions.T)}
+            scales = _scales(predictor)
+            columns |= {f"prediction_{i}": _printed(column, scales[i]) for i, column in enumerate(predictions.T)}
+        elif predictor.is_classifier:
+            columns["prediction"] = predictions.tolist()
         else:
-            columns["prediction"] = predictions.tolist() if predictor.is_classifier else _printed(predictions)
+            columns["prediction"] = _printed(predictions, _scales(predictor)[0])
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
@@ -76,6 +81,14 @@ def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
     return file.getvalue()
 
 
-def _printed(column: np.ndarray) -> list[object]:
-    """Format numbers with 9 digits, which distinguish any two float32 numbers."""
-    return [f"{value:.9g}" for value in column.tolist()]
+def _scales(predictor: Predictor) -> list[float]:
+    """What an output of the network is multiplied by."""
+    assert isinstance(predictor.target, NumberEncoder)
+    return predictor.target.scale.tolist()
+
+
+def _printed(column: np.ndarray, scale: float = np.inf) -> list[object]:
+    """Format numbers with 9 digits, which distinguish any two float32 numbers; with more, where an offset has more."""
+    with np.errstate(divide="ignore"):
+        more = np.clip(np.ceil(np.log10(np.abs(column, dtype=np.float64) / scale)), 0, _MOST_DIGITS - _DIGITS)
+    return [f"{value:.{_DIGITS + int(n)}g}" for value, n in zip(column.tolist(), more.tolist(), strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +38,8 @@ SCORES = {
 }
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table on stdout; the first `left` columns are aligned left, the others right. Only titles wrap."""
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
+    """Print a table on stdout; the columns number `left` are aligned left, the others right. Only titles wrap."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -53,7 +53,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int 
     narrow = sum(widths) + 2 * len(widths) > console.width
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0), show_edge=False)
     for i, (title, width) in enumerate(zip(titles, widths, strict=True)):
-        justify: Literal["left", "right"] = "left" if i < left else "right"
+        justify: Literal["left", "right"] = "left" if i in left else "right"
         table.add_column(Text(title), justify=justify, min_width=width, width=width if narrow else None)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -20,7 +20,9 @@ from fusedmlp.cli.experiment import (
 )
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
 from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.data.describing import suspicions
 from fusedmlp.data.messages import counted
+from fusedmlp.data.table import Table
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES, loss_named
@@ -28,6 +30,7 @@ from fusedmlp.model.optimizers import OPTIMIZERS, AdamW
 from fusedmlp.training.schedules import SCHEDULES
 
 SEED_LIMIT = 2**32 - 1
+_MOST_COLUMNS = 200
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _LOSS_LINES = "\n".join(f"{loss.name:<25} {loss.formula}" for loss in LOSSES.values())
@@ -89,7 +92,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     type=click.FloatRange(0, 1, max_open=True),
     default=0.25,
     show_default=True,
-    help="Share of the rows to hold out, where there is no --test-data; 0 for none.",
+    help="Share of the rows to hold out, where there is no --test-data; 0 for none. Keras's .npz files bring theirs.",
 )
 @click.option(
     "--standardize/--no-standardize",
@@ -211,7 +214,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.pass_context
 def train(context: click.Context, **options: Any) -> None:
     """Train, print the results and write the files."""
-    settings = Settings(**options)
+    settings = Settings(**options, test_fraction_is_default=not _given(context, "test_fraction"))
     if not settings.early_stopping and _given(context, "patience"):
         raise click.UsageError("--patience is for --early-stopping", context)
     if settings.test_data is not None and _given(context, "test_fraction"):
@@ -257,12 +260,17 @@ def _describe(settings: Settings, data: Prepared) -> None:
     click.echo(f"data:    {data.table.source}: {counted(data.n_train, 'row')} to train on, {data.n_test} held out")
     click.echo(f"         {columns}; {name} is {kind if not classes else f'one of {kind}'}")
     activation = f", {settings.activation}" if settings.hidden else ""
-    for note in data.table.notes:
+    for note in (*data.table.notes, *_suspicions(data.table)):
         click.echo(f"         {note}")
     if classes and not isinstance(classes[0], str | bool) and len(classes) > 2 and settings.loss is None:
         click.echo(f"         {len(classes)} different whole numbers are classes; --loss squared_error: numbers")
     click.echo(f"network: {layers}{activation}, {data.loss}, {settings.dtype}")
     click.echo()
+
+
+def _suspicions(table: Table) -> list[str]:
+    """Columns of a CSV or Parquet file that tell the target by themselves."""
+    return suspicions(table) if table.schema.rules and len(table.schema.columns) <= _MOST_COLUMNS else []
 
 
 def _print_results(results: list[Result]) -> None:
@@ -278,4 +286,4 @@ def _print_results(results: list[Result]) -> None:
         if result.scores:
             row += [f"{result.scores['loss']:.4g}", *(SCORES[name].form(result.scores[name]) for name in shown)]
         rows.append([*row, f"{history.samples_per_second:,.0f}", f"{sum(history.seconds):.2f}"])
-    print_table([*titles, "samples/s", "seconds"], rows, left=2)
+    print_table([*titles, "samples/s", "seconds"], rows, left=(0, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,21 +119,33 @@ def read_npz_table(
 ) -> Table:
     """Read a table from a ``.npz`` file: the array ``X`` and the array of the target.
 
-    The name of the latter is `target`, else the name in training (`schema`), else ``y``.
+    The name of the latter is `target`, else the name in training (`schema`), else ``y``. Keras's files have x_train,
+    y_train, x_test and y_test instead: the first two are the table to train on, and the others its `held_out` rows;
+    with a schema, the others are the table.
     """
-    if target is None:
-        known = None if schema is None or schema.named or _is_column_number(schema.target) else schema.target
-        target = known or "y"
     try:
         archive = zipfile.ZipFile(path)
     except (*_DAMAGED, *_DAMAGED_ARCHIVE) as error:
         raise ValueError(f"{path}: not a .npz archive, or a truncated one: {error}") from None
     with archive:
-        X = as_features(read_npz_member(path, archive, "X"), f"{path}: X")
-        y = None
-        if target_required or f"{target}.npy" in archive.namelist():
-            y = as_target(read_npz_member(path, archive, target), f"{path}: {target}")
-    return _array_table(str(path), X, y, target)
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        if "X" not in names and target is None and {"x_train", "y_train"} <= names:
+            test = {"x_test", "y_test"} <= names
+            if schema is not None and test:
+                return _npz_part(path, archive, "x_test", "y_test", target_required)
+            table = _npz_part(path, archive, "x_train", "y_train", target_required)
+            held_out = _npz_part(path, archive, "x_test", "y_test", True) if test and schema is None else None
+            return replace(table, held_out=held_out)
+        if target is None:
+            known = None if schema is None or schema.named or _is_column_number(schema.target) else schema.target
+            target = known if known in names else "y"
+        return _npz_part(path, archive, "X", target, target_required or target in names)
+
+
+def _npz_part(path: Path, archive: zipfile.ZipFile, X_name: str, y_name: str, with_target: bool) -> Table:
+    X = as_features(read_npz_member(path, archive, X_name), f"{path}: {X_name}")
+    y = as_target(read_npz_member(path, archive, y_name), f"{path}: {y_name}") if with_target else None
+    return _array_table(str(path), X, y, y_name)
 
 
 def _is_column_number(spec: str | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.messages import counted, shortened
 from fusedmlp.data.table import Schema, Table, is_none
 
 _BLOCK_BYTES = 32 * 2**20
@@ -130,6 +131,21 @@ class FeatureEncoder:
                 part[:, n:] = self._texts.transform(self._with_missing_category(text))
             done += len(numeric)
         return out
+
+    def unseen(self, table: Table) -> list[str]:
+        """A sentence for each column with categories that did not occur in training."""
+        sentences = []
+        for place, (name, known) in enumerate(zip(self.schema.text, self.categories, strict=True)):
+            column = table.text[:, place]
+            words, counts = np.unique(column[~is_none(column)].astype(str), return_counts=True)
+            new = ~np.isin(words, known)
+            if new.any():
+                example = shortened(str(words[new][0]))
+                sentences.append(
+                    f"column {name!r}: {counted(int(counts[new].sum()), 'value')}, such as {example!r}, did not occur "
+                    "in training: none of the known categories"
+                )
+        return sentences
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return (arrays, JSON data) for `from_state`."""

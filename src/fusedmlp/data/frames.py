@@ -14,7 +14,7 @@ from fusedmlp.data.columns.finding import Choices, File, find_rules
 from fusedmlp.data.columns.numbers import Decimal
 from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
 from fusedmlp.data.csv_files import first_line_of, read_csv, row_counter
-from fusedmlp.data.messages import counted, missing_values, shortened
+from fusedmlp.data.messages import counted, errors_alone, missing_values, shortened
 from fusedmlp.data.table import Schema, Table, as_target, check_columns
 from fusedmlp.extras import require
 
@@ -74,7 +74,8 @@ def read_frame_table(
 
 def _read_parquet(pl: Any, path: Path) -> Any:
     try:
-        return pl.read_parquet(path, glob=False)
+        with errors_alone():
+            return pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a damaged one: {first_line_of(error)}") from None
 

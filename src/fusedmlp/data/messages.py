@@ -1,6 +1,12 @@
-"""Phrases with numbers, for messages."""
+"""Phrases with numbers, for messages; and one line in place of what a library writes before it fails."""
 
 from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def counted(n: int, noun: str) -> str:
@@ -16,3 +22,27 @@ def missing_values(n: int, first_row: int) -> str:
 def shortened(text: str, most: int = 60) -> str:
     """A text of at most so many characters: the rest of a longer one becomes "..."."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """What is written to standard error inside of the block comes at its end, and not at all after an exception.
+
+    A panic of polars writes a stack trace before it is an exception. The process's standard error is replaced for it.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        os.write(2, file.read())

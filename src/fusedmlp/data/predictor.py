@@ -6,6 +6,7 @@ names, or numbers in their original units.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -23,6 +24,8 @@ from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
 
 _BLOCK_BYTES = 64 * 2**20
+
+_log = logging.getLogger("fusedmlp")
 
 
 class Predictor:
@@ -170,6 +173,8 @@ class Predictor:
 
     def _forward(self, table: Table) -> np.ndarray:
         """Return the outputs (nL, m) in host memory. Rows pass in blocks: a table may be larger than memory."""
+        for sentence in self.features.unseen(table):
+            _log.warning("%s: %s", table.source, sentence)
         architecture = self.network.architecture
         A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
         step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))

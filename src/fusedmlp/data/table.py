@@ -93,6 +93,8 @@ class Table:
         Whether the target is one of classes, if the source says so; None: the values decide.
     notes : tuple of str
         What was decided in reading it and is not obvious, a sentence each.
+    held_out : Table or None
+        Rows of the same file that are not for training.
     """
 
     source: str
@@ -102,6 +104,7 @@ class Table:
     target: np.ndarray | None = None
     classification: bool | None = None
     notes: tuple[str, ...] = ()
+    held_out: Table | None = None
 
     def __post_init__(self) -> None:
         if len(self) == 0:
