@@ -137,7 +137,7 @@ def test_weights_that_a_callback_breaks_in_the_last_epoch(backend):
         if training.epoch == 2:
             training.parameters.flat[3] = np.nan
 
-    with pytest.raises(TrainingDivergedError, match="the weights became NaN or infinite in epoch 2"):
+    with pytest.raises(TrainingDivergedError, match="the weights became NaN or infinite in epoch 3"):
         net.fit(X, Y, epochs=3, callbacks=[break_them])
     assert np.isfinite(net.parameters.flat).all()
 
@@ -202,7 +202,7 @@ try:
 except KeyboardInterrupt:
     done = time.time()
     assert np.isfinite(net.parameters.flat).all()
-    assert net.history.stopped == f"interrupted in epoch {net.history.epochs}", net.history.stopped
+    assert net.history.stopped == f"interrupted in epoch {net.history.epochs + 1}", net.history.stopped
     print(done, state.steps, np.array_equal(before, net.parameters.flat), flush=True)
 """
 

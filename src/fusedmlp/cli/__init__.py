@@ -25,4 +25,7 @@ def main(scripts: bool = False) -> None:
     if target is not None:
         run(target)
     else:
+        from fusedmlp.cli.output import allow_every_character
+
+        allow_every_character()
         cli.main(prog_name="fusedmlp")

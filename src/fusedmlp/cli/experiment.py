@@ -14,7 +14,7 @@ from fusedmlp.backends.selection import get_backend, registry, unavailable_reaso
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
-from fusedmlp.cli.watch import MetricsWriter, ProgressBar, progress_display
+from fusedmlp.cli.watch import MetricsWriter, ProgressBar, ProgressLines, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
@@ -234,7 +234,7 @@ def prepare(settings: Settings) -> Prepared:
 def split_rows(
     m: int, test_fraction: float, classes: np.ndarray | None, random_state: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the rows to hold out; the same share of every class, if every class is large enough.
+    """Draw the rows to hold out; the same share of every class that has enough rows.
 
     Parameters
     ----------
@@ -260,11 +260,25 @@ def split_rows(
     if n_test >= m:
         raise ValueError(f"--test-fraction: {test_fraction:g} of {counted(m, 'row')} leaves none to train on")
     if classes is not None:
-        sizes = np.bincount(classes)
-        if sizes.min() < 2 or min(n_test, m - n_test) < len(sizes):
-            classes = None
+        classes = _strata(classes, min(n_test, m - n_test))
     train, test = train_test_split(np.arange(m), test_size=n_test, random_state=random_state, stratify=classes)
     return np.sort(train), np.sort(test)
+
+
+def _strata(classes: np.ndarray, most: int) -> np.ndarray | None:
+    """The classes, with those that have a row only, or are too many for a part of `most` rows, as one; None: no strata.
+
+    The largest classes stay by themselves.
+    """
+    sizes = np.bincount(classes)
+    by_size = np.argsort(-sizes, kind="stable")
+    kept = by_size[: max(0, most - 1)] if np.count_nonzero(sizes) > most else by_size
+    kept = kept[sizes[kept] >= 2]
+    strata = np.where(np.isin(classes, kept), classes, -1)
+    others = np.count_nonzero(strata == -1)
+    if others == 1:  # it joins the largest class: a stratum has two rows at least
+        strata[strata == -1] = by_size[0]
+    return strata if len(np.unique(strata)) > 1 else None
 
 
 def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequence[Callback]) -> Result:
@@ -310,12 +324,14 @@ def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> li
     with ExitStack() as stack:
         metrics: IO[str] | None = None
         if settings.metrics is not None:
-            metrics = stack.enter_context(open(settings.metrics, "w", encoding="utf-8"))
+            metrics = stack.enter_context(kept_until_done(settings.metrics))
         progress = stack.enter_context(progress_display())
         for backend in backends:
             callbacks: list[Callback] = []
             if progress is not None:
                 callbacks.append(ProgressBar(progress, backend, second_loss))
+            else:
+                callbacks.append(ProgressLines(backend, second_loss))
             if metrics is not None:
                 callbacks.append(MetricsWriter(metrics, backend))
             results.append(train_on(backend, settings, data, callbacks))

@@ -28,6 +28,27 @@ EXPECTED_ERRORS = (
 BUGS = (RecursionError, NotImplementedError)
 """Subclasses of the expected errors that are bugs nevertheless."""
 
+MEANT = {
+    "--lr": "--learning-rate",
+    "--eta": "--learning-rate",
+    "--seed": "--random-state",
+    "--label": "--target",
+    "--y": "--target",
+    "--layers": "--hidden",
+    "--units": "--hidden",
+    "--output": "--out",
+    "--save": "--out",
+    "--l2": "--alpha",
+    "--weight-decay": "--alpha",
+    "--batch": "--batch-size",
+    "--iterations": "--epochs",
+    "--max-iter": "--epochs",
+    "--device": "--backend",
+    "--na": "--missing",
+    "--na-values": "--missing",
+}
+"""Options of other programs, and what they are called here."""
+
 BAD_USAGE = 2
 INTERRUPTED = 130
 
@@ -82,6 +103,11 @@ class CommandGroup(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 status = super().main(args, standalone_mode=False, **kwargs)
+        except click.NoSuchOption as error:
+            meant = MEANT.get(error.option_name)
+            command = error.ctx.command_path if error.ctx else "fusedmlp"
+            text = f"No such option {error.option_name}: did you mean {meant}?" if meant else error.format_message()
+            _fail(f"{text} (see {command} --help)", BAD_USAGE)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "fusedmlp"
             _fail(f"{error.format_message()} (see {command} --help)", BAD_USAGE)

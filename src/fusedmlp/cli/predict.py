@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from fusedmlp.cli.options import DATA_HELP, backend_option
+from fusedmlp.cli.output import allow_every_character
 from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
@@ -51,6 +52,7 @@ def predict(model: str, data: str, out: str | None, proba: bool, backend: str | 
     table = read_table(data, schema=predictor.features.schema, target_required=False)
     text = _as_csv(predictor, table, proba)
     if out is None:
+        allow_every_character("backslashreplace")
         click.echo(text, nl=False)
     else:
         write_atomically(out, text.encode())

@@ -19,6 +19,7 @@ from fusedmlp.cli.experiment import (
     train_all,
 )
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
+from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.describing import suspicions
 from fusedmlp.data.messages import counted
@@ -224,7 +225,9 @@ def train(context: click.Context, **options: Any) -> None:
     settings.check()
     chosen, backends, reasons = choose_backends(settings)
     data = prepare(settings)
-    _describe(settings, data)
+    output = Output()
+    with output.kept():
+        _describe(settings, data)
     for name, reason in reasons.items():
         click.echo(f"{name}: not available: {reason}", err=True)
     try:
@@ -232,15 +235,19 @@ def train(context: click.Context, **options: Any) -> None:
     except KeyboardInterrupt:
         kept = f"; {settings.out} was not written" if settings.out else ""
         raise KeyboardInterrupt(f"interrupted in training{kept}") from None
-    _print_results(results)
+    # The files first: what is printed may have no reader any more.
     if settings.out is not None:
         next(result for result in results if result.backend == chosen).predictor.save(settings.out)
-        click.echo(f"model of {chosen}: {settings.out}")
     if settings.plot is not None:
         draw(settings, data, results)
-        click.echo(f"loss curves: {settings.plot}")
-    if settings.metrics is not None:
-        click.echo(f"metrics: {settings.metrics}")
+    with output.kept():
+        _print_results(results)
+        for what, path in ((f"model of {chosen}", settings.out), ("loss curves", settings.plot)):
+            if path is not None:
+                click.echo(f"{what}: {path}")
+        if settings.metrics is not None:
+            click.echo(f"metrics: {settings.metrics}")
+    output.close()
 
 
 def _given(context: click.Context, name: str) -> bool:

@@ -169,9 +169,9 @@ class Training:
         try:
             self._run_epochs(train, validation)
         except _DeadlineError:
-            self.stop(f"the deadline passed in epoch {self.epoch}")
+            self.stop(f"the deadline passed in epoch {self.epoch + 1}")
         except KeyboardInterrupt:
-            self.stop(f"interrupted in epoch {self.epoch}")
+            self.stop(f"interrupted in epoch {self.epoch + 1}")
             raise
         finally:
             self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
@@ -298,7 +298,7 @@ class Training:
         settings = self.settings
         if settings.early_stopping and self.state.epochs_since_best >= settings.patience:
             self.stop(f"no improvement of more than {settings.tolerance:g} for {settings.patience} epochs")
-            _log.info("epoch %d: %s", self.epoch, self.history.stopped)
+            _log.info("epoch %d: %s", self.epoch + 1, self.history.stopped)
 
     def _check_weights(self, train: Samples, validation: Samples | None) -> None:
         # The last step comes after the last loss, and callbacks after that: only the weights tell what they did.
@@ -308,7 +308,7 @@ class Training:
     def _diverged(self, what: str, train: Samples, validation: Samples | None) -> None:
         best, loss = self._put_back_best(train, validation)
         raise TrainingDivergedError(
-            f"{what} in epoch {self.epoch} at learning rate {self.history.learning_rate[-1]:g}; "
+            f"{what} in epoch {self.epoch + 1} at learning rate {self.history.learning_rate[-1]:g}; "
             f"the best weights so far ({best}, whose loss is {loss:g}) were put back"
         )
 
@@ -322,7 +322,8 @@ class Training:
         state, flat = self.state, self.parameters.flat
         choices: list[tuple[str, Array]] = [("the first", state.first_weights)]
         if state.best_weights is not None:
-            choices.append((f"those after epoch {self.history.best_epoch}", state.best_weights))
+            assert self.history.best_epoch is not None
+            choices.append((f"those after epoch {self.history.best_epoch + 1}", state.best_weights))
         losses = []
         with np.errstate(over="ignore", invalid="ignore"):
             for _, weights in choices:
