@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.base import Backend
-from fusedmlp.checks import check_number
+from fusedmlp.checks import check_flag, check_number
 from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import GradientPhase
 from fusedmlp.engines.samples import Samples, as_inputs
@@ -24,6 +24,7 @@ from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training, TrainingSettings
+from fusedmlp.training.progress import ProgressOfFit
 from fusedmlp.training.schedules import Schedule, as_schedule
 from fusedmlp.training.setup import hold_back, state_for
 from fusedmlp.training.state import TrainingState
@@ -215,6 +216,7 @@ class Network(PlacedNetwork):
         dropout: float | Sequence[float] = 0.0,
         gradient_phase: GradientPhase | None = None,
         state: TrainingState | None = None,
+        verbose: bool = False,
     ) -> History:
         """Train in place.
 
@@ -255,6 +257,8 @@ class Network(PlacedNetwork):
             Runs between the sums of each batch and its update.
         state : TrainingState, optional
             Goes on where the last call with this state stopped, and advances it.
+        verbose : bool
+            Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
 
         Returns
         -------
@@ -311,9 +315,16 @@ class Network(PlacedNetwork):
                 validation = self._validation(validation_data)
             if settings.dropout is not None and state.dropout_seed is None:
                 state.dropout_seed = int.from_bytes(state.generator.bytes(8), "little")  # type: ignore[union-attr]
-            training = Training(self.engine, self.parameters, state, settings, callbacks)
+            progress = ProgressOfFit() if check_flag("verbose", verbose) else None
+            watching = callbacks if progress is None else (*callbacks, progress)
+            training = Training(self.engine, self.parameters, state, settings, watching)
+            training.network = self
             self.history = training.history
-            return training.run(train, validation)
+            try:
+                return training.run(train, validation)
+            finally:
+                if progress is not None:
+                    progress.close()
         finally:
             self._fitting.release()
 

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from fusedmlp.cli import watch
 from fusedmlp.cli.experiment import split_rows
+from fusedmlp.training import progress
 
 
 def fusedmlp(*arguments, **keywords):
@@ -86,7 +86,7 @@ def test_names_of_other_programs(option, meant):
 
 
 def test_lines_of_progress_without_a_terminal(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watch, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     result = fusedmlp("train", "iris", "--epochs", "20", cwd=tmp_path)
     assert result.stderr == b""
     from click.testing import CliRunner

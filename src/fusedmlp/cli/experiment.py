@@ -14,25 +14,20 @@ from fusedmlp.backends.selection import get_backend, registry, unavailable_reaso
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
-from fusedmlp.cli.watch import MetricsWriter, ProgressBar, ProgressLines, kept_until_done, progress_display
+from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
+from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, optimizer_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.model.dropout import as_rates
-from fusedmlp.model.optimizers import OPTIMIZERS, Optimizer, as_optimizer
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
-
-ADAM_LEARNING_RATE = 0.005
-"""Default of the command line: 100 epochs suffice for small tables at this rate. Adam's own 0.001 takes longer."""
-
-ADAMS = ("adam", "adamw")
-
-EARLY_STOPPING_FRACTION = 0.1
+from fusedmlp.training.progress import ProgressLines
 
 
 @dataclass(frozen=True)
@@ -110,10 +105,7 @@ class Settings:
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its learning rate."""
-        rate = self.learning_rate
-        if rate is None and self.optimizer in ADAMS:
-            rate = ADAM_LEARNING_RATE
-        return as_optimizer(OPTIMIZERS[self.optimizer], rate)
+        return optimizer_of(self.optimizer, self.learning_rate)
 
     @property
     def validation_share(self) -> float:

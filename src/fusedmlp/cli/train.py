@@ -7,9 +7,6 @@ from typing import Any
 import click
 
 from fusedmlp.cli.experiment import (
-    ADAM_LEARNING_RATE,
-    ADAMS,
-    EARLY_STOPPING_FRACTION,
     Prepared,
     Result,
     Settings,
@@ -23,6 +20,7 @@ from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.describing import suspicions
 from fusedmlp.data.messages import counted
+from fusedmlp.data.recipe import ADAM_LEARNING_RATE, ADAMS, ALPHA, BATCH_SIZE, EARLY_STOPPING_FRACTION, EPOCHS, SCHEDULE
 from fusedmlp.data.table import Table
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
@@ -146,17 +144,19 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--schedule",
     type=click.Choice(list(SCHEDULES)),
-    default="cosine",
+    default=SCHEDULE,
     show_default=True,
     metavar="NAME",
     help=f"Course of the learning rate over the epochs: {', '.join(SCHEDULES)}.",
 )
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Passes over the training rows.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Rows of one step.")
+@click.option(
+    "--epochs", type=click.IntRange(1), default=EPOCHS, show_default=True, help="Passes over the training rows."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=BATCH_SIZE, show_default=True, help="Rows of one step.")
 @click.option(
     "--alpha",
     type=click.FloatRange(0),
-    default=0.01,
+    default=ALPHA,
     show_default=True,
     help="L2 penalty: ½·alpha·Σ‖W‖² / (rows of the batch) is added to the loss.",
 )

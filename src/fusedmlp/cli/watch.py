@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
-
-import click
 
 from fusedmlp.training.callbacks import Callback, RunningTraining
 
@@ -47,10 +44,6 @@ class ProgressBar(Callback):
         self._progress.update(self._task, total=training.history.epochs)
 
 
-QUIET_SECONDS = 5.0
-"""A training that takes less prints no lines."""
-
-
 @contextmanager
 def progress_display() -> Iterator[Any]:
     """Give a rich progress display on stderr, or None if stderr is not a terminal."""
@@ -71,38 +64,6 @@ def progress_display() -> Iterator[Any]:
         transient=True,
     ) as progress:
         yield progress
-
-
-class ProgressLines(Callback):
-    """A line on standard error for every tenth of a training that takes longer than a few seconds.
-
-    Parameters
-    ----------
-    backend : str
-    second_loss : str
-        The name of the validation loss.
-    """
-
-    def __init__(self, backend: str, second_loss: str) -> None:
-        self._backend, self._second_loss = backend, second_loss
-        self._start, self._tenth = time.monotonic(), 0
-
-    def on_fit_begin(self, training: RunningTraining) -> None:
-        """Start the clock."""
-        self._start, self._tenth = time.monotonic(), 0
-
-    def on_epoch_end(self, training: RunningTraining) -> None:
-        """Print a line, if another tenth is done."""
-        history, seconds = training.history, time.monotonic() - self._start
-        tenth = 10 * history.epochs // training.epochs
-        if tenth == self._tenth or seconds < QUIET_SECONDS:
-            return
-        self._tenth = tenth
-        line = f"{self._backend}: epoch {history.epochs} of {training.epochs}, {seconds:.0f} s"
-        line += f", loss {history.loss[-1]:.4g}"
-        if history.validation_loss:
-            line += f", {self._second_loss} {history.validation_loss[-1]:.4g}"
-        click.echo(line, err=True)
 
 
 @contextmanager

@@ -107,11 +107,11 @@ def read_npy_table(
             raise ValueError(
                 f"target: {path}: expected the number of the target's column, such as -1 for the last, or a .npy file"
             )
-        return _array_table(str(path), array, None, None)
+        return array_table(str(path), array, None, None)
     if not _is_column_number(target):
-        return _array_table(str(path), array, as_target(read_npy(Path(target)), target), None)
+        return array_table(str(path), array, as_target(read_npy(Path(target)), target), None)
     X, y = _split_column(array, int(target), str(path))
-    return _array_table(str(path), X, y, target)
+    return array_table(str(path), X, y, target)
 
 
 def read_npz_table(
@@ -145,7 +145,7 @@ def read_npz_table(
 def _npz_part(path: Path, archive: zipfile.ZipFile, X_name: str, y_name: str, with_target: bool) -> Table:
     X = as_features(read_npz_member(path, archive, X_name), f"{path}: {X_name}")
     y = as_target(read_npz_member(path, archive, y_name), f"{path}: {y_name}") if with_target else None
-    return _array_table(str(path), X, y, y_name)
+    return array_table(str(path), X, y, y_name)
 
 
 def _is_column_number(spec: str | None) -> bool:
@@ -164,6 +164,7 @@ def _split_column(array: np.ndarray, column: int, source: str) -> tuple[np.ndarr
     return (array[:, 1:] if column == 0 else np.delete(array, column, axis=1)), target
 
 
-def _array_table(source: str, X: np.ndarray, y: np.ndarray | None, target: str | None) -> Table:
+def array_table(source: str, X: np.ndarray, y: np.ndarray | None, target: str | None) -> Table:
+    """A table of an array of numbers, whose columns are called by their numbers."""
     schema = Schema(tuple(map(str, range(X.shape[1]))), named=False, target=target)
     return Table(source, schema, X, no_text(len(X)), y)

@@ -18,7 +18,20 @@ from fusedmlp.data.table import is_number
 SEPARATORS = (",", ";", "\t", "|")
 GZIP_MAGIC = b"\x1f\x8b"
 _INDEX_NAMES = frozenset(
-    ("", "index", "rownames", "row", "rowid", "row_id", "row number", "unnamed: 0", "id", "#", "nr")
+    (
+        "",
+        "index",
+        "rownames",
+        "row",
+        "rowid",
+        "row_id",
+        "row number",
+        "unnamed: 0",
+        "__index_level_0__",
+        "id",
+        "#",
+        "nr",
+    )
 )
 """In lower case: a column of such a name that counts the rows is left out."""
 
@@ -178,7 +191,7 @@ def _without_empty(pl: Any, frame: Any, names: list[str], notes: list[str]) -> A
 
 def row_counter(pl: Any, frame: Any) -> str | None:
     """The first column, if it has no name, or that of an index, and counts the rows from 0 or 1; else None."""
-    if frame.width < 2 or len(frame) < 2:
+    if frame.width < 2 or len(frame) < 2 or not (frame.dtypes[0].is_integer() or frame.dtypes[0] == pl.String):
         return None
     name = frame.columns[0]
     if name.lower() not in _INDEX_NAMES and name != "column 1":

@@ -132,6 +132,14 @@ class FeatureEncoder:
             done += len(numeric)
         return out
 
+    @property
+    def names_out(self) -> list[str]:
+        """The names of the columns that `transform` gives: numbers by their names, "city=Rome" for a category."""
+        names = list(self.schema.numeric)
+        for name, categories in zip(self.schema.text, self.categories, strict=True):
+            names += [f"{name}={'missing' if word == MISSING_CATEGORY else word}" for word in categories]
+        return names
+
     def unseen(self, table: Table) -> list[str]:
         """A sentence for each column with categories that did not occur in training."""
         sentences = []

@@ -21,10 +21,35 @@ from fusedmlp.extras import require
 MOST_CATEGORIES = 1000
 
 
-def read_frame_table(
-    path: Path,
+def read_frame_table(path: Path, target: str | None = None, **options: Any) -> Table:
+    """Read a table from a CSV or Parquet file.
+
+    Parameters
+    ----------
+    path : Path
+        Read as Parquet if the name ends in .parquet or .pq, else as CSV.
+    target : str, optional
+        The target's column. By default the one of the schema, else "target", if there is such a column.
+    **options
+        As `frame_table` has them.
+    """
+    pl = require("polars", "data", "reading CSV and Parquet")
+    notes: list[str] = []
+    with open(path, "rb"):
+        pass  # raises an OSError that names the file, if the file cannot be read; polars' own error is less clear
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return frame_table(_read_parquet(pl, path), str(path), target, **options)
+    frame, separator = read_csv(pl, path, notes)
+    return frame_table(frame, str(path), target, separator=separator, notes=notes, **options)
+
+
+def frame_table(
+    frame: Any,
+    source: str,
     target: str | None = None,
     *,
+    separator: str = "",
+    notes: list[str] | None = None,
     drop: Collection[str] = (),
     numeric: Collection[str] = (),
     categorical: Collection[str] = (),
@@ -35,41 +60,34 @@ def read_frame_table(
     target_required: bool = True,
     require_every_target: bool = False,
 ) -> Table:
-    """Read a table from a CSV or Parquet file.
+    """Make a table of a polars frame.
 
     Parameters
     ----------
-    path : Path
-        Read as Parquet if the name ends in .parquet or .pq, else as CSV.
+    frame : polars.DataFrame
+    source : str
+        For messages.
     target : str, optional
-        The target's column. By default the one of `schema`, else "target", if there is such a column.
-    drop, numeric, categorical, decimal, missing, day_first
+        As `read_frame_table`.
+    separator : str
+        What separated the fields of a file of text; then the texts of a column decide what it holds. "": columns have
+        the types that they have.
+    notes : list of str, optional
+        What is to be said already.
+    drop, numeric, categorical, decimal, missing, day_first, target_required, require_every_target
         As in `reading.read_table`.
     schema : Schema, optional
         The schema of a trained model: only its columns are converted, by its rules.
-    target_required : bool
-        False: the table may lack the target.
-    require_every_target : bool
-        A row without a target is an error; else it is left out.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    notes: list[str] = []
-    with open(path, "rb"):
-        pass  # raises an OSError that names the file, if the file cannot be read; polars' own error is less clear
-    separator = ""
-    if path.suffix.lower() in (".parquet", ".pq"):
-        frame = _read_parquet(pl, path)
-    else:
-        frame, separator = read_csv(pl, path, notes)
     if missing:
         frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(missing)))
     if decimal not in (None, ".", ","):
         raise ValueError(f"decimal: expected '.' or ','; got {decimal!r}")
     columns = [named(given, frame.columns) for given in (numeric, categorical)]
     choices = Choices(columns[0], columns[1], cast("Decimal | None", decimal), day_first, tuple(missing))
-    return _Reader(pl, str(path), frame, separator, notes, choices, schema).table(
-        target, drop, target_required, require_every_target
-    )
+    reader = _Reader(pl, source, frame, separator, notes or [], choices, schema)
+    return reader.table(target, drop, target_required, require_every_target)
 
 
 def _read_parquet(pl: Any, path: Path) -> Any:
@@ -135,7 +153,7 @@ class _Reader:
         if self._schema is not None:
             names = self._schema.columns
             return [c for c in self._columns if c in names and c not in dropped]
-        counter = row_counter(self._pl, self._frame) if self._is_text else None
+        counter = row_counter(self._pl, self._frame)
         if counter is not None and counter not in dropped:
             self._file.notes.append(f"column {counter!r} only counts the rows: left out")
         return [c for c in self._columns if c not in dropped and c != counter]
@@ -147,8 +165,8 @@ class _Reader:
             return {c: schema.rule_of(c) for c in wanted}
         texts = [self._frame[c] for c in wanted if self._frame[c].dtype == pl.String]
         choices, found = self._file.choices, texts
-        if not self._is_text:  # a file with types: text is text, unless the user says otherwise
-            found = [t for t in texts if t.name in choices.numeric]
+        if not self._is_text:  # where columns have types, a text that could be a number is meant to be none
+            found = [t for t in texts if t.name in choices.numeric or not _all_numbers(pl, t)]
         rules = {t.name: ColumnRule("category") for t in texts} | find_rules(pl, found, self._file)
         if choices.missing:
             rules = {c: replace(rule, missing=(*rule.missing, *choices.missing)) for c, rule in rules.items()}
@@ -241,6 +259,10 @@ class _Reader:
                 f"{argument}: {self._source} has no column {', '.join(unknown)}; the columns are "
                 f"{listed(self._frame.columns)}"
             )
+
+
+def _all_numbers(pl: Any, texts: Any) -> bool:
+    return bool(texts.cast(pl.Float64, strict=False).null_count() == texts.null_count())
 
 
 def named(given: Collection[str], columns: Collection[str]) -> list[str]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends.base import Backend
+from fusedmlp.data import recipe
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
+from fusedmlp.data.sources import as_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, target_from_state
+from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, target_from_state
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
+from fusedmlp.training.history import History
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -29,7 +33,10 @@ _log = logging.getLogger("fusedmlp")
 
 
 class Predictor:
-    """A trained network with its preprocessing.
+    """A trained network with its preprocessing: it takes tables, and gives class names or numbers in their own units.
+
+    `train` makes one of a table. Where a method takes `data`, that is a path, a frame of pandas or polars, an array
+    with a row per sample, or a `Table`.
 
     Parameters
     ----------
@@ -51,6 +58,105 @@ class Predictor:
         self.features = features
         self.target = target
 
+    @classmethod
+    def train(
+        cls,
+        data: Any,
+        target: Any = None,
+        *,
+        hidden: Sequence[int] = (64,),
+        activation: str = "sigmoid",
+        loss: str | None = None,
+        standardize: bool = True,
+        dtype: str = "float32",
+        backend: str | Backend | None = None,
+        random_state: int | None = 0,
+        reading: Mapping[str, Any] | None = None,
+        **fitting: Any,
+    ) -> Predictor:
+        """Train on a table.
+
+        Parameters
+        ----------
+        data : path, pandas.DataFrame, polars.DataFrame, array of shape (m, n) or Table
+        target : str, or array of shape (m,) or (m, n_outputs)
+            The column to predict, by default "target"; or the values themselves.
+        hidden : sequence of int
+            Units of the hidden layers.
+        activation, dtype, backend, random_state
+            As in `Network`.
+        loss : str, optional
+            By default what the target asks for: see `fusedmlp.data.fit_target`.
+        standardize : bool
+            Scale columns of numbers to mean 0 and standard deviation 1.
+        reading : mapping, optional
+            drop, numeric, categorical, decimal, missing and day_first, as in `fusedmlp.data.read_table`.
+        **fitting
+            As in `Network.fit`, with the defaults of the command line (`fusedmlp.data.recipe`).
+
+        Returns
+        -------
+        Predictor
+            ``predictor.network.history`` is the record of the training.
+
+        Raises
+        ------
+        ValueError
+            The data are no table, or an argument is wrong.
+
+        Examples
+        --------
+        >>> predictor = Predictor.train("iris", epochs=20)
+        >>> predictor.predict("iris")[:2].tolist()
+        ['setosa', 'setosa']
+        """
+        table = as_table(data, target, **(reading or {}))
+        encoder, chosen = fit_target(table.require_target(), loss, table.classification)
+        features = FeatureEncoder.fit(table, None, standardize)
+        sizes = [features.n_outputs, *hidden, encoder.n_outputs]
+        network = Network(sizes, activation, chosen, True, dtype, backend, random_state)
+        predictor = cls(network, features, encoder)
+        for note in table.notes:
+            _log.info("%s: %s", table.source, note)
+        predictor._fit(table, recipe.fitting(fitting))
+        return predictor
+
+    def fit(self, data: Any, target: Any = None, **fitting: Any) -> History:
+        """Go on training, on more rows of the same columns; the preprocessing stays as it is.
+
+        Parameters
+        ----------
+        data, target
+            As in `train`.
+        **fitting
+            As in `Network.fit`, with the defaults of `train`.
+
+        Raises
+        ------
+        ValueError
+            Columns are missing, a class is new, or an argument is wrong.
+        """
+        return self._fit(self._table(data, target, True), recipe.fitting(fitting))
+
+    def _fit(self, table: Table, fitting: Mapping[str, Any]) -> History:
+        Y = self.target.encode(table.require_target(), self.network.architecture.dtype)
+        return self.network.fit(self.encode_features(table), Y, **fitting)
+
+    def _table(self, data: Any, target: Any = None, target_required: bool = False) -> Table:
+        schema = self.features.schema
+        return as_table(data, target, schema=schema, target_required=target_required)
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.network.architecture.layer_sizes))
+        n = self.target.n_outputs
+        what = f"{len(self.target.classes)} classes" if isinstance(self.target, ClassEncoder) else counted(n, "number")
+        return f"Predictor({counted(len(self.features.schema.columns), 'column')} -> {sizes} -> {what}, {self.loss})"
+
+    @property
+    def feature_names_out(self) -> list[str]:
+        """The names of the network's inputs, in their order."""
+        return self.features.names_out
+
     @property
     def loss(self) -> str:
         """The name of the network's loss."""
@@ -65,11 +171,11 @@ class Predictor:
         """Return X (n1, m), the transpose of an array with a row per sample."""
         return self.features.transform(table, rows, self.network.architecture.dtype).T
 
-    def predict(self, table: Table) -> np.ndarray:
+    def predict(self, data: Any) -> np.ndarray:
         """Return class labels, shape (m,), text as objects; or numbers in original units, (m,) or (m, n_outputs)."""
-        return self.target.decode(self._forward(table))
+        return self.target.decode(self._forward(self._table(data)))
 
-    def predict_proba(self, table: Table) -> np.ndarray:
+    def predict_proba(self, data: Any) -> np.ndarray:
         """Return the probability of each class, shape (m, number of classes), in the order of ``target.classes``.
 
         Raises
@@ -77,9 +183,9 @@ class Predictor:
         ValueError
             The network predicts numbers, or its loss is not a cross-entropy.
         """
-        return self.predict_with_proba(table)[1]
+        return self.predict_with_proba(data)[1]
 
-    def predict_with_proba(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
+    def predict_with_proba(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the results of `predict` and of `predict_proba`, computed in one pass over the table.
 
         Raises
@@ -92,11 +198,18 @@ class Predictor:
                 f"predict_proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
                 f"{self.loss}" + ("" if self.is_classifier else ", and it predicts numbers")
             )
-        A = self._forward(table)
+        A = self._forward(self._table(data))
         return self.target.decode(A), self.target.probabilities(A)
 
-    def evaluate(self, table: Table) -> dict[str, float]:
-        """Compare the predictions with the table's target; returns the dict of `scores`."""
+    def evaluate(self, data: Any, target: Any = None) -> dict[str, float]:
+        """Compare the predictions with the target; returns the dict of `scores`.
+
+        Parameters
+        ----------
+        data, target
+            As in `train`; the target is by default where training had it.
+        """
+        table = self._table(data, target, True)
         return self.scores(self.encode_features(table), table.require_target())
 
     def scores(self, X: np.ndarray, target: np.ndarray) -> dict[str, float]:

@@ -119,6 +119,13 @@ class Table:
     def __len__(self) -> int:
         return len(self.numeric)
 
+    def __repr__(self) -> str:
+        numbers, texts = len(self.schema.numeric), len(self.schema.text)
+        target = "" if self.target is None else f", target {self.schema.target or 'given'!r}"
+        return (
+            f"Table({self.source!r}: {counted(len(self), 'row')}, {numbers} of numbers, {texts} of categories{target})"
+        )
+
     def take(self, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (numeric, text) of some of the rows."""
         return self.numeric[rows], self.text[rows]

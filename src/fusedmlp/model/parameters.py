@@ -56,6 +56,10 @@ class Parameters:
         self._flat = flat
         self._views: tuple[list[Array], list[Array]] | None = None
 
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.architecture.layer_sizes))
+        return f"{type(self).__name__}({sizes}, {self.architecture.n_parameters:,} numbers, {self.architecture.dtype})"
+
     @property
     def weights(self) -> list[Array]:
         """W_l, shape (n_in, n_out), as views of `flat`."""

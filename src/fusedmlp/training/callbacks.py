@@ -27,6 +27,7 @@ class RunningTraining(Protocol):
     epochs: int
     deadline: float | None
     rate_factor: float
+    network: Any
 
     def stop(self, reason: str = ...) -> None:
         """End the training after this epoch."""
@@ -40,8 +41,8 @@ class Callback:
     """Called at the start, after every epoch and at the end; override what is needed.
 
     `training` has ``epoch`` (from 0), ``epochs``, ``history``, ``parameters``, ``optimizer_state``, ``state``,
-    ``rate_factor``, ``deadline`` (a time of ``time.monotonic()`` that ends the training in the middle of an epoch) and
-    ``stop(reason)``. An exception from a callback ends the training and reaches the caller.
+    ``rate_factor``, ``network``, ``deadline`` (a time of ``time.monotonic()`` that ends the training in the middle of
+    an epoch) and ``stop(reason)``. An exception from a callback ends the training and reaches the caller.
     """
 
     def on_fit_begin(self, training: RunningTraining) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from fusedmlp.extras import require
 
 
 @dataclass
@@ -34,6 +37,21 @@ class History:
     samples: int = 0
     best_epoch: int | None = None
     stopped: str = ""
+
+    def to_frame(self) -> Any:
+        """A pandas data frame with a row per epoch: epoch (from 1), loss, validation_loss, learning_rate and seconds.
+
+        Raises
+        ------
+        MissingExtraError
+            pandas is not installed.
+        """
+        pandas = require("pandas", "pandas", "data frames")
+        columns: dict[str, Any] = {"epoch": range(1, self.epochs + 1), "loss": self.loss}
+        if self.validation_loss:
+            columns["validation_loss"] = self.validation_loss
+        columns |= {"learning_rate": self.learning_rate, "seconds": self.seconds}
+        return pandas.DataFrame(columns)
 
     @property
     def epochs(self) -> int:

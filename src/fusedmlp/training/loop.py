@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,8 @@ class Training:
         The number of the current epoch, from 0.
     epochs : int
         The number of epochs after which the training ends.
+    network : Network or None
+        The network whose `fit` it is.
     deadline : float or None
         A time of ``time.monotonic()``, in seconds, at which the training ends in the middle of an epoch.
     """
@@ -127,8 +130,13 @@ class Training:
         self.epoch = state.epoch
         self.epochs = state.epoch + settings.epochs
         self.deadline: float | None = None
+        self.network: Any = None
         self._callbacks = [as_callback(callback) for callback in callbacks]
         self._interrupted = False
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.history.loss[-1]:.4g}" if self.history.loss else ""
+        return f"Training(epoch {self.history.epochs} of {self.epochs}{loss})"
 
     @property
     def rate_factor(self) -> float:
