@@ -18,6 +18,7 @@ from fusedmlp.model import reference
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.dropout import as_rates
+from fusedmlp.model.names import ActivationName, DtypeName, OptimizerName, PrecisionName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer, as_optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
@@ -90,13 +91,13 @@ class Network(PlacedNetwork):
     def __init__(
         self,
         layer_sizes: Sequence[int],
-        hidden_activation: str = "sigmoid",
+        hidden_activation: ActivationName = "sigmoid",
         loss: str = "binary_cross_entropy",
         bias: bool = True,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         backend: str | Backend | None = None,
         random_state: RandomState = None,
-        precision: str | None = None,
+        precision: PrecisionName | None = None,
     ) -> None:
         architecture = Architecture(layer_sizes, hidden_activation, loss, bias, dtype)
         generator = as_generator(random_state)
@@ -196,12 +197,12 @@ class Network(PlacedNetwork):
         self,
         X: Any,
         Y: Any,
-        optimizer: str | Optimizer = "adam",
+        optimizer: OptimizerName | Optimizer = "adam",
         epochs: int = 100,
         batch_size: int = 32,
         *,
         learning_rate: float | None = None,
-        schedule: str | Schedule = "constant",
+        schedule: ScheduleName | Schedule = "constant",
         sample_weight: Any = None,
         alpha: float = 0.0,
         shuffle: bool = True,

@@ -23,6 +23,7 @@ from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, optimizer_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.model.dropout import as_rates
+from fusedmlp.model.names import ActivationName, DtypeName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
@@ -49,13 +50,13 @@ class Settings:
     test_fraction_is_default: bool
     standardize: bool
     hidden: tuple[int, ...]
-    activation: str
+    activation: ActivationName
     loss: str | None
     bias: bool
-    dtype: str
+    dtype: DtypeName
     optimizer: str
     learning_rate: float | None
-    schedule: str
+    schedule: ScheduleName
     epochs: int
     batch_size: int
     alpha: float

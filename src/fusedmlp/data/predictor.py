@@ -23,6 +23,7 @@ from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.names import ActivationName, DtypeName
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
 from fusedmlp.training.history import History
@@ -65,10 +66,10 @@ class Predictor:
         target: Any = None,
         *,
         hidden: Sequence[int] = (64,),
-        activation: str = "sigmoid",
+        activation: ActivationName = "sigmoid",
         loss: str | None = None,
         standardize: bool = True,
-        dtype: str = "float32",
+        dtype: DtypeName = "float32",
         backend: str | Backend | None = None,
         random_state: int | None = 0,
         reading: Mapping[str, Any] | None = None,

@@ -1,0 +1,67 @@
+"""The package's types, as a user's type checker sees them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import fusedmlp
+from fusedmlp.model import names
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.architecture import DTYPES
+from fusedmlp.model.optimizers import OPTIMIZERS
+from fusedmlp.training.schedules import SCHEDULES
+
+FOLDER = Path(__file__).parent / "typing"
+CHECKERS = {
+    "mypy": [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--hide-error-context"],
+    "pyright": [sys.executable, "-m", "pyright"],
+}
+
+
+@pytest.fixture(params=CHECKERS)
+def check(request, tmp_path):
+    """Run a type checker over a script from another folder; its output."""
+    if find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+
+    def check(script):
+        command = [*CHECKERS[request.param], str(FOLDER / script)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False).stdout
+
+    return check
+
+
+def test_a_good_script(check):
+    output = check("script.py")
+    assert "Success: no issues found" in output or "0 errors" in output, output
+
+
+def test_every_mistake_is_found(check):
+    output = check("mistakes.py")
+    source = (FOLDER / "mistakes.py").read_text(encoding="utf-8")
+    wrong = [node.lineno for node in ast.parse(source).body if not isinstance(node, ast.ImportFrom | ast.Import)][2:]
+    for line in wrong:
+        assert f"mistakes.py:{line}:" in output, (source.splitlines()[line - 1], output)
+
+
+def test_the_names_are_those_of_the_tables():
+    assert set(get_args(names.ActivationName)) == set(HIDDEN_ACTIVATIONS)
+    assert set(get_args(names.OptimizerName)) == set(OPTIMIZERS)
+    assert set(get_args(names.ScheduleName)) == set(SCHEDULES)
+    assert set(get_args(names.DtypeName)) == set(DTYPES)
+
+
+def test_the_package_says_that_it_has_types():
+    assert (Path(fusedmlp.__file__).parent / "py.typed").exists()
+
+
+def test_public_names_alone():
+    shown = [name for name in dir(fusedmlp) if not name.startswith("__")]
+    assert set(shown) == {*fusedmlp.__all__, "load_ipython_extension", "unload_ipython_extension"} - {"__version__"}
