@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -308,6 +309,12 @@ class Network(PlacedNetwork):
             )
             self._check_weights()
             train = self._samples(X, Y, sample_weight)
+            if 1 < train.X.shape[0] == train.X.shape[1]:
+                warnings.warn(
+                    f"X: as many rows as columns, {train.m}: a column is taken for a sample. Pass X.T for a table with "
+                    "a row per sample",
+                    stacklevel=2,
+                )
             if validation_data is None:
                 train, validation = hold_back(state, train, validation_fraction, self.backend.workspace_bytes)
             elif validation_fraction:

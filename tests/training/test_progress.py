@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fusedmlp import Network
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.training import progress
 
 X = np.random.default_rng(0).normal(size=(3, 40))
@@ -62,3 +63,32 @@ def test_a_callback_sees_the_network():
     net.fit(X, Y, epochs=2, callbacks=[lambda training: seen.append((training.network, repr(training)))])
     assert all(network is net for network, _ in seen)
     assert seen[1][1].startswith("Training(epoch 2 of 2, loss ")
+
+
+def test_a_square_X_is_doubtful():
+    with pytest.warns(UserWarning, match=r"X: as many rows as columns, 3: a column is taken for a sample\. Pass X\.T"):
+        Network([3, 1], backend="numpy").fit(X[:, :3], Y[:, :3], epochs=1)
+
+
+class Rebinding(Optimizer):
+    """It makes a new vector, which nobody has."""
+
+    def update(self, xp, state, theta, gradient):
+        theta = theta - state.learning_rate * gradient
+
+
+class Returning(Optimizer):
+    """As other libraries want it."""
+
+    def update(self, xp, state, theta, gradient):
+        return theta - state.learning_rate * gradient
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba-cpu"])
+@pytest.mark.parametrize(("optimizer", "message"), [(Rebinding, "as it was before"), (Returning, "a returned value")])
+def test_an_optimizer_that_changes_nothing(optimizer, message, backend):
+    net = Network([3, 4, 1], backend=backend)
+    with pytest.raises(
+        ValueError, match=f"{optimizer.__name__}.update: expected a change of theta in place.*{message}"
+    ):
+        net.fit(X, Y, optimizer(0.1), epochs=1)

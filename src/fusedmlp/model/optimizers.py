@@ -272,9 +272,24 @@ class OptimizerState:
         return self.optimizer.numbers(self.learning_rate, self.t)
 
     def step(self, xp: Any, theta: Array, gradient: Array) -> None:
-        """Take one step: change the flat parameter vector `theta` in place."""
+        """Take one step: change the flat parameter vector `theta` in place.
+
+        Raises
+        ------
+        ValueError
+            The `update` of a user's optimizer made a new vector, or left the old one as it was in its first step.
+        """
         self.t += 1
-        self.optimizer.update(xp, self, theta, gradient)
+        checked = self.t == 1 and self.optimizer.rule is None and self.learning_rate > 0
+        before = theta.copy() if checked else None
+        result: object = self.optimizer.update(xp, self, theta, gradient)
+        if before is None and result is None:
+            return
+        if result is not None or (bool((gradient != 0).any()) and bool((theta == before).all())):
+            raise ValueError(
+                f"{type(self.optimizer).__name__}.update: expected a change of theta in place, such as theta -= ...; "
+                f"{'got a returned value' if result is not None else 'theta is as it was before the first step'}"
+            )
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
