@@ -309,7 +309,7 @@ class Network(PlacedNetwork):
             )
             self._check_weights()
             train = self._samples(X, Y, sample_weight)
-            if 1 < train.X.shape[0] == train.X.shape[1]:
+            if 1 < train.X.shape[0] == train.X.shape[1] and _has_contiguous_rows(X):
                 warnings.warn(
                     f"X: as many rows as columns, {train.m}: a column is taken for a sample. Pass X.T for a table with "
                     "a row per sample",
@@ -375,6 +375,11 @@ class Network(PlacedNetwork):
             The file was written by version 0.1.0 and has no checksum.
         """
         return cls.from_parameters(load_model(path).parameters, backend=backend, precision=precision)
+
+
+def _has_contiguous_rows(X: Any) -> bool:
+    """Whether X lies in memory as a table with a row per sample usually does."""
+    return isinstance(X, list | tuple) or bool(getattr(getattr(X, "flags", None), "c_contiguous", False))
 
 
 def _transposed(table: Any) -> Any:

@@ -67,7 +67,8 @@ def test_a_callback_sees_the_network():
 
 def test_a_square_X_is_doubtful():
     with pytest.warns(UserWarning, match=r"X: as many rows as columns, 3: a column is taken for a sample\. Pass X\.T"):
-        Network([3, 1], backend="numpy").fit(X[:, :3], Y[:, :3], epochs=1)
+        Network([3, 1], backend="numpy").fit(X[:, :3].copy(), Y[:, :3], epochs=1)
+    Network([3, 1], backend="numpy").fit(X[:, :3].copy().T, Y[:, :3], epochs=1)  # as a table is passed
 
 
 class Rebinding(Optimizer):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from fusedmlp.cli.options import DATA_HELP, backend_option
+from fusedmlp.cli.output_paths import check_outputs
+from fusedmlp.cli.plots import check_plotting, picture_format, plot_confusion, plot_predictions, save_figure
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
+from fusedmlp.data.table import Table
+from fusedmlp.data.targets import ClassEncoder
 
 HELP = f"""Compare the predictions of a MODEL that fusedmlp train wrote with the true targets of DATA.
 
@@ -30,12 +36,23 @@ mean Poisson deviance.
     metavar="COL",
     help="Place of the true targets, as for train. [default: as in the training data]",
 )
+@click.option(
+    "--plot",
+    metavar="FILE",
+    help="Draw which classes are taken for which, or predicted against true numbers (.png, .svg, .pdf).",
+)
 @backend_option
-def evaluate(model: str, data: str, target: str | None, backend: str | None) -> None:
-    """Evaluate the model and print the scores."""
+def evaluate(model: str, data: str, target: str | None, plot: str | None, backend: str | None) -> None:
+    """Evaluate the model, print the scores and draw the picture."""
+    if plot is not None:
+        picture_format(plot)
+        check_plotting()
+        check_outputs({"--plot": plot}, {"MODEL": model, "DATA": data, "--target": target})
     predictor = Predictor.load(model, backend)
     table = read_table(data, target, schema=predictor.features.schema)
     scores = predictor.evaluate(table)
+    if plot is not None:
+        _draw(predictor, table, plot)
     shown = [name for name in SCORES if name in scores]
     print_table(
         ["data", "backend", "rows", "loss", *(SCORES[name].title for name in shown)],
@@ -50,3 +67,16 @@ def evaluate(model: str, data: str, target: str | None, backend: str | None) -> 
         ],
         left=(0, 1),
     )
+
+
+def _draw(predictor: Predictor, table: Table, path: str) -> None:
+    truth, predicted, encoder = table.require_target(), predictor.predict(table), predictor.target
+    title = Path(table.source).name
+    if isinstance(encoder, ClassEncoder):
+        figure = plot_confusion(encoder.classes, encoder.indices(truth), encoder.indices(predicted), title)
+    elif predicted.ndim == 1:
+        figure = plot_predictions(truth.astype(float), predicted, title)
+    else:
+        raise ValueError(f"--plot: expected a model of classes or of one number; got {predicted.shape[1]} numbers")
+    save_figure(figure, path)
+    click.echo(f"predictions: {path}")

@@ -12,8 +12,9 @@ import numpy as np
 
 from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
+from fusedmlp.cli.curves import Curves
 from fusedmlp.cli.output_paths import check_outputs
-from fusedmlp.cli.plots import check_plotting, picture_format, plot_loss, save_figure
+from fusedmlp.cli.plots import check_plotting, picture_format, plot_curves, save_figure
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
@@ -166,6 +167,8 @@ class Result:
         J of the training rows with the final weights, without L2.
     scores : dict
         `Predictor.scores` of the held-out rows; empty if there are none.
+    curves : Curves or None
+        What was measured for a picture.
     """
 
     backend: str
@@ -174,6 +177,7 @@ class Result:
     predictor: Predictor
     training_loss: float
     scores: dict[str, float]
+    curves: Curves | None = None
 
 
 def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]:
@@ -287,6 +291,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     )
     predictor = Predictor(network, data.features, data.encoder)
     Y = data.encoder.encode(data.target, settings.dtype)
+    curves = None if settings.plot is None else Curves(predictor, data.X, Y, data.held_out)
     validation_data = None
     if data.held_out is not None and not settings.validation_share and not settings.early_stopping:
         validation_data = (data.held_out[0], data.encoder.encode(data.held_out[1], settings.dtype))
@@ -302,12 +307,12 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         validation_fraction=settings.validation_share,
         early_stopping=settings.early_stopping,
         patience=settings.patience,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *([] if curves is None else [curves])],
         clip_norm=settings.clip_norm,
         dropout=settings.dropout,
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
-    return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores)
+    return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores, curves)
 
 
 def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> list[Result]:
@@ -332,15 +337,10 @@ def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> li
 
 
 def draw(settings: Settings, data: Prepared, results: Sequence[Result]) -> None:
-    """Write the loss curves to ``settings.plot``."""
+    """Write the picture of the training to ``settings.plot``."""
     layers = "-".join(map(str, results[0].predictor.network.architecture.layer_sizes))
-    figure = plot_loss(
-        {result.backend: result.history for result in results},
-        title=f"{Path(data.table.source).name}, {layers}, {data.loss}",
-        training="training (with L2)" if settings.alpha else "training",
-        validation="validation" if settings.validation_share else "held-out",
-    )
-    save_figure(figure, settings.plot or "")
+    curves = {result.backend: result.curves for result in results if result.curves is not None}
+    save_figure(plot_curves(curves, f"{Path(data.table.source).name}, {layers}", data.loss), settings.plot or "")
 
 
 def _selected(target: np.ndarray, rows: np.ndarray | None) -> np.ndarray:

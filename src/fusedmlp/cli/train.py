@@ -205,7 +205,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     "--all-backends", is_flag=True, help="Train on every backend that can run here. --out gets the model of --backend."
 )
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
-@click.option("--plot", metavar="FILE", help="Draw the losses over the epochs (.png, .svg, .pdf).")
+@click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option(
     "--metrics",
     metavar="FILE",
