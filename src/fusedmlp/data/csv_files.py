@@ -189,14 +189,22 @@ def _without_empty(pl: Any, frame: Any, names: list[str], notes: list[str]) -> A
     return frame.drop(empty_columns)
 
 
-def row_counter(pl: Any, frame: Any) -> str | None:
-    """The first column, if it has no name, or that of an index, and counts the rows from 0 or 1; else None."""
-    if frame.width < 2 or len(frame) < 2 or not (frame.dtypes[0].is_integer() or frame.dtypes[0] == pl.String):
+def row_index(pl: Any, frame: Any) -> tuple[str, str] | None:
+    """(the first column, what it is), if it only tells the rows apart; else None.
+
+    It counts the rows from 0 or 1, and has no name or that of an index; or it has no name, and a text for every row.
+    """
+    if frame.width < 2 or len(frame) < 2:
         return None
-    name = frame.columns[0]
-    if name.lower() not in _INDEX_NAMES and name != "column 1":
+    column = frame.to_series(0)
+    nameless = column.name == "column 1"
+    if not nameless and column.name.lower() not in _INDEX_NAMES:
         return None
-    numbers = frame[name].cast(pl.Int64, strict=False)
-    if numbers.has_nulls() or numbers[0] not in (0, 1):
+    if column.dtype != pl.String and not column.dtype.is_integer():
         return None
-    return name if bool((numbers.diff().drop_nulls() == 1).all()) else None
+    numbers = column.cast(pl.Int64, strict=False)
+    if not numbers.has_nulls() and numbers[0] in (0, 1) and bool((numbers.diff().drop_nulls() == 1).all()):
+        return column.name, "only counts the rows"
+    if nameless and numbers.null_count() == len(column) and column.n_unique() == len(column):
+        return column.name, "has no name, and a text for every row"
+    return None

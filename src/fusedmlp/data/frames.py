@@ -13,7 +13,7 @@ from fusedmlp.data.columns import dates
 from fusedmlp.data.columns.finding import Choices, File, find_rules
 from fusedmlp.data.columns.numbers import Decimal
 from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
-from fusedmlp.data.csv_files import first_line_of, read_csv, row_counter
+from fusedmlp.data.csv_files import first_line_of, read_csv, row_index
 from fusedmlp.data.messages import counted, errors_alone, missing_values, shortened
 from fusedmlp.data.table import Schema, Table, as_target, check_columns
 from fusedmlp.extras import require
@@ -153,10 +153,12 @@ class _Reader:
         if self._schema is not None:
             names = self._schema.columns
             return [c for c in self._columns if c in names and c not in dropped]
-        counter = row_counter(self._pl, self._frame)
-        if counter is not None and counter not in dropped:
-            self._file.notes.append(f"column {counter!r} only counts the rows: left out")
-        return [c for c in self._columns if c not in dropped and c != counter]
+        index = row_index(self._pl, self._frame)
+        if index is None or index[0] in dropped:
+            return [c for c in self._columns if c not in dropped]
+        name, what = index
+        self._file.notes.append(f"column {name!r} {what}: left out")
+        return [c for c in self._columns if c not in dropped and c != name]
 
     def _rules(self, wanted: Sequence[str]) -> dict[str, ColumnRule]:
         """The rules of the columns of text; without a rule, a column of text is one of categories."""

@@ -33,6 +33,8 @@ def names():
     index = {"notes": ["only counts the rows"]}
     case("pandas_index.csv", rows(",x,y", lambda i: f"{i},{5 + i % 4},{i % 2}"), **plain, **index)
     case("r_row_names.csv", rows('"","x","y"', lambda i: f'"{i + 1}",{5 + i % 4},{i % 2}'), **plain, **index)
+    cars = rows(",x,y", lambda i: f"Car {i},{5 + i % 4},{i % 2}")
+    case("car_names.csv", cars, **plain, notes=["has no name, and a text for every row"])
     case("rownames.csv", rows("rownames,x,y", lambda i: f"{i + 1},{5 + i % 4},{i % 2}"), **plain, **index)
     case("unnamed_0.csv", rows("Unnamed: 0,x,y", lambda i: f"{i},{5 + i % 4},{i % 2}"), **plain, **index)
     case("index_name.csv", rows("index,x,y", lambda i: f"{i},{5 + i % 4},{i % 2}"), **plain, **index)
