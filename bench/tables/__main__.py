@@ -23,10 +23,11 @@ from fusedmlp import Predictor
 RECIPES: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "constant rate": {"schedule": "constant"},
-    "cosine, alpha 1": {"alpha": 1.0},
-    "cosine, alpha 0.1": {"alpha": 0.1},
     "cosine, alpha 0.001": {"alpha": 0.001},
-    "constant 0.001": {"schedule": "constant", "learning_rate": 0.001},
+    "constant, alpha 0.001": {"schedule": "constant", "alpha": 0.001},
+    "relu": {"activation": "relu"},
+    "relu, constant": {"activation": "relu", "schedule": "constant"},
+    "relu, rate 0.001, constant": {"activation": "relu", "schedule": "constant", "learning_rate": 0.001},
     "early stopping": {"early_stopping": True},
 }
 
@@ -40,7 +41,9 @@ def pipeline(classes: bool, seed: int) -> Any:
             make_column_selector(dtype_exclude=np.number),
         ),
     )
-    return make_pipeline(columns, (MLPClassifier if classes else MLPRegressor)((64,), random_state=seed))
+    return make_pipeline(
+        columns, (MLPClassifier if classes else MLPRegressor)(hidden_layer_sizes=(64,), random_state=seed)
+    )
 
 
 def scores(name: str, seed: int, recipes: dict[str, dict[str, Any]]) -> dict[str, float]:
