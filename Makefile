@@ -7,6 +7,7 @@
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
 #   make bench-sklearn      the estimators against scikit-learn's
+#   make docs               the documentation as pages: site/
 #   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/README.md)
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
 PYTHON ?= python3
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn gpu clean
+.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn docs gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -47,6 +48,10 @@ parity: $(VENV)/.set-up-test
 # Their times against scikit-learn's: some fifteen minutes.
 bench-sklearn: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.estimators --out bench/out/estimators
+
+# Links are checked; the reference is made of the docstrings.
+docs: $(VENV)/.set-up-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Every kernel of the large CUDA files through NVIDIA's compiler, without a GPU: after a change under kernels/.
 kernels: $(VENV)/.set-up-test
@@ -75,4 +80,4 @@ gpu: $(if $(filter no,$(SETUP)),,$(VENV)/.set-up-test$(comma)peers$(comma)$(or $
 
 clean:
 	find src -name '*.nb[ci]' -delete
-	rm -rf $(VENV) demo bench/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) site demo bench/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

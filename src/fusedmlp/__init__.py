@@ -15,9 +15,11 @@ _HOME = {
     "Architecture": "fusedmlp.model.architecture",
     "Gradients": "fusedmlp.model.parameters",
     "Parameters": "fusedmlp.model.parameters",
+    "Optimizer": "fusedmlp.model.optimizers",
     "SGD": "fusedmlp.model.optimizers",
     "Adam": "fusedmlp.model.optimizers",
     "AdamW": "fusedmlp.model.optimizers",
+    "Schedule": "fusedmlp.training.schedules",
     "Constant": "fusedmlp.training.schedules",
     "StepDecay": "fusedmlp.training.schedules",
     "ExponentialDecay": "fusedmlp.training.schedules",
@@ -26,6 +28,7 @@ _HOME = {
     "Callback": "fusedmlp.training.callbacks",
     "ReduceOnPlateau": "fusedmlp.training.callbacks",
     "StopAfter": "fusedmlp.training.callbacks",
+    "Training": "fusedmlp.training.loop",
     "TrainingState": "fusedmlp.training.state",
     "GradientPhase": "fusedmlp.engines.options",
     "History": "fusedmlp.training.history",
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from fusedmlp.model.optimizers import SGD as SGD
     from fusedmlp.model.optimizers import Adam as Adam
     from fusedmlp.model.optimizers import AdamW as AdamW
+    from fusedmlp.model.optimizers import Optimizer as Optimizer
     from fusedmlp.model.parameters import Gradients as Gradients
     from fusedmlp.model.parameters import Parameters as Parameters
     from fusedmlp.network import Network as Network
@@ -79,10 +83,12 @@ if TYPE_CHECKING:
     from fusedmlp.training.callbacks import ReduceOnPlateau as ReduceOnPlateau
     from fusedmlp.training.callbacks import StopAfter as StopAfter
     from fusedmlp.training.history import History as History
+    from fusedmlp.training.loop import Training as Training
     from fusedmlp.training.schedules import Constant as Constant
     from fusedmlp.training.schedules import CosineDecay as CosineDecay
     from fusedmlp.training.schedules import ExponentialDecay as ExponentialDecay
     from fusedmlp.training.schedules import InverseScaling as InverseScaling
+    from fusedmlp.training.schedules import Schedule as Schedule
     from fusedmlp.training.schedules import StepDecay as StepDecay
     from fusedmlp.training.state import TrainingState as TrainingState
 

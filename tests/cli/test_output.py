@@ -100,6 +100,14 @@ def test_lines_of_progress_without_a_terminal(run, tmp_path, monkeypatch, capsys
     assert ", held-out " in lines[-1]
 
 
+def test_a_narrow_terminal_keeps_every_digit(run, monkeypatch):
+    monkeypatch.setattr("fusedmlp.cli.report.PIPE_WIDTH", 60)
+    lines = run("train", "iris", "--epochs", "2").splitlines()
+    cells = dict(line.split(maxsplit=1) for line in lines if line.startswith(("backend", "seconds", "samples")))
+    assert cells["backend"] == "numba-cpu"
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+
+
 @pytest.mark.parametrize("sizes", [[50, 50, 1], [50, 30, 20, 1, 1], [60, 2, 2], [5] * 20, [90, 10], [3] * 40])
 def test_every_class_with_enough_rows_has_its_share(sizes):
     classes = np.repeat(np.arange(len(sizes)), sizes)

@@ -144,7 +144,8 @@ def specification(name: str | None = None) -> tuple[str, str]:
     return DEFAULT, "default"
 
 
-def _instance(name: str) -> Backend:
+def instance_of(name: str) -> Backend:
+    """The object of a backend that can run here, by its own name."""
     with _lock:
         if name not in _instances:
             _instances[name] = backend_class(name)()
@@ -182,7 +183,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         reason = unavailable_reason(candidate)
         if reason is None:
             _log.info("backend %s (%s=%s)", candidate, source, spec)
-            return _instance(candidate)
+            return instance_of(candidate)
         reasons[candidate] = reason
     if len(reasons) == 1:
         raise BackendUnavailableError(*reasons.popitem())

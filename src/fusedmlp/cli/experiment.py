@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends.selection import get_backend, registry, unavailable_reason
+from fusedmlp.backends.selection import get_backend, instance_of, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.curves import Curves
 from fusedmlp.cli.output_paths import check_outputs
@@ -286,7 +286,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         data.loss,
         settings.bias,
         settings.dtype,
-        backend,
+        instance_of(backend),
         settings.random_state,
     )
     predictor = Predictor(network, data.features, data.encoder)

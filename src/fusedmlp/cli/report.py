@@ -38,8 +38,18 @@ SCORES = {
 }
 
 
+def _print_lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A line for every cell, where a row has no room."""
+    width = max(map(len, titles))
+    for row in rows:
+        print(*(f"{title:<{width}}  {cell}" for title, cell in zip(titles, row, strict=True)), "", sep="\n")
+
+
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
-    """Print a table on stdout; the columns number `left` are aligned left, the others right. Only titles wrap."""
+    """Print a table on stdout; the columns number `left` are aligned left, the others right. Only titles wrap.
+
+    Where a row has no room on the terminal, its cells are lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -50,6 +60,9 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Coll
     widths = [
         max(map(len, (*title.split(), *cells))) for title, cells in zip(titles, zip(*rows, strict=True), strict=True)
     ]
+    if sum(widths) + len(widths) > console.width:
+        _print_lines(titles, rows)
+        return
     narrow = sum(widths) + 2 * len(widths) > console.width
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if narrow else 1, 0, 0), show_edge=False)
     for i, (title, width) in enumerate(zip(titles, widths, strict=True)):

@@ -63,8 +63,10 @@ Loss of one sample; J is the mean over the samples, unless they are summed:
 
 A share of the rows, the same of every class, is held out and never trained on. The command prints one line per backend:
 the loss of the training rows and of the held-out rows with the final weights, the scores on the held-out rows, samples
-per second (without the first epoch, which may include compilation), and seconds of training. On one machine the same
-command gives the same numbers, bit for bit.
+per second (without the first epoch, which may include compilation), and seconds of training. The engine is "fused"
+where samples pass through the network in compiled code, and "composed" where array operations do layer by layer.
+
+On one machine the same command gives the same numbers, bit for bit.
 """
 
 
