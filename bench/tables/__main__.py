@@ -23,11 +23,9 @@ from fusedmlp import Predictor
 RECIPES: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "constant rate": {"schedule": "constant"},
-    "cosine, alpha 0.001": {"alpha": 0.001},
-    "constant, alpha 0.001": {"schedule": "constant", "alpha": 0.001},
-    "relu": {"activation": "relu"},
-    "relu, constant": {"activation": "relu", "schedule": "constant"},
-    "relu, rate 0.001, constant": {"activation": "relu", "schedule": "constant", "learning_rate": 0.001},
+    "rate 0.005, alpha 0.01": {"learning_rate": 0.005, "alpha": 0.01},
+    "rate 0.0015, alpha 0.1": {"learning_rate": 0.0015, "alpha": 0.1},
+    "sigmoid": {"activation": "sigmoid"},
     "early stopping": {"early_stopping": True},
 }
 

@@ -57,7 +57,7 @@ def test_files(run, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert set(lines[0]) == {"backend", "epoch", "loss", "validation_loss", "learning_rate", "seconds"}
-    assert lines[0]["learning_rate"] == 0.005
+    assert lines[0]["learning_rate"] == 0.0015
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(line["backend"] == "numpy" and line["seconds"] > 0 and line["validation_loss"] > 0 for line in lines)
 
@@ -119,7 +119,7 @@ def test_every_kind_of_target(run, arguments, titles):
 @pytest.mark.parametrize(
     ("option", "value", "arguments"),
     [
-        ("--optimizer", "adamw", {"optimizer": AdamW(learning_rate=0.005)}),
+        ("--optimizer", "adamw", {"optimizer": AdamW(learning_rate=0.0015)}),
         ("--clip-norm", "0.25", {"clip_norm": 0.25}),
         ("--dropout", "0.2", {"dropout": 0.2}),
         ("--dropout", "0.1,0.5", {"dropout": (0.1, 0.5)}),

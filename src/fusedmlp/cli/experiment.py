@@ -20,7 +20,7 @@ from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
-from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, optimizer_of
+from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, defaults_of, optimizer_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.model.dropout import as_rates
@@ -60,7 +60,7 @@ class Settings:
     schedule: ScheduleName
     epochs: int
     batch_size: int
-    alpha: float
+    alpha: float | None
     clip_norm: float | None
     dropout: float | tuple[float, ...]
     validation_fraction: float | None
@@ -86,7 +86,8 @@ class Settings:
             ("--validation-fraction", self.validation_share),
         ):
             check_number(option, share, 0, 1, include_low=True)
-        check_number("--alpha", self.alpha, 0, include_low=True)
+        if self.alpha is not None:
+            check_number("--alpha", self.alpha, 0, include_low=True)
         for option, number in (("--learning-rate", self.learning_rate), ("--clip-norm", self.clip_norm)):
             if number is not None:
                 check_number(option, number, 0)
@@ -105,9 +106,9 @@ class Settings:
             picture_format(self.plot)
             check_plotting()
 
-    def make_optimizer(self) -> Optimizer:
+    def make_optimizer(self, target: TargetEncoder) -> Optimizer:
         """The optimizer with its learning rate."""
-        return optimizer_of(self.optimizer, self.learning_rate)
+        return optimizer_of(self.optimizer, self.learning_rate, defaults_of(target))
 
     @property
     def validation_share(self) -> float:
@@ -298,11 +299,11 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     history = network.fit(
         data.X,
         Y,
-        settings.make_optimizer(),
+        settings.make_optimizer(data.encoder),
         settings.epochs,
         settings.batch_size,
         schedule=settings.schedule,
-        alpha=settings.alpha,
+        alpha=defaults_of(data.encoder).alpha if settings.alpha is None else settings.alpha,
         validation_data=validation_data,
         validation_fraction=settings.validation_share,
         early_stopping=settings.early_stopping,

@@ -20,7 +20,16 @@ from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.describing import suspicions
 from fusedmlp.data.messages import counted
-from fusedmlp.data.recipe import ADAM_LEARNING_RATE, ADAMS, ALPHA, BATCH_SIZE, EARLY_STOPPING_FRACTION, EPOCHS, SCHEDULE
+from fusedmlp.data.recipe import (
+    ACTIVATION,
+    ADAMS,
+    BATCH_SIZE,
+    CLASSES,
+    EARLY_STOPPING_FRACTION,
+    EPOCHS,
+    NUMBERS,
+    SCHEDULE,
+)
 from fusedmlp.data.table import Table
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
@@ -112,7 +121,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--activation",
     type=click.Choice(list(HIDDEN_ACTIVATIONS)),
-    default="sigmoid",
+    default=ACTIVATION,
     show_default=True,
     metavar="NAME",
     help=f"Activation of the hidden layers: {', '.join(HIDDEN_ACTIVATIONS)}.",
@@ -141,7 +150,8 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     "--learning-rate",
     type=POSITIVE,
     metavar="RATE",
-    help=f"[default: {ADAM_LEARNING_RATE:g} for {' and '.join(ADAMS)}, {OPTIMIZERS['sgd'].learning_rate:g} otherwise]",
+    help=f"[default: {CLASSES.learning_rate:g} for classes and {NUMBERS.learning_rate:g} for numbers with "
+    f"{' and '.join(ADAMS)}, {OPTIMIZERS['sgd'].learning_rate:g} otherwise]",
 )
 @click.option(
     "--schedule",
@@ -158,9 +168,8 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--alpha",
     type=click.FloatRange(0),
-    default=ALPHA,
-    show_default=True,
-    help="L2 penalty: ½·alpha·Σ‖W‖² / (rows of the batch) is added to the loss.",
+    help="L2 penalty: ½·alpha·Σ‖W‖² / (rows of the batch) is added to the loss. "
+    f"[default: {CLASSES.alpha:g} for classes, {NUMBERS.alpha:g} for numbers]",
 )
 @click.option(
     "--clip-norm",

@@ -66,7 +66,7 @@ class Predictor:
         target: Any = None,
         *,
         hidden: Sequence[int] = (64,),
-        activation: ActivationName = "sigmoid",
+        activation: ActivationName = recipe.ACTIVATION,
         loss: str | None = None,
         standardize: bool = True,
         dtype: DtypeName = "float32",
@@ -119,7 +119,7 @@ class Predictor:
         predictor = cls(network, features, encoder)
         for note in table.notes:
             _log.info("%s: %s", table.source, note)
-        predictor._fit(table, recipe.fitting(fitting))
+        predictor._fit(table, fitting)
         return predictor
 
     def fit(self, data: Any, target: Any = None, **fitting: Any) -> History:
@@ -137,11 +137,12 @@ class Predictor:
         ValueError
             Columns are missing, a class is new, or an argument is wrong.
         """
-        return self._fit(self._table(data, target, True), recipe.fitting(fitting))
+        return self._fit(self._table(data, target, True), fitting)
 
     def _fit(self, table: Table, fitting: Mapping[str, Any]) -> History:
         Y = self.target.encode(table.require_target(), self.network.architecture.dtype)
-        return self.network.fit(self.encode_features(table), Y, **fitting)
+        arguments = recipe.fitting(fitting, recipe.defaults_of(self.target))
+        return self.network.fit(self.encode_features(table), Y, **arguments)
 
     def _table(self, data: Any, target: Any = None, target_required: bool = False) -> Table:
         schema = self.features.schema
