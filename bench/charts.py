@@ -119,7 +119,7 @@ def _set_axes(panel: Any, sizes: list[int], axis: str) -> None:
 
 def _draw_legend(panel: Any, backends: list[str]) -> None:
     for backend in backends:
-        _plot(panel, backend, backends, [], [], label=backend)
+        _plot(panel, backend, backends, [], [], label=f"fusedmlp: {backend}")
     panel.legend(loc="center", fontsize=13, frameon=False, handlelength=3, labelspacing=0.8)
 
 

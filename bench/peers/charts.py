@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench.peers.registry import OURS
 from bench.peers.results import OURS_FIRST, Measured, Results
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers for print without colour.
@@ -56,7 +57,7 @@ def _draw_panel(panel: Any, measured: list[Measured], axis: str, results: Result
                 markersize=7 if ours else 6,
                 linewidth=2.6 if ours else 1.5,
                 zorder=3 if ours else 2,
-                label=peer,
+                label=f"fusedmlp: {peer}" if peer in OURS else peer,
             )
     sizes = [_size(m, axis) for m in measured]
     panel.plot(sizes, [m.floor_seconds for m in measured], color="black", linestyle=":", linewidth=1.5, label="floor")
