@@ -59,3 +59,13 @@ def test_new_categories_are_counted_and_said_once(run, tmp_path):
     result = CliRunner().invoke(cli, ["predict", "m.safetensors", "new.csv"])
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 5
+
+
+def test_rows_without_a_prediction_are_told(run, tmp_path):
+    (tmp_path / "d.csv").write_text("a,b,y\n" + "".join(f"{i},{'xz'[i % 2]},{i % 2}\n" for i in range(40)))
+    (tmp_path / "new.csv").write_text("a,b,y\n1,x,0\n\n2,z,1\n\n3,x,\n")
+    run("train", "d.csv", "--target", "y", "--out", "m.safetensors", "--epochs", "1")
+    result = CliRunner().invoke(cli, ["predict", "m.safetensors", "new.csv"])
+    assert (len(result.stdout.splitlines()), result.stderr) == (4, "new.csv: 2 empty rows: left out\n")
+    result = CliRunner().invoke(cli, ["evaluate", "m.safetensors", "new.csv"])
+    assert result.stderr.splitlines() == ["new.csv: 2 empty rows: left out", "new.csv: 1 row without 'y': left out"]

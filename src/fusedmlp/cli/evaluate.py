@@ -50,6 +50,8 @@ def evaluate(model: str, data: str, target: str | None, plot: str | None, backen
         check_outputs({"--plot": plot}, {"MODEL": model, "DATA": data, "--target": target})
     predictor = Predictor.load(model, backend)
     table = read_table(data, target, schema=predictor.features.schema)
+    for note in table.notes:
+        click.echo(f"{table.source}: {note}", err=True)
     scores = predictor.evaluate(table)
     if plot is not None:
         _draw(predictor, table, plot)

@@ -50,6 +50,8 @@ def predict(model: str, data: str, out: str | None, proba: bool, backend: str | 
         raise ValueError("--out: stdout is closed; expected a file to write the predictions to")
     predictor = Predictor.load(model, backend)
     table = read_table(data, schema=predictor.features.schema, target_required=False)
+    for note in table.notes:  # rows that get no prediction
+        click.echo(f"{table.source}: {note}", err=True)
     text = _as_csv(predictor, table, proba)
     if out is None:
         allow_every_character("backslashreplace")
