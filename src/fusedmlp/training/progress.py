@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -22,25 +23,29 @@ class ProgressLines(Callback):
     second_loss : str
         The name of the validation loss.
     quiet_seconds : float, optional
-        No line is printed before; by default `QUIET_SECONDS`.
+        No line is printed before, counted from the end of the first epoch, which may compile; by default
+        `QUIET_SECONDS`.
     """
 
     def __init__(self, name: str = "", second_loss: str = "validation", quiet_seconds: float | None = None) -> None:
         self._name, self._second_loss = f"{name}: " if name else "", second_loss
         self._quiet_seconds = quiet_seconds
-        self._start, self._first, self._tenth = time.monotonic(), 0, 0
+        self._start, self._first, self._tenth, self._compiled = time.monotonic(), 0, 0, math.inf
 
     def on_fit_begin(self, training: RunningTraining) -> None:
         """Start the clock."""
         self._start, self._first, self._tenth = time.monotonic(), training.history.epochs, 0
+        self._compiled = math.inf
 
     def on_epoch_end(self, training: RunningTraining) -> None:
         """Print a line, if another tenth is done."""
-        history, seconds = training.history, time.monotonic() - self._start
+        history, now = training.history, time.monotonic()
+        self._compiled = min(self._compiled, now)
         quiet = QUIET_SECONDS if self._quiet_seconds is None else self._quiet_seconds
         tenth = 10 * (history.epochs - self._first) // max(1, training.epochs - self._first)
-        if tenth == self._tenth or seconds < quiet or sys.stderr is None:
+        if tenth == self._tenth or now - self._compiled < quiet or sys.stderr is None:
             return
+        seconds = now - self._start
         self._tenth = tenth
         losses = losses_of(training, self._second_loss)
         print(f"{self._name}epoch {history.epochs} of {training.epochs}, {seconds:.0f} s, {losses}", file=sys.stderr)
