@@ -100,7 +100,7 @@ def find_rules(pl: Any, columns: list[Any], file: File) -> dict[str, ColumnRule]
     for column in columns:
         values = column.drop_nulls()
         plain = values.cast(pl.Float64, strict=False).null_count() == 0
-        found[column.name] = None if plain else evidence(values)
+        found[column.name] = None if plain else evidence(values.unique())  # which kinds there are, not how many
     marks = [e for e in found.values() if e is not None]
     file.decimal_comma = any(e.decimal_comma and not e.grouping_comma for e in marks)
     return {column.name: _find_rule(pl, column, found[column.name], file) for column in columns}

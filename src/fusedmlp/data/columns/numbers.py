@@ -18,7 +18,7 @@ _LONG = r"^[+-]?\d{19,}$"
 
 
 class Evidence(NamedTuple):
-    """How many texts of a column can only be read in one way.
+    """How many different texts of a column can only be read in one way.
 
     Attributes
     ----------
