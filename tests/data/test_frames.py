@@ -176,6 +176,12 @@ def test_dates_of_a_parquet_file(tmp_path, values):
     assert np.array_equal(again.numeric, table.numeric, equal_nan=True)
 
 
+def test_midnight_in_a_zone_is_no_time_of_day(tmp_path):
+    column = pl.Series([datetime.datetime(2024, 2, 1), None]).dt.replace_time_zone("Europe/Berlin")
+    pl.DataFrame({"d": column, "target": [0, 1]}).write_parquet(tmp_path / "d.parquet")
+    assert read_table(tmp_path / "d.parquet").numeric[0].tolist() == [2024, 32, 4, 19754]
+
+
 def test_texts_for_missing_values_are_kept_with_the_schema(write):
     text = "a,b,target\n" + "".join(f"{-1 if i == 3 else i},{'-1' if i % 2 else 'x'},{i % 2}\n" for i in range(9))
     table = read_table(write(text), missing=["-1"])

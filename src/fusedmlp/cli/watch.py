@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from fusedmlp.files.atomic import write_atomically
 from fusedmlp.training.callbacks import Callback, RunningTraining
 
 
@@ -76,13 +78,9 @@ def kept_until_done(path: str) -> Iterator[IO[str]]:
         with open(path, "w", encoding="utf-8") as file:
             yield file
         return
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        try:
-            yield file
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(f"{path}.new", path)
+    text = io.StringIO()
+    yield text
+    write_atomically(path, text.getvalue().encode())
 
 
 class MetricsWriter(Callback):

@@ -12,11 +12,11 @@ from typing import IO, Any, cast
 import numpy as np
 
 from fusedmlp.data.columns.finding import MISSING
+from fusedmlp.data.idx import GZIP_MAGIC
 from fusedmlp.data.messages import counted, shortened
 from fusedmlp.data.table import is_number
 
 SEPARATORS = (",", ";", "\t", "|")
-GZIP_MAGIC = b"\x1f\x8b"
 _INDEX_NAMES = frozenset(
     (
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,12 +115,11 @@ class _Reader:
         if len(frame) == 0:
             raise ValueError(f"{source}: expected at least one row of data; got none")
         self._pl, self._source, self._frame, self._schema = pl, source, frame, schema
-        columns = frame.columns
+        self._columns = frame.columns
         for argument, names in (("numeric", choices.numeric), ("categorical", choices.categorical)):
             self._check_known(argument, names)
         self._is_text = bool(separator)
         self._file = File(source, separator, choices, notes=notes)
-        self._columns = columns
 
     def table(
         self, target: str | None, drop: Collection[str], target_required: bool, require_every_target: bool
@@ -174,7 +174,7 @@ class _Reader:
             rules = {c: replace(rule, missing=(*rule.missing, *choices.missing)) for c, rule in rules.items()}
         for c in wanted:
             if self._frame[c].dtype in (pl.Date, pl.Datetime):
-                rules[c] = ColumnRule("date", has_time=dates.has_times(self._frame[c].cast(pl.Datetime("us"))))
+                rules[c] = ColumnRule("date", has_time=dates.has_times(_local(pl, self._frame[c])))
         return rules
 
     def _values(self, column: Any, rule: ColumnRule | None) -> Any:
@@ -190,11 +190,7 @@ class _Reader:
         if dtype == pl.Null:
             return column.cast(pl.String if as_text else pl.Float64)
         if dtype in (pl.Date, pl.Datetime):
-            return (
-                column.dt.replace_time_zone(None).cast(pl.Datetime("us"))
-                if dtype == pl.Datetime
-                else column.cast(pl.Datetime("us"))
-            )
+            return _local(pl, column)
         if dtype == pl.Duration:
             return column.dt.total_microseconds().cast(pl.Float64) / 1e6
         if dtype == pl.Time:
@@ -263,6 +259,11 @@ class _Reader:
             )
 
 
+def _local(pl: Any, column: Any) -> Any:
+    """Dates, or times of any unit and zone, as datetimes of their own clock."""
+    return (column.dt.replace_time_zone(None) if column.dtype == pl.Datetime else column).cast(pl.Datetime("us"))
+
+
 def _all_numbers(pl: Any, texts: Any) -> bool:
     return bool(texts.cast(pl.Float64, strict=False).null_count() == texts.null_count())
 
@@ -282,8 +283,6 @@ def listed(names: Sequence[str], most: int = 50) -> str:
 
 def shell_word(name: str) -> str:
     """A name as a word of a command line."""
-    import shlex
-
     return shlex.quote(shortened(name))
 
 

@@ -44,9 +44,13 @@ class Schema:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The names that all columns except the target have in a file."""
-        dates = {name: part_names(name, rule.has_time) for name, rule in self.rules if rule.kind == "date"}
-        derived = {part for parts in dates.values() for part in parts}
-        return (*(name for name in self.numeric if name not in derived), *dates, *self.text)
+        derived = {part for parts in self.dates.values() for part in parts}
+        return (*(name for name in self.numeric if name not in derived), *self.dates, *self.text)
+
+    @cached_property
+    def dates(self) -> dict[str, tuple[str, ...]]:
+        """The columns of dates, with the columns of numbers that each becomes."""
+        return {name: part_names(name, rule.has_time) for name, rule in self.rules if rule.kind == "date"}
 
     def rule_of(self, column: str) -> ColumnRule:
         """The rule of a column."""

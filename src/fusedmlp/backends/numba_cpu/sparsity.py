@@ -13,7 +13,7 @@ from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
 
 LARGEST_SHARE = 1 / 8
-"""Of numbers that are not 0. Up to here a gradient takes half of the time or less; at 0.3 it takes as long."""
+"""The largest share of numbers that are not 0: with it a gradient takes half of the time or less, with 0.3 as long."""
 # With fewer, a sample's own costs count for more than its products.
 _FEWEST_INPUTS, _FEWEST_UNITS, _FEWEST_SAMPLES = 32, 8, 256
 _LOOKED_AT = 256

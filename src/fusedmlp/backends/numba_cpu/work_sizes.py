@@ -70,7 +70,7 @@ class WorkSizes:
         self.pieces = -(-a.n_parameters // self.piece)
 
     def sample_ns_of(self, X: Inputs) -> float:
-        """Of a sample of X, forward and backward."""
+        """The time of a sample of X, forward and backward."""
         if not isinstance(X, SparseMatrix):
             return self.sample_ns
         return self._without_inputs_ns + self._number_ns * (len(X.values) / X.shape[1] + _MORE_NUMBERS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusedmlp.data.columns import dates
-from fusedmlp.data.columns.numbers import Decimal, Evidence, evidence, parsed
+from fusedmlp.data.columns.numbers import Decimal, Evidence, are_codes, evidence, parsed
 from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
 from fusedmlp.data.messages import counted, shortened
 
@@ -114,7 +114,7 @@ def _find_rule(pl: Any, column: Any, marks: Evidence | None, file: File) -> Colu
         return ColumnRule("number")
     if values.str.to_lowercase().is_in(["true", "false"]).all():
         return ColumnRule("truth value")
-    codes = values.str.contains(r"^0\d+$|^[+-]?\d{19,}$")
+    codes = are_codes(values)
     if codes.any() and name not in choices.numeric and not values.str.contains(r"[.,]").any():
         example = values.filter(codes)[0]
         file.note(column, f"has codes such as {example!r} and is read as text (--numeric {name}: as numbers)")

@@ -13,8 +13,7 @@ _COMMA_GROUPS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"
 _COMMA_DECIMAL = r"^[+-]?(\d+|\d{1,3}([.\u00a0\u202f ]\d{3})+)?,\d+$"
 _POINT_GROUPS = r"^[+-]?\d{1,3}(\.\d{3}){2,}$"
 _EITHER = r"^[+-]?\d{1,3},\d{3}$"
-_LEADING_ZERO = r"^0\d+$"
-_LONG = r"^[+-]?\d{19,}$"
+_CODE = r"^0\d+$|^[+-]?\d{19,}$"
 
 
 class Evidence(NamedTuple):
@@ -28,15 +27,12 @@ class Evidence(NamedTuple):
         Texts whose comma can be both ("1,234").
     point : int
         Numbers with a decimal point.
-    codes : int
-        Digits that are no number: with leading zeros ("007"), or 19 digits and more.
     """
 
     decimal_comma: int
     grouping_comma: int
     either: int
     point: int
-    codes: int
 
 
 def evidence(texts: Any) -> Evidence:
@@ -49,7 +45,6 @@ def evidence(texts: Any) -> Evidence:
             ("groups", _COMMA_GROUPS),
             ("either", _EITHER),
             ("point", r"^[+-]?\d*\.\d*$"),
-            ("codes", f"({_LEADING_ZERO})|({_LONG})"),
         )
     }
     either = matches["either"]
@@ -58,8 +53,12 @@ def evidence(texts: Any) -> Evidence:
         int((matches["groups"] & ~either).sum()),
         int(either.sum()),
         int((matches["point"] & ~bare.str.contains(_POINT_GROUPS)).sum()),
-        int(matches["codes"].sum()),
     )
+
+
+def are_codes(texts: Any) -> Any:
+    """Which texts are digits that are no number: with leading zeros ("007"), or 19 digits and more."""
+    return texts.str.contains(_CODE)
 
 
 def without_signs(texts: Any) -> Any:
