@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from fusedmlp.data.columns import dates
 from fusedmlp.data.columns.finding import Choices, File, find_rules
-from fusedmlp.data.columns.numbers import Decimal
 from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
 from fusedmlp.data.csv_files import first_line_of, read_csv, row_index
 from fusedmlp.data.messages import counted, errors_alone, missing_values, shortened
@@ -51,12 +50,7 @@ def frame_table(
     *,
     separator: str = "",
     notes: list[str] | None = None,
-    drop: Collection[str] = (),
-    numeric: Collection[str] = (),
-    categorical: Collection[str] = (),
-    decimal: str | None = None,
-    missing: Collection[str] = (),
-    day_first: bool = False,
+    choices: Choices = Choices(),  # noqa: B008 - it cannot be changed
     schema: Schema | None = None,
     target_required: bool = True,
     require_every_target: bool = False,
@@ -75,20 +69,21 @@ def frame_table(
         the types that they have.
     notes : list of str, optional
         What is to be said already.
-    drop, numeric, categorical, decimal, missing, day_first, target_required, require_every_target
-        As in `reading.read_table`.
+    choices : Choices
+        What the user has settled.
     schema : Schema, optional
         The schema of a trained model: only its columns are converted, by its rules.
+    target_required, require_every_target
+        As in `reading.read_table`.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    if missing:
-        frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(missing)))
-    if decimal not in (None, ".", ","):
-        raise ValueError(f"decimal: expected '.' or ','; got {decimal!r}")
-    columns = [named(given, frame.columns) for given in (numeric, categorical)]
-    choices = Choices(columns[0], columns[1], cast("Decimal | None", decimal), day_first, tuple(missing))
+    if choices.missing:
+        frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(choices.missing)))
+    given = (choices.drop, choices.numeric, choices.categorical)
+    drop, numeric, categorical = (named(names, frame.columns) for names in given)
+    choices = replace(choices, drop=drop, numeric=numeric, categorical=categorical)
     reader = _Reader(pl, source, frame, separator, notes or [], choices, schema)
-    return reader.table(target, drop, target_required, require_every_target)
+    return reader.table(target, target_required, require_every_target)
 
 
 def _read_parquet(pl: Any, path: Path) -> Any:
@@ -121,9 +116,7 @@ class _Reader:
         self._is_text = bool(separator)
         self._file = File(source, separator, choices, notes=notes)
 
-    def table(
-        self, target: str | None, drop: Collection[str], target_required: bool, require_every_target: bool
-    ) -> Table:
+    def table(self, target: str | None, target_required: bool, require_every_target: bool) -> Table:
         """The table; see `read_frame_table`."""
         pl, schema = self._pl, self._schema
         name = target or (schema.target if schema is not None else None) or "target"
@@ -136,7 +129,7 @@ class _Reader:
             )
         if schema is not None:
             check_columns(schema, [c for c in self._columns if c != name], self._source)
-        dropped = set(named(drop, self._columns))
+        dropped = self._file.choices.drop
         self._check_known("drop", dropped)
         reads_target = has_target and (target_required or target is not None)
         as_text = schema is not None and schema.text_target
@@ -149,7 +142,7 @@ class _Reader:
         text_target = y.dtype == object if y is not None else as_text
         return _table(pl, self._source, columns, rules, name, y, len(self._frame), text_target, self._file.notes)
 
-    def _wanted(self, dropped: set[str]) -> list[str]:
+    def _wanted(self, dropped: Collection[str]) -> list[str]:
         if self._schema is not None:
             names = self._schema.columns
             return [c for c in self._columns if c in names and c not in dropped]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fusedmlp.data.arrays import read_npy_table, read_npz_table
 from fusedmlp.data.bundled import BUNDLED, read_bundled
+from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.frames import read_frame_table
 from fusedmlp.data.idx import DTYPES, GZIP_MAGIC, read_idx_table
 from fusedmlp.data.table import Schema, Table
@@ -76,12 +77,7 @@ def read_table(
             table = read_frame_table(
                 Path(name),
                 target,
-                drop=drop,
-                numeric=numeric,
-                categorical=categorical,
-                decimal=decimal,
-                missing=missing,
-                day_first=day_first,
+                choices=Choices(drop, numeric, categorical, decimal, missing, day_first),
                 schema=schema,
                 target_required=target_required,
                 require_every_target=require_every_target,

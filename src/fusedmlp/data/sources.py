@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.data.arrays import array_table
+from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.frames import frame_table
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Schema, Table, as_features, as_target
@@ -50,7 +51,16 @@ def as_table(
         return read_table(data, target, schema=schema, target_required=target_required, **reading)
     if hasattr(data, "collect_schema") or hasattr(data, "columns"):  # a lazy frame of polars, another frame
         frame = _as_polars(data)
-        table = frame_table(frame, "the frame", target, schema=schema, target_required=target_required, **reading)
+        every = reading.pop("require_every_target", False)
+        table = frame_table(
+            frame,
+            "the frame",
+            target,
+            choices=Choices(**reading),
+            schema=schema,
+            target_required=target_required,
+            require_every_target=every,
+        )
     else:
         if target is not None or (target_required and schema is None):
             raise ValueError("target: expected an array of targets beside an array of data")

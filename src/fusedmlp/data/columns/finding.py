@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from fusedmlp.data.columns import dates
 from fusedmlp.data.columns.numbers import Decimal, Evidence, are_codes, evidence, parsed
@@ -32,24 +32,29 @@ _FEW_NUMBERS = 10
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user has settled.
+    """What a user has settled about columns.
 
     Attributes
     ----------
-    numeric, categorical : collections of str
+    drop, numeric, categorical : collections of str
         Columns.
     decimal : {".", ","}, optional
+    missing : collection of str
+        Texts that stand for a missing value in any column.
     day_first : bool
         Where day and month may change places: the day comes first.
-    missing : tuple of str
-        Texts that stand for a missing value in any column.
     """
 
+    drop: Collection[str] = ()
     numeric: Collection[str] = ()
     categorical: Collection[str] = ()
-    decimal: Decimal | None = None
+    decimal: str | None = None
+    missing: Collection[str] = ()
     day_first: bool = False
-    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.decimal not in (None, ".", ","):
+            raise ValueError(f"decimal: expected '.' or ','; got {self.decimal!r}")
 
 
 @dataclass
@@ -157,7 +162,7 @@ def _find_numbers(pl: Any, column: Any, values: Any, marks: Evidence, file: File
 def _decimal_mark(column: Any, values: Any, marks: Evidence, file: File) -> Decimal:
     """What the numbers of a column have before their fraction."""
     if file.choices.decimal is not None:
-        return file.choices.decimal
+        return cast("Decimal", file.choices.decimal)
     if marks.decimal_comma and not marks.grouping_comma:
         return ","
     if marks.grouping_comma or marks.point or not marks.either:
