@@ -112,9 +112,9 @@ def _scattered(columns, share=1):
     """An intrinsic: G[k_p, j] += x_p d[j] for `columns` registers of units j, or for a share of a register."""
 
     @intrinsic
-    def block(typing_context, like, inputs, values, count, d, G, g_row):
+    def block(typing_context, like, inputs, values, count, G, g_row, d):
         def codegen(context, builder, signature, arguments):
-            _, inputs, values, count, d, G, g_row = arguments
+            _, inputs, values, count, G, g_row, d = arguments
             vector, places = _vectors(builder, like, d, columns, share)
             errors = [builder.load(place, align=BYTES[like]) for place in places]
             with cgutils.for_range(builder, count, intp=_INT64) as loop:
@@ -130,59 +130,39 @@ def _scattered(columns, share=1):
     return block
 
 
-_gather_wide, _gather_one, _gather_half, _gather_quarter = (
-    _gathered(*size) for size in ((_WIDE,), (1,), (1, 2), (1, 4))
-)
-_gather_number, _scatter_number = _gathered(1, 64), _scattered(1, 64)
-_scatter_wide, _scatter_one, _scatter_half, _scatter_quarter = (
-    _scattered(*size) for size in ((_WIDE,), (1,), (1, 2), (1, 4))
-)
+def _over_units(block):
+    """A compiled function: a block of `_gathered` or `_scattered` for all units of a sample, `width` bytes of them.
+
+    sample : address of its entry in the tile's table. matrix : address of a matrix with a row per input, `row` bytes
+    apart. vector : address of a number per unit.
+    """
+    wide, one, half, quarter, number = block(_WIDE), block(1), block(1, 2), block(1, 4), block(1, 64)
+
+    @internal
+    def over_units(like, sample, matrix, row, width, vector):
+        item, size = item_bytes(like), lane_bytes(like)
+        inputs, values, count = load(INTEGER, sample), load(INTEGER, sample + 8), load(INTEGER, sample + 16)
+        j = 0
+        while j + _WIDE * size <= width:
+            wide(like, inputs, values, count, matrix + j, row, vector + j)
+            j += _WIDE * size
+        while j + size <= width:
+            one(like, inputs, values, count, matrix + j, row, vector + j)
+            j += size
+        if j + max(item, size // 2) <= width:
+            half(like, inputs, values, count, matrix + j, row, vector + j)
+            j += max(item, size // 2)
+        if j + max(item, size // 4) <= width:
+            quarter(like, inputs, values, count, matrix + j, row, vector + j)
+            j += max(item, size // 4)
+        while j < width:
+            number(like, inputs, values, count, matrix + j, row, vector + j)
+            j += item
+
+    return over_units
 
 
-@internal
-def gather_sample(like, sample, W, w_row, width, out):
-    """The sums of a sample, for units of `width` bytes."""
-    item, size = item_bytes(like), lane_bytes(like)
-    inputs, values, count = load(INTEGER, sample), load(INTEGER, sample + 8), load(INTEGER, sample + 16)
-    j = 0
-    while j + _WIDE * size <= width:
-        _gather_wide(like, inputs, values, count, W + j, w_row, out + j)
-        j += _WIDE * size
-    while j + size <= width:
-        _gather_one(like, inputs, values, count, W + j, w_row, out + j)
-        j += size
-    if j + max(item, size // 2) <= width:
-        _gather_half(like, inputs, values, count, W + j, w_row, out + j)
-        j += max(item, size // 2)
-    if j + max(item, size // 4) <= width:
-        _gather_quarter(like, inputs, values, count, W + j, w_row, out + j)
-        j += max(item, size // 4)
-    while j < width:
-        _gather_number(like, inputs, values, count, W + j, w_row, out + j)
-        j += item
-
-
-@internal
-def scatter_sample(like, sample, d, G, g_row, width):
-    """What a sample adds, for units of `width` bytes."""
-    item, size = item_bytes(like), lane_bytes(like)
-    inputs, values, count = load(INTEGER, sample), load(INTEGER, sample + 8), load(INTEGER, sample + 16)
-    j = 0
-    while j + _WIDE * size <= width:
-        _scatter_wide(like, inputs, values, count, d + j, G + j, g_row)
-        j += _WIDE * size
-    while j + size <= width:
-        _scatter_one(like, inputs, values, count, d + j, G + j, g_row)
-        j += size
-    if j + max(item, size // 2) <= width:
-        _scatter_half(like, inputs, values, count, d + j, G + j, g_row)
-        j += max(item, size // 2)
-    if j + max(item, size // 4) <= width:
-        _scatter_quarter(like, inputs, values, count, d + j, G + j, g_row)
-        j += max(item, size // 4)
-    while j < width:
-        _scatter_number(like, inputs, values, count, d + j, G + j, g_row)
-        j += item
+gather_sample, scatter_sample = _over_units(_gathered), _over_units(_scattered)
 
 
 # A tile ---------------------------------------------------------------------------------------------------------------
@@ -239,6 +219,6 @@ def scatter(like):
                         store(load(like, D + (first + j) * row + (i + q) * item), scratch + q * step + j * item)
                 for q in range(min(lanes, t - i)):
                     sample = samples + (i + q) * NONZEROS_BYTES
-                    scatter_sample(like, sample, scratch + q * step, G + first * item, n_out * item, step)
+                    scatter_sample(like, sample, G + first * item, n_out * item, step, scratch + q * step)
 
     return scatter
