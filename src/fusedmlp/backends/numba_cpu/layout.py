@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.kernels import loss_kernels, passes, register_products, sweeps, updates
-from fusedmlp.backends.numba_cpu.kernels.tiles import DEEP
 from fusedmlp.backends.numba_cpu.machine import interruption, intrinsics
 from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES, AlignedArray
 from fusedmlp.backends.numba_cpu.machine.records import LayerRecord, NetworkRecord, written
@@ -97,7 +96,7 @@ def network_record(
     table = written(*layers)
     routines = (
         sweeps.sweeps(a.hidden_activation, a.dtype, dropout),
-        register_products.register_products(a.dtype, deep=max(a.layer_sizes) > DEEP),
+        register_products.register_products(a.dtype),
         loss_kernels.loss_kernels(loss.kind, a.dtype),
         updates.updates(a.dtype),
         passes.passes(a.dtype),

@@ -1,18 +1,18 @@
 """Products of a tile, blocked over registers. Compiled.
 
 BLAS packs its operands and is made for large matrices; a layer with few inputs, or a tile of few samples, leaves half
-of the machine unused there. Here a block of R rows by V registers of samples is summed in registers over the whole
-depth of the product, straight from where W and the tile lie: R·V multiply-adds for R + V loads.
+of the machine unused there. Here a block of R rows by V registers of samples is summed in registers, straight from
+where W and the tile lie: R·V multiply-adds for R + V loads. A strip of samples stays in the first-level cache while all
+rows pass it.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -42,8 +42,8 @@ ROWS = 4
 
 
 def wide():
-    """Registers of samples of a block, or rows of its other operand: with ROWS the sums fill half of all registers."""
-    return 4 if registers().number >= 32 else 2
+    """Most registers of samples of a block of products: its ROWS x `wide` sums leave room for what is multiplied."""
+    return 4 if registers().number >= 32 else 3
 
 
 def _pointer(builder, address, offset, kind):
@@ -196,15 +196,21 @@ def _joined(builder, vectors, order):
 
 _INPUTS_A_SAMPLE = 8
 """Sums of lanes cost as much as so many inputs' share of transposing a sample's errors."""
-SCRATCH_BYTES = 20 * 1024
+SCRATCH_BYTES = 24 * 1024
 """The size of the operand that a loop reads again and again; it fits a first-level cache of 32 KiB."""
-_PIECE_DEPTH = 64
-"""The depth of a piece of B in `multiply_deep`: at most 16 KiB of B, and one page of W per row of the piece."""
+_PIECE_DEPTH = 128
+"""The most rows of that operand in `multiply`."""
+_PIECE_BYTES = 128 * 1024
+"""The part of W that passes it, again and again from the second-level cache."""
+_ROW_BYTES = 192
+"""The length of its rows in `multiply_samples`, in whole blocks."""
 _WIDE = wide()
-_four_wide, _four_two, _four_one = (block_of_products(ROWS, columns) for columns in (_WIDE, 2, 1))
+_PAIR = 4 if registers().number >= 32 else 2
+"""Rows of D in a block of sums: a power of two, for the sums of lanes."""
+_four_four, _four_three, _four_two, _four_one = (block_of_products(ROWS, columns) for columns in (4, 3, 2, 1))
 _one_wide, _one_one = block_of_products(1, _WIDE), block_of_products(1, 1)
-_four_by_wide, _four_by_one = block_of_sums(ROWS, _WIDE), block_of_sums(ROWS, 1)
-_one_by_wide, _one_by_one = block_of_sums(1, _WIDE), block_of_sums(1, 1)
+_four_by_pair, _four_by_one = block_of_sums(ROWS, _PAIR), block_of_sums(ROWS, 1)
+_one_by_pair, _one_by_one = block_of_sums(1, _PAIR), block_of_sums(1, 1)
 _transpose_lanes = transposition(None)
 
 
@@ -216,72 +222,80 @@ class ProductRoutines(NamedTuple):
     """
 
     multiply: int
-    deep: int
     samples: int
 
 
-def register_products(dtype: str, deep: bool = True) -> ProductRoutines:
-    """The products of a dtype, compiled at the first call; without `deep`, the address of `multiply_deep` is 0."""
-    return ProductRoutines(
-        _address(multiply, 11, dtype),
-        _address(multiply_deep, 11, dtype) if deep else 0,
-        _address(multiply_samples, 13, dtype),
-    )
-
-
 @cache
-def _address(routine: Callable[..., Any], arguments: int, dtype: str) -> int:
-    return routine_address(routine(np.dtype(dtype).type(0)), arguments)
+def register_products(dtype: str) -> ProductRoutines:
+    """The products of a dtype, compiled at the first call."""
+    like = np.dtype(dtype).type(0)
+    return ProductRoutines(routine_address(multiply(like), 11), routine_address(multiply_samples(like), 13))
 
 
 def multiply(like):
     """C[r, i] = Σ_k W(r, k) B[k, i], += where `add`: `rows` rows, `depth` numbers deep, `width` bytes of samples.
 
     W, B and C are addresses, steps are bytes, as `block_of_products` has them; `width` is whole registers.
+
+    A piece of W is read from the second-level cache once for each strip of B.
     """
 
     def multiply(W, w_row, w_column, rows, B, b_row, C, c_row, depth, width, add):
         size = lane_bytes(like)
-        four = rows - rows % ROWS
-        for r in range(0, four, ROWS):
-            w, c = W + r * w_row, C + r * c_row
-            i = 0
-            while i + _WIDE * size <= width:
-                _four_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-                i += _WIDE * size
-            while i + 2 * size <= width:
-                _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-                i += 2 * size
-            if i < width:
-                _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-        for r in range(four, rows):
-            w, c = W + r * w_row, C + r * c_row
-            i = 0
-            while i + _WIDE * size <= width:
-                _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-                i += _WIDE * size
-            while i < width:
-                _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
-                i += size
+        piece, some, strip = depth, rows, width
+        if depth > _PIECE_DEPTH:  # nearly equal pieces
+            pieces = (depth + _PIECE_DEPTH - 1) // _PIECE_DEPTH
+            piece = (depth + pieces - 1) // pieces
+        if piece * rows * item_bytes(like) > _PIECE_BYTES:
+            some = _PIECE_BYTES // (piece * item_bytes(like)) // ROWS * ROWS
+        if piece * width > SCRATCH_BYTES:
+            strip = max(SCRATCH_BYTES // (piece * _WIDE * size), 1) * _WIDE * size
+        for k in range(0, depth, piece):
+            count, adds = min(piece, depth - k), np.int64(add != 0 or k > 0)
+            for r in range(0, rows, some):
+                i = 0
+                while i < width:
+                    end = i + strip if i + strip + size < width else width  # no strip of one register at the end
+                    w, b, c = W + k * w_column + r * w_row, B + k * b_row, C + r * c_row
+                    _multiply_strip(
+                        like, w, w_row, w_column, min(some, rows - r), b, b_row, c, c_row, count, i, end, adds
+                    )
+                    i = end
 
     return multiply
 
 
-def multiply_deep(like):
-    """`multiply` for deep products: a piece of B stays in the first-level cache while all rows of W pass it.
-
-    The first argument is the address of `multiply`; the others are its own, without `add`.
-    """
-
-    def multiply_deep(multiply, W, w_row, w_column, rows, B, b_row, C, c_row, depth, width):
-        strip = _WIDE * lane_bytes(like)
-        for i in range(0, width, strip):
-            for k in range(0, depth, _PIECE_DEPTH):
-                w, b, count = W + k * w_column, B + k * b_row + i, min(_PIECE_DEPTH, depth - k)
-                columns, add = min(strip, width - i), np.int64(k > 0)
-                call(multiply, (w, w_row, w_column, rows, b, b_row, C + i, c_row, count, columns, add))
-
-    return multiply_deep
+@internal
+def _multiply_strip(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, start, end, add):
+    """`multiply` for bytes start to end of the samples. No block of one register, unless that is all."""
+    size = lane_bytes(like)
+    four = rows - rows % ROWS
+    for r in range(0, four, ROWS):
+        w, c = W + r * w_row, C + r * c_row
+        i = start
+        while i < end:
+            left = (end - i) // size
+            if _WIDE == 4 and left >= 4 and left != 5:
+                _four_four(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += 4 * size
+            elif left >= 3 and left != 4:
+                _four_three(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += 3 * size
+            elif left >= 2:
+                _four_two(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += 2 * size
+            else:
+                _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+                i += size
+    for r in range(four, rows):
+        w, c = W + r * w_row, C + r * c_row
+        i = start
+        while i + _WIDE * size <= end:
+            _one_wide(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+            i += _WIDE * size
+        while i < end:
+            _one_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
+            i += size
 
 
 def multiply_samples(like):
@@ -298,8 +312,9 @@ def multiply_samples(like):
         item, size = item_bytes(like), lane_bytes(like)
         lanes = size // item
         whole = n_out // lanes * lanes if _INPUTS_A_SAMPLE * n_in >= t else 0
-        for j in range(0, whole, _WIDE * lanes):
-            units = min(_WIDE * lanes, whole - j)
+        most = max(_ROW_BYTES // (_WIDE * size), 1) * _WIDE * lanes
+        for j in range(0, whole, most):
+            units = min(most, whole - j)
             row = units * item
             # Nearly equal pieces, each of whole squares to transpose and no larger than `scratch`.
             squares, room_for = (t + lanes - 1) // lanes, SCRATCH_BYTES // (lanes * row)
@@ -335,14 +350,14 @@ def _transpose_units(like, D, d_row, units, t, table, scratch):
 def _sum_products(like, X, x_row, n_in, D, d_row, n_out, G, g_row, width, add):
     """Sums over lanes: as many rows of X as the first-level cache holds, with all of D."""
     item = item_bytes(like)
-    four, wide_rows = n_in - n_in % ROWS, n_out - n_out % _WIDE
-    for j in range(0, wide_rows, _WIDE):
+    four, pairs = n_in - n_in % ROWS, n_out - n_out % _PAIR
+    for j in range(0, pairs, _PAIR):
         d, g = D + j * d_row, G + j * item
         for k in range(0, four, ROWS):
-            _four_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
+            _four_by_pair(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
         for k in range(four, n_in):
-            _one_by_wide(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
-    for j in range(wide_rows, n_out):
+            _one_by_pair(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)
+    for j in range(pairs, n_out):
         d, g = D + j * d_row, G + j * item
         for k in range(0, four, ROWS):
             _four_by_one(like, X + k * x_row, x_row, d, d_row, g + k * g_row, g_row, width, add)

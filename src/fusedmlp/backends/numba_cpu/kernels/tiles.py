@@ -22,13 +22,6 @@ from fusedmlp.backends.numba_cpu.machine.mathematics import one, zero
 from fusedmlp.backends.numba_cpu.machine.records import LAYER_BYTES, layer_at, network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
-_BLOCK = 8
-"""Rows of a layer that pass through its product and its sweep together, while they are in the first-level cache."""
-_FEW_ROWS = 24
-"""Up to so many inputs of a layer, all of them stay in that cache while a block of rows is multiplied with them."""
-DEEP = 256
-"""From so many inputs on, it is better to keep a piece of them in that cache than the rows of a block."""
-
 
 @internal
 def layer_of(network, layer):
@@ -54,14 +47,15 @@ def forward_layer(like, network, run, worker, layer, t, n):
     flat, sparse = run.flat, layer == 0 and run.x_starts != 0
     x, x_step, by_sample = input_of(network, worker, layer)
     W, Z, width, n_in, n_out = flat + here.W, worker.workspace + here.Z, n * item, here.n_in, here.n_out
-    by_blocks = here.blocked != 0 and n_in <= DEEP and not sparse
     z, w = np.int64(0), np.int64(0)
     if layer == last - 1 and layer_of(network, last).n_out == 1:
         z, w = worker.workspace + layer_of(network, last).Z, flat + layer_of(network, last).W
         clear_bytes(z, width)
     if sparse:
         call(run.gather, (worker.nonzeros, W, n_out, Z, row, n, worker.workspace + network.scratch))
-    elif not here.blocked:
+    elif here.blocked:
+        call(network.multiply, (W, item, n_out * item, n_out, x, x_step, Z, row, n_in, width, 0))
+    else:
         samples = t if layer == 0 else n
         gemm(
             network.gemm, by_sample, True, samples, n_out, n_in, one(like), x, x_step // item, W, n_out, zero(like), Z,
@@ -69,19 +63,10 @@ def forward_layer(like, network, run, worker, layer, t, n):
         )  # fmt: skip
         for j in range(n_out):
             clear_bytes(Z + j * row + samples * item, (n - samples) * item)
-    elif not by_blocks:
-        call(network.deep, (network.multiply, W, item, n_out * item, n_out, x, x_step, Z, row, n_in, width))
-    rows = _BLOCK if by_blocks else n_out
-    for first in range(0, n_out, rows):
-        count, at, offset = min(rows, n_out - first), Z + first * row, first * item
-        if by_blocks:
-            call(network.multiply, (W + offset, item, n_out * item, count, x, x_step, at, row, n_in, width, 0))
-        if layer < last:
-            biases, weights = flat + here.b + offset if here.b >= 0 else 0, w + offset if w else 0
-            key = layer_key(worker.key, layer + 1) + first
-            mask = run.masks + (layer + 1) * MASK_BYTES
-            slopes = at + network.slopes
-            call(network.forward, (at, slopes, row, count, width, biases, weights, z, worker.hashes, key, mask))
+    if layer < last:
+        biases, key = flat + here.b if here.b >= 0 else 0, layer_key(worker.key, layer + 1)
+        mask, slopes = run.masks + (layer + 1) * MASK_BYTES, Z + network.slopes
+        call(network.forward, (Z, slopes, row, n_out, width, biases, w, z, worker.hashes, key, mask))
 
 
 @internal
@@ -133,8 +118,8 @@ def clear_gradient(like, network, run, gradient):
 
 
 @internal
-def add_weight_gradient(like, network, run, gradient, worker, layer, dZ, first, count, t, add):
-    """dW = A_{l-1} dZᵀ, += where `add`, for `count` rows of dZ from `first` on: all for a sparse X and for BLAS."""
+def add_weight_gradient(like, network, run, gradient, worker, layer, dZ, t, add):
+    """dW = A_{l-1} dZᵀ, += where `add`, by blocks, by BLAS, or for a sparse X."""
     here, item, row = layer_of(network, layer), item_bytes(like), network.row
     x, x_step, by_sample = input_of(network, worker, layer)
     dW, n_in, n_out = gradient + here.W, here.n_in, here.n_out
@@ -142,8 +127,7 @@ def add_weight_gradient(like, network, run, gradient, worker, layer, dZ, first, 
     if layer == 0 and run.x_starts != 0:
         call(run.scatter, (worker.nonzeros, dZ, row, n_out, dW, t, worker.sources, scratch))
     elif here.blocked:
-        d, g = dZ + first * row, dW + first * item
-        places = network.multiply, x, x_step, n_in, d, row, count, g, n_out * item, t, worker.sources, scratch, add
+        places = network.multiply, x, x_step, n_in, dZ, row, n_out, dW, n_out * item, t, worker.sources, scratch, add
         call(network.samples, places)
     else:
         gemm(
@@ -168,31 +152,16 @@ def backward_layer(like, network, run, gradient, worker, layer, t, n, add):
     units, n_out, row, width = here.n_out, above.n_out, network.row, n * item
     A, dZ, D = worker.workspace + here.Z, worker.workspace + above.Z, worker.workspace + network.D
     W, dW = run.flat + above.W, gradient + above.W
-    one_output = layer == network.layers - 2 and n_out == 1
-    at_once = here.blocked != 0 and here.n_in <= _FEW_ROWS and (layer > 0 or run.x_starts == 0)
-    by_blocks = above.blocked != 0 and not one_output and n_out <= DEEP
-    if not one_output and not above.blocked:
-        error_products(like, network, above, W, dZ, D, n)
-    elif not one_output and not by_blocks:
-        call(network.deep, (network.multiply, W, n_out * item, item, units, dZ, row, D, row, n_out, width))
-    rows = _BLOCK if at_once or by_blocks else units
-    for first in range(0, units, rows):
-        count, a, d = min(rows, units - first), A + first * row, D + first * row
-        if by_blocks:
-            step = n_out * item
-            call(network.multiply, (W + first * step, step, item, count, dZ, row, d, row, n_out, width, 0))
-        db = gradient + here.b + first * item if here.b >= 0 else 0
-        if one_output:
-            call(
-                network.backward,
-                (a, a + network.slopes, 0, row, count, width, W + first * item, dZ, dW + first * item, db),
-            )
+    db = gradient + here.b if here.b >= 0 else 0
+    if layer == network.layers - 2 and n_out == 1:
+        call(network.backward, (A, A + network.slopes, 0, row, units, width, W, dZ, dW, db))
+    else:
+        if above.blocked:
+            call(network.multiply, (W, n_out * item, item, units, dZ, row, D, row, n_out, width, 0))
         else:
-            call(network.backward, (a, a + network.slopes, d, row, count, width, 0, 0, 0, db))
-        if at_once:
-            add_weight_gradient(like, network, run, gradient, worker, layer, A, first, count, t, add)
-    if not at_once:
-        add_weight_gradient(like, network, run, gradient, worker, layer, A, 0, units, t, add)
+            error_products(like, network, above, W, dZ, D, n)
+        call(network.backward, (A, A + network.slopes, D, row, units, width, 0, 0, 0, db))
+    add_weight_gradient(like, network, run, gradient, worker, layer, A, t, add)
 
 
 def backward_tile(like):
@@ -215,7 +184,7 @@ def backward_tile(like):
             if layer < last:
                 backward_layer(like, network, run, gradient, worker, layer, t, n, add)
             elif last == 0 or outputs.n_out > 1:
-                add_weight_gradient(like, network, run, gradient, worker, last, dZ, 0, outputs.n_out, t, add)
+                add_weight_gradient(like, network, run, gradient, worker, last, dZ, t, add)
 
     return backward_tile
 

@@ -68,7 +68,6 @@ class NetworkRecord(NamedTuple):
     backward: int
     mask_inputs: int
     multiply: int
-    deep: int
     samples: int
     losses: int
     activate: int
