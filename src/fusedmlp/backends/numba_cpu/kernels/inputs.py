@@ -62,6 +62,18 @@ def pack_rows(like, out, row, sources, n_in, x_row, n):
 
 
 @internal
+def copy_rows(like, out, row, source, n_in, x_row, t, n):
+    """`pack_rows` of samples that lie side by side, from the address of the first one on."""
+    item = item_bytes(like)
+    for k in range(n_in):
+        packed = out + k * row
+        copy_bytes(packed, source + k * x_row, t * item)
+        last = load(like, packed + (t - 1) * item)
+        for i in range(t, n):
+            store(last, packed + i * item)
+
+
+@internal
 def pack_samples(like, out, sources, n_in, x_row, t):
     """out[i, k] = x[k, sample i]: a sample per row, without gaps."""
     item = item_bytes(like)
@@ -97,6 +109,8 @@ def reach_X(like, network, run, worker, n_in, start, t):
         call(run.convert, (packed, worker.x_step, sources, n_in, run.x_row, n, np.int64(worker.x_by_sample)))
     elif run.x_access == SAMPLES_PACKED:
         pack_samples(like, packed, worker.sources, n_in, run.x_row, t)
+    elif x_sample == item_bytes(like) and not order:
+        copy_rows(like, packed, network.row, x + start * x_sample, n_in, run.x_row, t, n)
     else:
         pack_rows(like, packed, network.row, worker.sources, n_in, run.x_row, n)
     if run.masks:  # packed with a row per input
