@@ -11,9 +11,8 @@ import numpy as np
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_flag, check_number
-from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import GradientPhase
-from fusedmlp.engines.samples import Samples, as_inputs
+from fusedmlp.engines.samples import Samples, outputs_of
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model import reference
 from fusedmlp.model.activations import Array
@@ -118,9 +117,8 @@ class Network(PlacedNetwork):
         -------
         array of shape (nL, m), of the network's dtype, of the kind that X is
         """
-        inputs = as_inputs(X, self.architecture, self.backend)
-        outputs = self.engine.forward(self.parameters, inputs)
-        if not isinstance(inputs, HostMatrix):
+        outputs = outputs_of(X, self.engine, self.parameters)
+        if self.backend.owns(outputs):
             self._check_result(outputs)
         return self._like(X, outputs)
 

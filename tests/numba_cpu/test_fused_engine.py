@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -185,6 +186,27 @@ def test_memory_does_not_grow_with_m():
         tracemalloc.stop()
     assert max(peaks) < 16 * 2**20
     assert peaks[1] < 2 * peaks[0] + 2**20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n1", [1, 3, 50, 5000])  # 5000: BLAS multiplies, and reads X where it is
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_input_that_is_not_finite_is_seen_wherever_it_is(bad, n1, dtype):
+    """`forward_if_finite` sees it, in any place of the first and the last tile; others have `forward`'s outputs."""
+    m = 1100
+    net = Network([n1, 4, 2], "relu", "squared_error", dtype=dtype, backend="numba-cpu", random_state=0)
+    X = np.random.default_rng(0).normal(size=(n1, m)).astype(dtype)
+    X[0, 0] = np.finfo(dtype).max
+    for given in (X, np.asfortranarray(X)):
+        expected = net.engine.forward(net.parameters, given)
+        np.testing.assert_array_equal(net.engine.forward_if_finite(net.parameters, given), expected)
+        for row, sample in product({0, n1 // 2, n1 - 1}, (0, 1, 511, 600, m - 2, m - 1)):
+            kept, given[row, sample] = given[row, sample], bad
+            assert net.engine.forward_if_finite(net.parameters, given) is None
+            with pytest.raises(ValueError, match=f"X: expected finite numbers; got .* at row {row}, .* {sample}$"):
+                net.forward(given)
+            given[row, sample] = kept
+        np.testing.assert_array_equal(net.engine.forward_if_finite(net.parameters, given), expected)
 
 
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)

@@ -80,19 +80,15 @@ def operands(rows, depth, columns, layout, dtype):
     return (W, *(W.strides[::-1] if transposed else W.strides)), B, W.T if transposed else W
 
 
-def check_multiply(routine, rows, depth, columns, layout, dtype, add):
+def check_multiply(rows, depth, columns, layout, dtype, add):
     (W, w_row, w_column), B, left = operands(rows, depth, columns, layout, dtype)
     around, C = result(rows, columns, dtype, add)
     expected = expect(around, C, left.astype(np.float64) @ B.astype(np.float64), add)
     addresses = register_products.register_products(dtype)
-    arguments = (
-        W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0], C.ctypes.data, C.strides[0], depth,
-        columns * B.itemsize,
+    call(
+        addresses.multiply, W.ctypes.data, w_row, w_column, rows, B.ctypes.data, B.strides[0], C.ctypes.data,
+        C.strides[0], depth, columns * B.itemsize, add,
     )  # fmt: skip
-    if routine == "multiply":
-        call(addresses.multiply, *arguments, add)
-    else:
-        call(addresses.deep, addresses.multiply, *arguments)
     np.testing.assert_array_equal(around, expected, f"{rows} rows, {depth} deep, {columns} columns")
 
 
@@ -102,24 +98,26 @@ def check_multiply(routine, rows, depth, columns, layout, dtype, add):
 @pytest.mark.parametrize("rows", ROWS)
 def test_multiply(rows, layout, add, dtype):
     for depth, width in product([1, 3, 64, 65, 200], range(1, 10)):
-        check_multiply("multiply", rows, depth, width * lanes(dtype), layout, dtype, add)
+        check_multiply(rows, depth, width * lanes(dtype), layout, dtype, add)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["forward", "backward"])
-@pytest.mark.parametrize("rows", ROWS)
-def test_multiply_deep(rows, layout, dtype):
-    for depth, width in product([1, 3, 63, 64, 65, 128, 200], range(1, 10)):
-        check_multiply("multiply_deep", rows, depth, width * lanes(dtype), layout, dtype, False)
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("depth", [127, 128, 129, 257, 500])
+def test_multiply_in_pieces(depth, add, layout, dtype):
+    """More depth, rows and samples than are worked on at a time."""
+    for rows, width in [(3, 40), (130, 7), (257, 13), (300, 25)]:
+        check_multiply(rows, depth, width * lanes(dtype), layout, dtype, add)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_to_multiply(dtype):
     """Without rows or samples nothing is written; without depth the sums are 0."""
     for rows, columns in ((0, 2 * lanes(dtype)), (5, 0)):
-        check_multiply("multiply", rows, 3, columns, "forward", dtype, False)
-    check_multiply("multiply", 5, 0, 3 * lanes(dtype), "forward", dtype, False)
-    check_multiply("multiply", 5, 0, 3 * lanes(dtype), "forward", dtype, True)
+        check_multiply(rows, 3, columns, "forward", dtype, False)
+    check_multiply(5, 0, 3 * lanes(dtype), "forward", dtype, False)
+    check_multiply(5, 0, 3 * lanes(dtype), "forward", dtype, True)
 
 
 # X[k, i] D[j, i] ------------------------------------------------------------------------------------------------------
@@ -173,10 +171,10 @@ def test_multiply_samples_of_any_shape(n_in, n_out, t, dtype, add):
     check_samples(n_in, n_out, t, dtype, add)
 
 
-@given(st.integers(1, 70), st.integers(1, 200), st.integers(1, 40), st.sampled_from(DTYPES), st.booleans())
+@given(st.integers(1, 150), st.integers(1, 300), st.integers(1, 60), st.sampled_from(DTYPES), st.booleans())
 def test_multiply_of_any_shape(rows, depth, width, dtype, add):
-    check_multiply("multiply", rows, depth, width * lanes(dtype), "forward", dtype, add)
-    check_multiply("multiply_deep", rows, depth, width * lanes(dtype), "backward", dtype, False)
+    for layout in ("forward", "backward"):
+        check_multiply(rows, depth, width * lanes(dtype), layout, dtype, add)
 
 
 # Numbers that are not whole -------------------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ class Engine(ABC):
     def forward(self, parameters: Parameters, X: Array) -> Array:
         """A_{L-1}, a new array of shape (nL, m), of the backend's own kind; a numpy array where X is a `HostMatrix`."""
 
+    def forward_if_finite(self, parameters: Parameters, X: Array) -> Array | None:
+        """`forward`; None where a number of X, an array of the backend's own, is NaN or infinite."""
+        return self.forward(parameters, X) if self.backend.all_finite(X) else None
+
     @abstractmethod
     def loss(
         self,

@@ -22,7 +22,7 @@ from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
-from fusedmlp.estimators.rows import Rows, as_rows, outputs
+from fusedmlp.estimators.rows import Rows, as_rows, outputs, outputs_if_finite
 from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
 from fusedmlp.estimators.validation import ValidationSet, split
@@ -279,23 +279,21 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             check_is_fitted(self)
         with recorded(self, method) as record:
             network = self._network()
-            ready = self._is_ready(X, network)
-            if not ready:  # scikit-learn's checks take longer than the prediction of a row
+            # scikit-learn's checks take longer than the prediction of a row.
+            A = outputs_if_finite(network, X) if self._is_ready(X, network) else None
+            if A is None:
                 X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+                A = outputs(network, X)
             record.ran_on(network, X)
-            return outputs(network, X, ready)
+            return A
 
     def _is_ready(self, X: Any, network: Network) -> bool:
-        """Whether X is an array that scikit-learn would find nothing to say about, and that the network takes as it is.
-
-        Where X is not finite, it is scikit-learn that says so.
-        """
+        """Whether the network takes X as it is, and scikit-learn has nothing to say about it if it is finite."""
         return (
             type(X) is np.ndarray
             and is_ready(X.T, self.n_features_in_, network.architecture, network.backend)
             and len(X) > 0
             and not hasattr(self, "feature_names_in_")
-            and network.backend.all_finite(X)
         )
 
     def __getstate__(self) -> dict[str, Any]:

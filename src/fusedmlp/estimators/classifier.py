@@ -223,7 +223,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.out_activation_ == "softmax":
             return self.classes_.take(A.argmax(axis=1))
         if self.n_outputs_ == 1 and len(self.classes_) == 2:
-            return self.classes_.take(A.ravel() > 0.5)
+            return np.where(A.ravel() > 0.5, self.classes_[1:], self.classes_[:1])
         return self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.engines.options import EpochOptions
-from fusedmlp.engines.samples import Samples, as_inputs, as_samples
+from fusedmlp.engines.samples import Samples, as_samples, outputs_of
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients
 from fusedmlp.network import Network
@@ -54,7 +54,7 @@ class Rows:
 
     def outputs(self, network: Network) -> np.ndarray:
         """A_{L-1} of all samples, where none were taken: shape (m, nL), in host memory."""
-        return _in_rows(network, self._samples.X)
+        return _in_rows(network, network.engine.forward(network.parameters, self._samples.X))
 
     def loss(self, network: Network) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, without an L2 term."""
@@ -86,13 +86,16 @@ def as_rows(X: Any, Y: np.ndarray, sample_weight: np.ndarray | None, network: Ne
     return Rows(as_samples(X.T, Y.T, sample_weight, network.architecture, network.backend))
 
 
-def outputs(network: Network, X: Any, checked: bool = False) -> np.ndarray:
-    """A_{L-1} of the rows of X, dense or sparse: shape (m, nL), in host memory.
-
-    `checked` says that X is an array of the network's type in host memory, finite, with as many columns as inputs.
-    """
-    return _in_rows(network, X.T if checked else as_inputs(X.T, network.architecture, network.backend))
+def outputs(network: Network, X: Any) -> np.ndarray:
+    """A_{L-1} of the rows of X, dense or sparse: shape (m, nL), in host memory."""
+    return _in_rows(network, outputs_of(X.T, network.engine, network.parameters))
 
 
-def _in_rows(network: Network, X: Any) -> np.ndarray:
-    return np.ascontiguousarray(network.backend.to_numpy(network.engine.forward(network.parameters, X)).T)
+def outputs_if_finite(network: Network, X: np.ndarray) -> np.ndarray | None:
+    """`outputs` of an array of the network's type, with as many columns as inputs; None where it is not finite."""
+    A = network.engine.forward_if_finite(network.parameters, X.T)
+    return None if A is None else _in_rows(network, A)
+
+
+def _in_rows(network: Network, A: Any) -> np.ndarray:
+    return np.ascontiguousarray(network.backend.to_numpy(A).T)

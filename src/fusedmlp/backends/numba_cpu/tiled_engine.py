@@ -40,7 +40,7 @@ _WORTH_A_HELPER_NS = 30_000
 # A longer run gives Python its turn from time to time.
 _WORTH_POLLING_NS = 10_000_000
 # What workers write to for each other: apart, so that one does not take the other's cache line.
-_STATE, _DONE, _STOP, _STEPS, _STATE_SIZE = 0, 16, 32, 48, 64
+_STATE, _DONE, _STOP, _STEPS, _NOT_FINITE, _STATE_SIZE = 0, 16, 32, 48, 64, 80
 
 _log = logging.getLogger("fusedmlp.compilation")
 
@@ -97,11 +97,23 @@ class TiledEngine(Engine):
         return X if copy is None else copy
 
     def forward(self, parameters: Parameters, X: Inputs) -> np.ndarray:
+        return self._outputs(parameters, X, 0)
+
+    def forward_if_finite(self, parameters: Parameters, X: np.ndarray) -> np.ndarray | None:
+        """`forward`; None where a number of X is NaN or infinite, which is seen while a tile of X is in the cache."""
+        if not self._blocked[0]:
+            return super().forward_if_finite(parameters, X)
+        A = self._outputs(parameters, X, self._state.address + 8 * _NOT_FINITE)
+        return None if self._state.numbers[_NOT_FINITE] else A
+
+    def _outputs(self, parameters: Parameters, X: Inputs, not_finite: int) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self._dtype)
         part = self._sizes.part_of(X, self._plain.layout.tile)
         nanoseconds = m * self._sizes.sample_ns_of(X) / 3
-        self._share(-(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, *_NO_BATCHES))
+        self._share(
+            -(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, not_finite, *_NO_BATCHES)
+        )
         return out
 
     def loss(
@@ -215,7 +227,7 @@ class TiledEngine(Engine):
             X,
             order,
             (
-                *(0, 0, address_of(Y), y_row, y_sample, 0 if weights is None else address_of(weights)),
+                *(0, 0, 0, address_of(Y), y_row, y_sample, 0 if weights is None else address_of(weights)),
                 *(batch_size, batches, slots, last_slots, slot_gradients, losses.address, result_address),
             ),
             epoch,

@@ -15,7 +15,16 @@ import numpy as np
 from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, INPUT_BYTES, layer_key, store_sample_hash
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, copy_bytes, load
-from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, store, transposition
+from fusedmlp.backends.numba_cpu.machine.simd import (
+    call,
+    item_bytes,
+    lane_bytes,
+    load_lanes,
+    splat,
+    store,
+    sum_lanes,
+    transposition,
+)
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input. A sparse X has a table of what its samples hold.
@@ -71,6 +80,23 @@ def copy_rows(like, out, row, source, n_in, x_row, t, n):
         last = load(like, packed + (t - 1) * item)
         for i in range(t, n):
             store(last, packed + i * item)
+
+
+@internal
+def all_finite(like, x, x_step, rows, width):
+    """Whether no number of `rows` rows of `width` bytes is NaN or infinite: x - x is 0, or else NaN."""
+    size = lane_bytes(like)
+    sum_0, sum_1 = splat(like), splat(like)
+    for row in range(x, x + rows * x_step, x_step):
+        i = row
+        while i + 2 * size <= row + width:
+            a, b = load_lanes(like, i), load_lanes(like, i + size)
+            sum_0, sum_1 = sum_0 + (a - a), sum_1 + (b - b)
+            i += 2 * size
+        if i < row + width:
+            a = load_lanes(like, i)
+            sum_0 = sum_0 + (a - a)
+    return sum_lanes(sum_0 + sum_1) == like
 
 
 @internal

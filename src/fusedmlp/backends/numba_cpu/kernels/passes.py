@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels.inputs import copy_targets, samples_of
+from fusedmlp.backends.numba_cpu.kernels.inputs import all_finite, copy_targets, samples_of
 from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
 from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.kernels.updates import NO_STEP
@@ -138,7 +138,7 @@ def sum_samples(like):
 
 
 def predict(like):
-    """A_{L-1} of samples start to stop into the run's `out`."""
+    """A_{L-1} of samples start to stop into the run's `out`; the run ends where it is to see that X is finite."""
 
     def predict(run_address, worker_address, start, stop):
         run, worker = run_at(run_address), worker_at(worker_address)
@@ -149,8 +149,14 @@ def predict(like):
             if interrupted(network, run, worker):
                 return
             t = min(network.tile, stop - first)
+            n = samples_of(like, t)
             call(network.forward_tile, (run_address, worker_address, first, t))
-            call(network.activate, (Z, outputs.n_out, network.row, samples_of(like, t)))
+            inputs = layer_of(network, 0).n_in
+            if run.not_finite and not all_finite(like, worker.x, worker.x_step, inputs, n * item):
+                atomic_store(run.not_finite, 1)
+                atomic_store(run.stop, STOP_AT_ONCE)
+                return
+            call(network.activate, (Z, outputs.n_out, network.row, n))
             for k in range(outputs.n_out):
                 copy_bytes(run.out + (k * run.samples + first) * item, Z + k * network.row, t * item)
 

@@ -242,7 +242,7 @@ def multiply(like):
 
     def multiply(W, w_row, w_column, rows, B, b_row, C, c_row, depth, width, add):
         size = lane_bytes(like)
-        piece, some, strip = depth, rows, width
+        piece, some, strip = max(depth, 1), max(rows, 1), width
         if depth > _PIECE_DEPTH:  # nearly equal pieces
             pieces = (depth + _PIECE_DEPTH - 1) // _PIECE_DEPTH
             piece = (depth + pieces - 1) // pieces
@@ -250,7 +250,7 @@ def multiply(like):
             some = _PIECE_BYTES // (piece * item_bytes(like)) // ROWS * ROWS
         if piece * width > SCRATCH_BYTES:
             strip = max(SCRATCH_BYTES // (piece * _WIDE * size), 1) * _WIDE * size
-        for k in range(0, depth, piece):
+        for k in range(0, max(depth, 1), piece):
             count, adds = min(piece, depth - k), np.int64(add != 0 or k > 0)
             for r in range(0, rows, some):
                 i = 0

@@ -125,6 +125,8 @@ class RunRecord(NamedTuple):
     """A_{L-1}, shape (nL, samples), if it is wanted; then nothing of what follows is."""
     part: int = 0
     """Samples to predict at a time."""
+    not_finite: int = 0
+    """Where to say that a number of the X to predict from is NaN or infinite; 0: X is known to be finite."""
     Y: int = 0
     y_row: int = 0
     y_sample: int = 0
