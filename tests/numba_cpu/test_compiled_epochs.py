@@ -140,14 +140,15 @@ def test_same_bits_of_a_large_network(monkeypatch):
     assert all(np.array_equal(flat, results[0]) for flat in results)
 
 
+@pytest.mark.parametrize(("t", "batches"), [(0, 2), (7, 50), (1000, 50), (1023, 50), (5, 3000)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS[2:])
-def test_the_numbers_of_a_run_are_the_optimizers(optimizer):
+def test_the_numbers_of_a_run_are_the_optimizers(optimizer, t, batches):
     net = Network([3, 4, 1], backend="numba-cpu")
     state = OptimizerState(optimizer, np, net.parameters)
-    state.t, state.learning_rate = 7, 0.03
-    epoch = epochs.Epoch(EpochOptions(), state, 50, np.zeros(1), np.zeros(3), np.zeros(1, np.int64))
-    table = np.frombuffer((ctypes.c_double * 150).from_address(epoch.fields["rates"])).reshape(3, 50)
-    expected = [optimizer.numbers(0.03, t) for t in range(8, 58)]
+    state.t, state.learning_rate = t, 0.03
+    epoch = epochs.Epoch(EpochOptions(), state, batches, np.zeros(1), np.zeros(3), np.zeros(1, np.int64))
+    table = np.frombuffer((ctypes.c_double * (3 * batches)).from_address(epoch.fields["rates"])).reshape(3, batches)
+    expected = [optimizer.numbers(0.03, step) for step in range(t + 1, t + 1 + batches)]
     np.testing.assert_allclose(table[0], [numbers.rate for numbers in expected], rtol=1e-14)
     np.testing.assert_allclose(table[1], [numbers.epsilon for numbers in expected], rtol=1e-14)
     np.testing.assert_allclose(-table[2], [numbers.decay for numbers in expected], rtol=1e-14)

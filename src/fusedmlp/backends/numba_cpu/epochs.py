@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,23 @@ from fusedmlp.model.dropout import Dropout
 from fusedmlp.model.optimizers import RULES, OptimizerState
 
 _64 = 1 << 64
+_TABLE = 1024
+"""Steps whose corrections are computed at once, where an epoch has fewer."""
+
+
+def _corrections(beta_1: float, beta_2: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """√(1−β₂ᵗ) and 1−β₁ᵗ of Adam's steps `first` to first + count - 1. Short epochs find them in a table."""
+    place, offset = divmod(first, _TABLE)
+    if offset + count > _TABLE:
+        return _correction_table.__wrapped__(beta_1, beta_2, first, count)  # not kept: it may be long
+    root, divisor = _correction_table(beta_1, beta_2, place * _TABLE, _TABLE)
+    return root[offset : offset + count], divisor[offset : offset + count]
+
+
+@lru_cache(8)
+def _correction_table(beta_1: float, beta_2: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    t = np.arange(first, first + count)
+    return np.sqrt(1 - beta_2**t), 1 - beta_1**t
 
 
 class Epoch:
@@ -89,13 +107,16 @@ class Epoch:
         assert optimizer.rule is not None
         numbers = optimizer.numbers(rate, state.t + 1)
         table = np.empty((3, batches))
-        table[:] = np.array([[numbers.rate], [numbers.epsilon], [-numbers.decay]])
+        rates, epsilons, decays = table
+        epsilons.fill(numbers.epsilon)
+        decays.fill(-numbers.decay)
         if optimizer.rule in ("adam", "adamw") and batches > 1:
-            t = np.arange(state.t + 1, state.t + batches + 1)
-            root = np.sqrt(1 - numbers.beta_2**t)
-            table[0] = rate * root / (1 - numbers.beta_1**t)
+            root, divisor = _corrections(numbers.beta_1, numbers.beta_2, state.t + 1, batches)
+            np.divide(rate * root, divisor, out=rates)
             if optimizer.rule == "adamw":
-                table[1] *= root / root[0]
+                epsilons *= root / root[0]
+        else:
+            rates.fill(numbers.rate)
         self._kept.append(table)
         at = address_of(table)
         moments = [address_of(moment) for moment in state.moments.values()]

@@ -153,17 +153,19 @@ class TiledEngine(Engine):
     ) -> float:
         m = X.shape[1] if order is None else len(order)
         batch_size = min(batch_size, m)
-        starts = np.arange(0, m, batch_size)
-        if self.covers(self.architecture, optimizer_state.optimizer):
-            epoch = Epoch(options, optimizer_state, len(starts), *self._for_phases)
+        batches = -(-m // batch_size)
+        if optimizer_state.optimizer.rule is not None:
+            epoch = Epoch(options, optimizer_state, batches, *self._for_phases)
             try:
                 losses = self._batches(parameters, X, Y, sample_weight, order, batch_size, self._gradient, epoch)
             finally:
                 optimizer_state.t += int(self._state.numbers[_STEPS])
         else:
             losses = self._step_in_python(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
-        sizes = np.minimum(batch_size, m - starts)
-        return float((losses * sizes).sum() / m if self._mean else losses.sum())
+        if not self._mean:
+            return float(losses.sum())
+        last = m - (batches - 1) * batch_size
+        return float(losses[:-1].sum() * batch_size + losses[-1] * last) / m
 
     def _step_in_python(
         self,

@@ -252,24 +252,30 @@ class Run:
     """
 
     def __init__(self, **fields: int) -> None:
-        self._fields = RunRecord(**dict.fromkeys(_ALWAYS, 0) | fields)._asdict()
+        self._values = list(RunRecord(**dict.fromkeys(_ALWAYS, 0) | fields))
         self._block = AlignedArray(size_of(RunRecord) // 8, "int64")
         self.address = self._block.address
         self._pack_all = partial(_format(RunRecord).pack_into, self._block.numbers.data, 0)
-        first = RunRecord._fields.index(_ALWAYS[0])
+        first = _PLACES[_ALWAYS[0]]
+        self._always = slice(first, first + len(_ALWAYS))
         self._pack = partial(struct.Struct(f"{len(_ALWAYS)}q").pack_into, self._block.numbers.data, 8 * first)
-        self._pack_all(*self._fields.values())
+        self._pack_all(*self._values)
         self._more = False
 
     def write(self, always: tuple[int, ...], fields: dict[str, Any]) -> None:
         """The fields from `network` to `result`, and others that are not to have their defaults."""
         if fields or self._more:
-            self._pack_all(*(self._fields | dict(zip(_ALWAYS, always, strict=True)) | fields).values())
+            values = self._values.copy()
+            values[self._always] = always
+            for name, value in fields.items():
+                values[_PLACES[name]] = value
+            self._pack_all(*values)
             self._more = bool(fields)
         else:
             self._pack(*always)
 
 
+_PLACES = {name: place for place, name in enumerate(RunRecord._fields)}
 _ALWAYS = RunRecord._fields[RunRecord._fields.index("network") : RunRecord._fields.index("result") + 1]
 
 
