@@ -41,7 +41,7 @@ _CLOSED = -(1 << 62)
 _LOOKS = 4000
 """How often a helper looks for a run before it sleeps: 0.1 to 0.2 ms."""
 _SPINS_BEFORE_YIELD = 1000
-# A run that is shorter than this wakes no helper, unless the last run was so recent that helpers may be awake.
+# A run shorter than this wakes no helper, unless the last one ended so recently that the next may find it awake.
 _WORTH_WAKING_NS, _PATIENCE_NS = 150_000, 100_000
 
 
@@ -150,16 +150,16 @@ class Crew:
             self._enter(work, run, worker)
         finally:
             self._withdraw(self._board.address, run)
+            self._last = perf_counter_ns()
 
     def _wake(self, wanted: int, nanoseconds: float) -> None:
         """Wake helpers, if the run is worth it: all for a long one, as one that is awake may be about to sleep.
 
         The run is posted: a helper that is called finds it.
         """
-        now = perf_counter_ns()
-        quick, self._last = now - self._last < _PATIENCE_NS + nanoseconds, now
         missing = wanted - self._calls.qsize()
         if nanoseconds < _WORTH_WAKING_NS:
+            quick = perf_counter_ns() - self._last < _PATIENCE_NS
             missing = missing - int(self._board.numbers[_AWAKE // 8]) if quick else 0
         if missing > 0:
             if len(self._helpers) < wanted:
