@@ -11,8 +11,9 @@ import numpy as np
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_flag, check_number
+from fusedmlp.engines.checked import loss_and_gradients_of, outputs_of
 from fusedmlp.engines.options import GradientPhase
-from fusedmlp.engines.samples import Samples, outputs_of
+from fusedmlp.engines.samples import Samples
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model import reference
 from fusedmlp.model.activations import Array
@@ -153,13 +154,10 @@ class Network(PlacedNetwork):
         gradients : Gradients
             `weights` [dW1, dW2, ...], `biases` [db1, ...], `flat`: arrays of the kind that X is.
         """
-        samples = self._samples(X, Y, sample_weight)
         alpha = check_number("alpha", alpha, 0, include_low=True)
         flat = self.parameters.flat
         gradients = Gradients(self.architecture, self.backend.xp.empty(flat.shape, flat.dtype))
-        J = self.engine.loss_and_gradients(
-            self.parameters, samples.X, samples.Y, gradients, samples.sample_weight, alpha
-        )
+        J = loss_and_gradients_of(X, Y, sample_weight, alpha, self.engine, self.parameters, gradients)
         self._check_result(J)
         if self.backend.owns(X):
             return J, gradients

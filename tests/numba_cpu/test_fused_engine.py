@@ -209,6 +209,38 @@ def test_an_input_that_is_not_finite_is_seen_wherever_it_is(bad, n1, dtype):
         np.testing.assert_array_equal(net.engine.forward_if_finite(net.parameters, given), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("loss", "bad_X", "bad_Y"),
+    [
+        ("binary_cross_entropy", (np.nan, np.inf), (np.nan, 0.5, -1, 2)),
+        ("squared_error", (np.nan, -np.inf), (np.nan, np.inf)),
+    ],
+)
+def test_samples_that_are_not_valid_are_seen_wherever_they_are(loss, bad_X, bad_Y, dtype):
+    """`loss_and_gradients_if_valid` sees it; other samples have `loss_and_gradients`'s bits."""
+    m = 3001  # several slots, each of several tiles
+    net = Network([7, 9, 2], "tanh", loss, dtype=dtype, backend="numba-cpu", random_state=0)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(7, m)).astype(dtype), rng.integers(0, 2, (2, m)).astype(dtype)
+    flat = np.empty_like(net.parameters.flat)
+
+    def J():
+        return net.engine.loss_and_gradients_if_valid(net.parameters, X, Y, Gradients(net.architecture, flat), 0.1)
+
+    expected = net.engine.loss_and_gradients(net.parameters, X, Y, Gradients(net.architecture, flat), alpha=0.1)
+    gradient = flat.copy()
+    for name, array, values in (("X", X, bad_X), ("Y", Y, bad_Y)):
+        for bad, place in product(values, [(0, 0), (1, 1), (0, 512), (1, 1600), (0, m - 2), (1, m - 1)]):
+            kept, array[place] = array[place], bad
+            assert J() is None, (name, bad, place)
+            with pytest.raises(ValueError, match=f"^{name}: "):
+                net.loss_and_gradients(X, Y)
+            array[place] = kept
+    assert J() == expected
+    assert np.array_equal(flat, gradient)
+
+
 @pytest.mark.parametrize("activation", HIDDEN_ACTIVATIONS)
 def test_nan_in_the_parameters_is_not_hidden(activation):
     net = Network([3, 5, 1], activation, backend="numba-cpu", random_state=0)

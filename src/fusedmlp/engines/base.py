@@ -80,6 +80,15 @@ class Engine(ABC):
     ) -> float:
         """J as `loss`, and ∂J/∂(flat parameters) written into `gradients`."""
 
+    def loss_and_gradients_if_valid(
+        self, parameters: Parameters, X: Array, Y: Array, gradients: Gradients, alpha: float = 0.0
+    ) -> float | None:
+        """`loss_and_gradients` of arrays of the backend's own, of the right type and shape.
+
+        None where X is not finite, where Y is not what the loss allows, and where the engine cannot tell.
+        """
+        return None
+
     @abstractmethod
     def train_epoch(
         self,

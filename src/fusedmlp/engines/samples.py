@@ -1,7 +1,7 @@
 """Samples: X, Y and sample weights, checked in one place, where the engines of a backend take them.
 
-`as_samples`, `as_inputs` and `outputs_of` are the only entry points. A ValueError says what is wrong; its axes are
-those of the core, where a column is a sample. An array is used in one of four ways, and is not copied needlessly:
+`as_samples` and `as_inputs` are the only entry points. A ValueError says what is wrong; its axes are those of the core,
+where a column is a sample. An array is used in one of four ways, and is not copied needlessly:
 
 - a sparse X of SciPy's becomes a `SparseMatrix`, or a `SparseHostMatrix` for a device;
 - it is converted and placed on the backend's device, if it is not there in the right type already;
@@ -28,7 +28,6 @@ from fusedmlp.engines.sparse import SparseHostMatrix, SparseMatrix, as_columns, 
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import DTYPES, Architecture
 from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
-from fusedmlp.model.parameters import Parameters
 
 _NUMPY_DTYPES = {name: np.dtype(name) for name in DTYPES}
 """Comparing dtypes takes half the time of comparing a dtype with its name."""
@@ -166,16 +165,6 @@ def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str
         name,
         on_host=(large and owned and not backend.converts_by_tile) or not (owned or backend.fits(n_bytes)),
     )
-
-
-def outputs_of(X: Any, engine: Engine, parameters: Parameters) -> Array:
-    """A_{L-1} of an X that `as_inputs` takes, by `Engine.forward`; X is read once where the engine can check it too."""
-    architecture, backend = engine.architecture, engine.backend
-    if is_ready(X, architecture.n_inputs, architecture, backend) and X.shape[1]:
-        A = engine.forward_if_finite(parameters, X)
-        if A is not None:
-            return A
-    return engine.forward(parameters, as_inputs(X, architecture, backend))
 
 
 def _sparse_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str) -> Array:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.engines.checked import outputs_of
 from fusedmlp.engines.options import EpochOptions
-from fusedmlp.engines.samples import Samples, as_samples, outputs_of
+from fusedmlp.engines.samples import Samples, as_samples
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients
 from fusedmlp.network import Network

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels import loss_kernels, passes, register_products, sweeps, updates
+from fusedmlp.backends.numba_cpu.kernels import inputs, loss_kernels, passes, register_products, sweeps, updates
 from fusedmlp.backends.numba_cpu.machine import interruption, intrinsics
 from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES, AlignedArray
 from fusedmlp.backends.numba_cpu.machine.records import LayerRecord, NetworkRecord, written
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.losses import loss_named
+from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
 
 # Products of a layer with inputs of up to so many bytes a sample are blocked over registers; BLAS does the others.
 _BLOCKED_BYTES = 16 * 1024
@@ -69,6 +69,13 @@ def lay_out(architecture: Architecture, dropout: bool = False) -> Layout:
     return Layout(tile, row, first, *rest)
 
 
+def target_code(loss: Loss) -> int:
+    """What the targets of a loss are, as compiled code has it: see `inputs`."""
+    if loss.valid_targets is binary_targets:
+        return inputs.BINARY
+    return inputs.FINITE if loss.valid_targets is finite_targets else inputs.OTHERS
+
+
 def network_record(
     architecture: Architecture, layout: Layout, gemm: int, dropout: bool = False, long_tiles: bool = False
 ) -> tuple[AlignedArray, AlignedArray]:
@@ -117,6 +124,7 @@ def network_record(
         D=layout.D,
         X=layout.X,
         slopes=layout.slopes if sweeps.uses_slopes(a.hidden_activation, dropout) else 0,
+        targets=target_code(loss),
         long_tiles=int(long_tiles),
         gemm=gemm,
         yielder=intrinsics.yield_address(),

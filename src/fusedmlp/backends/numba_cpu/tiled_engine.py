@@ -40,7 +40,7 @@ _WORTH_A_HELPER_NS = 30_000
 # A longer run gives Python its turn from time to time.
 _WORTH_POLLING_NS = 10_000_000
 # What workers write to for each other: apart, so that one does not take the other's cache line.
-_STATE, _DONE, _STOP, _STEPS, _NOT_FINITE, _STATE_SIZE = 0, 16, 32, 48, 64, 80
+_STATE, _DONE, _STOP, _STEPS, _INVALID, _STATE_SIZE = 0, 16, 32, 48, 64, 80
 
 _log = logging.getLogger("fusedmlp.compilation")
 
@@ -61,6 +61,7 @@ class TiledEngine(Engine):
     def __init__(self, backend: Backend, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         a = architecture
+        self._knows_targets = layout.target_code(loss_named(a.loss)) != inputs.OTHERS
         self._mean = loss_named(a.loss).reduction == "mean"
         self._blocked = layout.blocked_layers(a)
         self._gemm = gemm.gemm(a.dtype, gemm.library())
@@ -75,6 +76,7 @@ class TiledEngine(Engine):
         self._losses = AlignedArray(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
         self._state = AlignedArray(_STATE_SIZE, "int64")
+        self._invalid = self._state.address + 8 * _INVALID
         self._stop = self._state.numbers[_STOP : _STOP + 1]
         self._for_phases = self._gradient, self._sums.numbers[:3], self._stop
         self._run = Run(
@@ -103,16 +105,16 @@ class TiledEngine(Engine):
         """`forward`; None where a number of X is NaN or infinite, which is seen while a tile of X is in the cache."""
         if not self._blocked[0]:
             return super().forward_if_finite(parameters, X)
-        A = self._outputs(parameters, X, self._state.address + 8 * _NOT_FINITE)
-        return None if self._state.numbers[_NOT_FINITE] else A
+        A = self._outputs(parameters, X, self._invalid)
+        return None if self._state.numbers[_INVALID] else A
 
-    def _outputs(self, parameters: Parameters, X: Inputs, not_finite: int) -> np.ndarray:
+    def _outputs(self, parameters: Parameters, X: Inputs, invalid: int) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self._dtype)
         part = self._sizes.part_of(X, self._plain.layout.tile)
         nanoseconds = m * self._sizes.sample_ns_of(X) / 3
         self._share(
-            -(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, not_finite, *_NO_BATCHES)
+            -(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, invalid, *_NO_BATCHES)
         )
         return out
 
@@ -139,6 +141,16 @@ class TiledEngine(Engine):
     ) -> float:
         m, result = X.shape[1], gradients.flat
         return float(self._batches(parameters, X, Y, sample_weight, None, m, result, alpha=alpha)[0])
+
+    def loss_and_gradients_if_valid(
+        self, parameters: Parameters, X: np.ndarray, Y: np.ndarray, gradients: Gradients, alpha: float = 0.0
+    ) -> float | None:
+        """J, or None; X and Y are checked while a tile of them is in the cache."""
+        if not (self._blocked[0] and self._knows_targets):
+            return None
+        m, result = X.shape[1], gradients.flat
+        J = self._batches(parameters, X, Y, None, None, m, result, alpha=alpha, invalid=self._invalid)[0]
+        return None if self._state.numbers[_INVALID] else float(J)
 
     def train_epoch(
         self,
@@ -207,6 +219,7 @@ class TiledEngine(Engine):
         result: np.ndarray | None = None,
         epoch: Epoch | None = None,
         alpha: float = 0.0,
+        invalid: int = 0,
     ) -> np.ndarray:
         """The loss of every batch; the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
@@ -229,7 +242,7 @@ class TiledEngine(Engine):
             X,
             order,
             (
-                *(0, 0, 0, address_of(Y), y_row, y_sample, 0 if weights is None else address_of(weights)),
+                *(0, 0, invalid, address_of(Y), y_row, y_sample, 0 if weights is None else address_of(weights)),
                 *(batch_size, batches, slots, last_slots, slot_gradients, losses.address, result_address),
             ),
             epoch,

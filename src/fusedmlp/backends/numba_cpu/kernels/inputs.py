@@ -29,6 +29,8 @@ from fusedmlp.backends.numba_cpu.machine.simd import (
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input. A sparse X has a table of what its samples hold.
 SAMPLES_IN_PLACE, ROWS_IN_PLACE, SAMPLES_PACKED, ROWS_PACKED, SPARSE = range(5)
+# What a loss allows as targets: 0 and 1, finite numbers, or what only `Loss.valid_targets` knows.
+BINARY, FINITE, OTHERS = range(3)
 NONZEROS_BYTES = 24
 """What the table of a sparse tile has for a sample."""
 _SQUARE = 4
@@ -97,6 +99,28 @@ def all_finite(like, x, x_step, rows, width):
             a = load_lanes(like, i)
             sum_0 = sum_0 + (a - a)
     return sum_lanes(sum_0 + sum_1) == like
+
+
+@internal
+def all_binary(like, y, y_step, rows, t):
+    """Whether each of the first t numbers of so many rows is 0 or 1."""
+    unit, found = like + 1, False
+    for row in range(y, y + rows * y_step, y_step):
+        for i in range(t):
+            number = load(like, row + i * item_bytes(like))
+            found |= (number != like) & (number != unit)
+    return not found
+
+
+@internal
+def is_valid(like, network, worker, n_in, n_out, t, n):
+    """Whether a tile of X is finite, and one of Y what the loss allows."""
+    width, Y = n * item_bytes(like), worker.workspace + network.Y
+    if not all_finite(like, worker.x, worker.x_step, n_in, width):
+        return False
+    if network.targets == BINARY:
+        return all_binary(like, Y, network.row, n_out, t)
+    return all_finite(like, Y, network.row, n_out, width)
 
 
 @internal

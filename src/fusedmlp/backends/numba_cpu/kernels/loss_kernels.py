@@ -19,7 +19,7 @@ import numpy as np
 from numba.extending import overload
 
 from fusedmlp.backends.numba_cpu.machine.compilation import INTERNAL, internal, routine_address
-from fusedmlp.backends.numba_cpu.machine.intrinsics import clear_bytes, vector_at
+from fusedmlp.backends.numba_cpu.machine.intrinsics import clear_bytes, load, vector_at
 from fusedmlp.backends.numba_cpu.machine.mathematics import (
     INLINE,
     clip_exponent,
@@ -37,6 +37,7 @@ from fusedmlp.backends.numba_cpu.machine.simd import (
     load_lanes,
     splat,
     store,
+    sum_lanes,
     where_above,
 )
 from fusedmlp.model.losses import LOSSES
@@ -288,6 +289,32 @@ def _select_losses(tag, like, Z, Y, rows, row, j, scratch, n, parameter):
 @overload(error_of, jit_options=INLINE)
 def _select_error(tag, a, y, parameter):
     return _ERRORS.get(tag.instance_class, _plain_error)
+
+
+# Sums over samples ----------------------------------------------------------------------------------------------------
+
+
+@internal
+def add_weighted(like, losses, weights, t, loss, total_weight):
+    """(loss + Σ wᵢ jᵢ, total_weight + Σ wᵢ)."""
+    for i in range(t):
+        weight = np.float64(load(like, weights + i * item_bytes(like)))
+        loss += weight * load(0.0, losses + 8 * i)
+        total_weight += weight
+    return loss, total_weight
+
+
+@internal
+def sum_of(losses, t):
+    """Σ jᵢ, a register at a time: one sum would wait for itself."""
+    whole = 8 * t // lane_bytes(0.0) * lane_bytes(0.0)
+    total = splat(0.0)
+    for j in range(losses, losses + whole, lane_bytes(0.0)):
+        total = total + load_lanes(0.0, j)
+    rest = sum_lanes(total)
+    for j in range(losses + whole, losses + 8 * t, 8):
+        rest += load(0.0, j)
+    return rest
 
 
 class LossRoutines(NamedTuple):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels.inputs import all_finite, copy_targets, samples_of
+from fusedmlp.backends.numba_cpu.kernels.inputs import all_finite, copy_targets, is_valid, samples_of
+from fusedmlp.backends.numba_cpu.kernels.loss_kernels import add_weighted, sum_of
 from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
 from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.kernels.updates import NO_STEP
@@ -37,7 +38,7 @@ from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     swap_if,
 )
 from fusedmlp.backends.numba_cpu.machine.records import network_at, run_at, worker_at
-from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, store
 
 CHUNK = 2048
 """Parameters whose sums, L2 term and step are done together, in the first-level cache: 8 KiB of them in float32."""
@@ -78,37 +79,24 @@ def passes(dtype: str) -> Passes:
 
 
 @internal
-def add_weighted(like, losses, weights, t, loss, total_weight):
-    """(loss + Σ wᵢ jᵢ, total_weight + Σ wᵢ)."""
-    for i in range(t):
-        weight = np.float64(load(like, weights + i * item_bytes(like)))
-        loss += weight * load(0.0, losses + 8 * i)
-        total_weight += weight
-    return loss, total_weight
-
-
-@internal
-def sum_of(losses, t):
-    """Σ jᵢ, a register at a time: one sum would wait for itself."""
-    whole = 8 * t // lane_bytes(0.0) * lane_bytes(0.0)
-    total = splat(0.0)
-    for j in range(losses, losses + whole, lane_bytes(0.0)):
-        total = total + load_lanes(0.0, j)
-    rest = sum_lanes(total)
-    for j in range(losses + whole, losses + 8 * t, 8):
-        rest += load(0.0, j)
-    return rest
+def end_invalid(run):
+    """End the run, and say that X or Y is invalid."""
+    atomic_store(run.invalid, 1)
+    atomic_store(run.stop, STOP_AT_ONCE)
 
 
 def sum_samples(like):
-    """Σ wᵢ jᵢ and Σ wᵢ over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters, into what the run has for a slot."""
+    """Σ wᵢ jᵢ and Σ wᵢ over samples start to stop, and Σ wᵢ ∂jᵢ/∂parameters, into what the run has for a slot.
+
+    The run ends where it is to see that X and Y are valid, and they are not.
+    """
 
     def sum_samples(run_address, worker_address, slot, start, stop, batch):
         run, worker = run_at(run_address), worker_at(worker_address)
         network = network_at(run.network)
         item, workspace, outputs = item_bytes(like), worker.workspace, layer_of(network, network.layers - 1)
         Z, Y, row = workspace + outputs.Z, workspace + network.Y, network.row
-        weights = workspace + network.weights if run.weights else 0
+        weights, n_in = workspace + network.weights if run.weights else 0, layer_of(network, 0).n_in
         gradient = run.slots + slot * network.n_parameters * item
         if run.result:
             clear_gradient(like, network, run, gradient)
@@ -122,6 +110,9 @@ def sum_samples(like):
             n = samples_of(like, t)
             copy_targets(like, network, run, worker, outputs.n_out, first, t, n)
             call(network.forward_tile, (run_address, worker_address, first, t))
+            if run.invalid and not is_valid(like, network, worker, n_in, outputs.n_out, t, n):
+                end_invalid(run)
+                return
             call(network.losses, (Z, Y, outputs.n_out, row, worker.losses, workspace + network.scratch, n, run.network))
             if weights:
                 loss, total_weight = add_weighted(like, worker.losses, weights, t, loss, total_weight)
@@ -152,9 +143,8 @@ def predict(like):
             n = samples_of(like, t)
             call(network.forward_tile, (run_address, worker_address, first, t))
             inputs = layer_of(network, 0).n_in
-            if run.not_finite and not all_finite(like, worker.x, worker.x_step, inputs, n * item):
-                atomic_store(run.not_finite, 1)
-                atomic_store(run.stop, STOP_AT_ONCE)
+            if run.invalid and not all_finite(like, worker.x, worker.x_step, inputs, n * item):
+                end_invalid(run)
                 return
             call(network.activate, (Z, outputs.n_out, network.row, n))
             for k in range(outputs.n_out):

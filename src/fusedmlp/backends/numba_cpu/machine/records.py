@@ -61,6 +61,8 @@ class NetworkRecord(NamedTuple):
     """A packed tile of X."""
     slopes: int
     """From a row of Z to the row with its slopes; 0 where there are none."""
+    targets: int
+    """What the loss allows: a code of `inputs`."""
     long_tiles: int
     """Whether a tile takes so long that a run can end in the middle of one."""
     forward: int
@@ -125,8 +127,8 @@ class RunRecord(NamedTuple):
     """A_{L-1}, shape (nL, samples), if it is wanted; then nothing of what follows is."""
     part: int = 0
     """Samples to predict at a time."""
-    not_finite: int = 0
-    """Where to say that a number of the X to predict from is NaN or infinite; 0: X is known to be finite."""
+    invalid: int = 0
+    """Where to say that X is not finite, or Y not what the loss allows; 0: both are known to be valid."""
     Y: int = 0
     y_row: int = 0
     y_sample: int = 0
