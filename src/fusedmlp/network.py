@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_flag, check_number
@@ -16,10 +17,9 @@ from fusedmlp.engines.options import GradientPhase
 from fusedmlp.engines.samples import Samples
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model import reference
-from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.dropout import as_rates
-from fusedmlp.model.names import ActivationName, DtypeName, OptimizerName, PrecisionName, ScheduleName
+from fusedmlp.model.names import ActivationName, ArrayInput, DtypeName, OptimizerName, PrecisionName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer, as_optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
@@ -107,7 +107,13 @@ class Network(PlacedNetwork):
 
     # The mathematics -------------------------------------------------------------------------------------------------
 
-    def forward(self, X: Any) -> Array:
+    @overload
+    def forward(self, X: NDArray[Any]) -> NDArray[np.floating[Any]]: ...
+
+    @overload
+    def forward(self, X: ArrayInput) -> Any: ...
+
+    def forward(self, X: Any) -> Any:
         """A_{L-1}, the output of the network.
 
         Parameters
@@ -123,7 +129,7 @@ class Network(PlacedNetwork):
             self._check_result(outputs)
         return self._like(X, outputs)
 
-    def loss(self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
+    def loss(self, X: ArrayInput, Y: ArrayInput, sample_weight: ArrayInput | None = None, alpha: float = 0.0) -> float:
         """J, as `loss_and_gradients` gives it, from a forward pass alone."""
         samples = self._samples(X, Y, sample_weight)
         alpha = check_number("alpha", alpha, 0, include_low=True)
@@ -132,7 +138,7 @@ class Network(PlacedNetwork):
         return J
 
     def loss_and_gradients(
-        self, X: Any, Y: Any, sample_weight: Any = None, alpha: float = 0.0
+        self, X: ArrayInput, Y: ArrayInput, sample_weight: ArrayInput | None = None, alpha: float = 0.0
     ) -> tuple[float, Gradients]:
         """J and its gradient with respect to every weight and bias.
 
@@ -163,7 +169,9 @@ class Network(PlacedNetwork):
             return J, gradients
         return J, Gradients(self.architecture, self.backend.to_numpy(gradients.flat))
 
-    def trace(self, X: Any, Y: Any, sample_weight: Any = None, rows: bool = False) -> dict[str, Any]:
+    def trace(
+        self, X: ArrayInput, Y: ArrayInput, sample_weight: ArrayInput | None = None, rows: bool = False
+    ) -> dict[str, Any]:
         """Every quantity of the notes by name.
 
         Parameters
@@ -192,18 +200,18 @@ class Network(PlacedNetwork):
 
     def fit(
         self,
-        X: Any,
-        Y: Any,
+        X: ArrayInput,
+        Y: ArrayInput,
         optimizer: OptimizerName | Optimizer = "adam",
         epochs: int = 100,
         batch_size: int = 32,
         *,
         learning_rate: float | None = None,
         schedule: ScheduleName | Schedule = "constant",
-        sample_weight: Any = None,
+        sample_weight: ArrayInput | None = None,
         alpha: float = 0.0,
         shuffle: bool = True,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[ArrayInput, ...] | None = None,
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
         patience: int = 10,

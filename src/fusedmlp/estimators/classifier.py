@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
@@ -16,6 +17,7 @@ from sklearn.utils.validation import validate_data
 
 from fusedmlp.estimators.base import CONSTRAINTS, STOCHASTIC, BaseMLP, dense_targets
 from fusedmlp.estimators.callback_support import with_callbacks
+from fusedmlp.model.names import ArrayInput
 
 _LOSSES = {"softmax": "categorical_cross_entropy", "logistic": "binary_cross_entropy"}
 
@@ -169,9 +171,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
+        X: ArrayInput,
+        y: ArrayInput,
+        sample_weight: ArrayInput | None = None,
         *,
         X_val: Any = None,
         y_val: Any = None,
@@ -198,7 +200,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     @available_if(has_epochs)
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
+    def partial_fit(
+        self, X: ArrayInput, y: ArrayInput, sample_weight: ArrayInput | None = None, classes: ArrayLike | None = None
+    ) -> MLPClassifier:
         """Train for one epoch, from the weights and the optimizer's state that there are.
 
         Parameters
@@ -217,7 +221,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayInput) -> np.ndarray:
         """The classes of the rows of X: shape (n_samples,), or (n_samples, n_classes) of 0 and 1 for several labels."""
         A = self._outputs(X, "predict")
         if self.out_activation_ == "softmax":
@@ -226,12 +230,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             return np.where(A.ravel() > 0.5, self.classes_[1:], self.classes_[:1])
         return self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayInput) -> np.ndarray:
         """Probabilities, shape (n_samples, n_classes), in the order of `classes_`."""
         A = self._outputs(X, "predict_proba")
         return np.hstack([1 - A, A]) if self.n_outputs_ == 1 else A
 
-    def predict_log_proba(self, X: Any) -> np.ndarray:
+    def predict_log_proba(self, X: ArrayInput) -> np.ndarray:
         """The logarithm of `predict_proba`."""
         probabilities = self.predict_proba(X)
         return np.log(probabilities, out=probabilities)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from fusedmlp.estimators.base import CONSTRAINTS, BaseMLP
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.classifier import has_epochs
+from fusedmlp.model.names import ArrayInput
 
 _OUTPUTS = {
     "squared_error": "identity",
@@ -178,9 +179,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
+        X: ArrayInput,
+        y: ArrayInput,
+        sample_weight: ArrayInput | None = None,
         *,
         X_val: Any = None,
         y_val: Any = None,
@@ -207,7 +208,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     @available_if(has_epochs)
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+    def partial_fit(self, X: ArrayInput, y: ArrayInput, sample_weight: ArrayInput | None = None) -> MLPRegressor:
         """Train for one epoch, from the weights and the optimizer's state that there are.
 
         Parameters
@@ -221,7 +222,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayInput) -> np.ndarray:
         """The predictions for the rows of X: shape (n_samples,), or (n_samples, n_outputs) for several outputs."""
         A = self._outputs(X, "predict")
         return A.ravel() if A.shape[1] == 1 else A

@@ -1,8 +1,21 @@
-"""The names that users write, as types: a type checker finds a typing error in one."""
+"""What users write, as types: a type checker finds a typing error in a name, and what is no array."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol
+
+from numpy.typing import ArrayLike
+
+
+class HasShape(Protocol):
+    """An array of another library's, such as CuPy's, or a sparse matrix of SciPy's."""
+
+    @property
+    def shape(self) -> Any:
+        """Its axes."""
+
+
+ArrayInput = ArrayLike | HasShape
 
 ActivationName = Literal[
     "sigmoid",
