@@ -11,7 +11,7 @@ import pytest
 from harness import fake_cupy
 
 # The fake's own, for tests.
-OWN = {"launches", "cublas"}
+OWN = {"launches", "cublas", "driver"}
 OWN_OF_ARRAYS = {"host", "memory", "device_id"}
 OWN_OF_STREAMS = {"clock", "enqueue", "id", "ptr", "run_until", "submit", "synchronized"}
 
@@ -61,7 +61,10 @@ def test_every_name_is_cupys(real, place, own):
     ("place", "attributes"),
     [
         ("cuda.Graph", {"launch"}),
-        ("RawKernel", {"max_dynamic_shared_size_bytes", "num_regs", "local_size_bytes", "max_threads_per_block"}),
+        (
+            "RawKernel",
+            {"kernel", "max_dynamic_shared_size_bytes", "num_regs", "local_size_bytes", "max_threads_per_block"},
+        ),
         ("cuda.MemoryPointer", {"ptr", "device_id", "copy_from_host_async"}),
         ("cuda.MemoryPool", {"free_all_blocks", "free_bytes", "used_bytes", "get_limit"}),
     ],

@@ -180,17 +180,3 @@ def test_tf32_rounds_and_strict_does_not(emulated):
 def test_choice_of_a_variant(sizes, dtype, precision, shared, clusters, expected):
     expected = None if expected is None else Variant(*expected)
     assert variant_of(Architecture(sizes, dtype=dtype), precision, shared, clusters) == expected
-
-
-@pytest.mark.parametrize(
-    ("variant", "n", "multiprocessors", "ranges"),
-    [
-        (Variant(1, 2, 8, "tf32"), 256, 132, 264),
-        (Variant(1, 8, 8, "tf32"), 1024, 132, 66),
-        (Variant(1, 8, 8, "tf32", clustered=True), 1024, 132, 32),  # eight groups of sixteen multiprocessors
-        (Variant(1, 2, 8, "float32", clustered=True), 600, 132, 40),
-        (Variant(4, 16, 4, "float32", clustered=True), 1024, 8, 2),
-    ],
-)
-def test_as_many_ranges_as_run_at_a_time(variant, n, multiprocessors, ranges):
-    assert variant.ranges(n, multiprocessors) == ranges

@@ -12,7 +12,7 @@ from harness import fake_cupy, traffic
 from harness.emulator import compile_source
 
 from fusedmlp import Gradients, Parameters
-from fusedmlp.backends.cupy import CupyBackend, kernel_sources, narrow_step
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
@@ -22,8 +22,7 @@ from fusedmlp.model.optimizers import SGD, Adam, AdamW, OptimizerState
 
 @pytest.fixture
 def ledger(cupy, monkeypatch):
-    """What is moved from now on, with so few clusters that the samples are more than their sums."""
-    monkeypatch.setattr(narrow_step, "_MULTIPROCESSORS_OF_A_GROUP", 2)
+    """What is moved from now on; few clusters run at a time, so that the samples are more than their sums."""
     return traffic.count(monkeypatch, cupy)
 
 

@@ -13,7 +13,7 @@ import sys
 import types
 
 import numpy as np
-from harness import fake_streams
+from harness import fake_driver, fake_streams
 from harness.emulator import compile_source
 from harness.fake_cublas import FakeCublas
 from harness.fake_devices import Device, DeviceOfThread
@@ -234,6 +234,11 @@ class RawKernel:
     def max_dynamic_shared_size_bytes(self, n_bytes):
         self._shared_bytes[self._device()] = n_bytes
 
+    @property
+    def kernel(self):
+        """Its function on the current device."""
+        return types.SimpleNamespace(ptr=id(self))
+
     def __call__(self, grid, block, args, shared_mem=0):
         assert shared_mem <= max(48 * 1024, self.max_dynamic_shared_size_bytes), f"{shared_mem} bytes of shared memory"
         fake_streams.current().submit(lambda: self._run(grid, block, args, shared_mem))
@@ -326,6 +331,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         return allocate(shape, dtype, order, device_id=current.current.number)
 
     cupy.cublas = FakeCublas(fake_streams.current, lambda: current.current.number, Allocation.holding)
+    cupy.driver = fake_driver.make(multiprocessors)
     shared = {"launches": cupy.launches, "device": staticmethod(lambda: current.current.number)}
     cupy.RawModule = type("RawModule", (RawModule,), shared)
     for name in ("float32", "float64", "uint32", "uint64"):
@@ -378,5 +384,6 @@ def install(patch, cupy):
     patch.setitem(sys.modules, "cupyx.scipy.special", types.SimpleNamespace(erfc=_ufunc(special.erfc)))
     cublas = "fusedmlp.backends.cupy.cublas"
     patch.setattr(f"{cublas}._found_path", lambda: "libcublas.so")
-    # Of whichever fake is installed when the library is opened.
+    # Of whichever fake is installed when a library is opened.
+    patch.setattr("fusedmlp.backends.cupy.occupancy.open_library", lambda: sys.modules["cupy"].driver)
     patch.setattr(f"{cublas}.open_library", lambda path: sys.modules["cupy"].cublas)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources, occupancy
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 
@@ -255,6 +255,14 @@ class Launcher:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             self._kernels[key] = function
         return self._kernels[key]
+
+    def blocks_at_a_time(self, kernel: Any, shared_bytes: int) -> int:
+        """Blocks of `THREADS` threads of a compiled function that the current GPU runs at the same time."""
+        return occupancy.blocks_at_a_time(kernel.kernel.ptr, THREADS, shared_bytes, self.multiprocessors())
+
+    def clusters_at_a_time(self, kernel: Any, cluster: int, shared_bytes: int) -> int:
+        """Clusters of so many blocks, as `blocks_at_a_time`."""
+        return occupancy.clusters_at_a_time(kernel.kernel.ptr, cluster, THREADS, shared_bytes)
 
     def _module(self, file: str, **macros: Any) -> Any:
         """The compiled source; macros that are None are not defined."""

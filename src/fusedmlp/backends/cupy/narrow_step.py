@@ -18,11 +18,8 @@ _WARPS = THREADS // 32
 _MOST_UNITS = 1024
 _WIDTHS = (1, 4)
 _INPUTS_OF_A_THREAD = (2, 4, 8, 16)
-_BLOCKS_PER_MULTIPROCESSOR = 2
 _MOST_TILES = 8
 _MBARRIERS_BYTES = 2 * 8
-# The blocks of a cluster run in one of the GPU's groups of multiprocessors, each of at least this many.
-_MULTIPROCESSORS_OF_A_GROUP = 16
 
 
 class Variant(NamedTuple):
@@ -71,15 +68,6 @@ class Variant(NamedTuple):
     def tiles(self, n: int) -> int:
         """The number of blocks for n units."""
         return -(-n // self.units)
-
-    def ranges(self, n: int, multiprocessors: int) -> int:
-        """The largest number of ranges of samples: all their blocks run at the same time."""
-        tiles = self.tiles(n)
-        if not self.clustered:
-            return max(1, multiprocessors * _BLOCKS_PER_MULTIPROCESSOR // tiles)
-        blocks = 2 if self.arithmetic == "tf32" and self.N == 1 and self.R <= 4 else 1  # of a multiprocessor
-        groups = max(1, multiprocessors // _MULTIPROCESSORS_OF_A_GROUP)
-        return groups * (blocks * _MULTIPROCESSORS_OF_A_GROUP // tiles)
 
 
 def variant_of(architecture: Architecture, precision: str, shared_bytes: int, clusters: bool) -> Variant | None:
@@ -140,8 +128,10 @@ class NarrowStep:
         self._activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
         self.tiles = variant.tiles(self._n)
         self.needs_logits = self.tiles > 1 and not variant.clustered
-        self._most_ranges = variant.ranges(self._n, launcher.multiprocessors())
-        self._partial = cupy.empty((self._most_ranges, architecture.n_parameters), architecture.dtype)
+        self._most_ranges: dict[str, int] = {}
+        self._kernel = "cluster" if variant.clustered else "step"
+        most = self._ranges_at_a_time(self._kernel)
+        self._partial = cupy.empty((most, architecture.n_parameters), architecture.dtype)
 
     def forward(self, parameters: Parameters, X: Array, logits: Array, parts: Array | None) -> None:
         """The logits (m, n_out), a row per sample.
@@ -157,7 +147,7 @@ class NarrowStep:
         """
         m = X.shape[1]
         arguments = (*self._network(parameters, X), logits if parts is None else parts, np.int64(m), *self._sizes())
-        self._launch("forward", self._variant._replace(clustered=False), m, arguments)
+        self._launch("forward", m, arguments)
         if parts is not None:
             sum_rows(self._launcher, parts, logits.reshape(-1))
 
@@ -173,14 +163,15 @@ class NarrowStep:
     ) -> None:
         """Write Σ w ∂j/∂parameters into `gradients`; read the logits if `needs_logits`, else write them."""
         m = X.shape[1]
-        sums = gradients.flat if self._ranges(m) == 1 else self._partial
+        ranges = self._ranges(self._kernel, m)
+        sums = gradients.flat if ranges == 1 else self._partial
         arguments = (
             *self._network(parameters, X), *strided(Y), *strided(sample_weight)[::2], logits, sums,
             np.int64(self._partial.shape[1]), np.int64(m), *self._sizes(), output_layer.loss, output_layer.most,
         )  # fmt: skip
-        self._launch("cluster" if self._variant.clustered else "step", self._variant, m, arguments)
+        self._launch(self._kernel, m, arguments)
         if sums is self._partial:
-            sum_rows(self._launcher, self._partial[: self._ranges(m)], gradients.flat)
+            sum_rows(self._launcher, self._partial[:ranges], gradients.flat)
 
     def _network(self, parameters: Parameters, X: Array) -> list[Any]:
         x_step, x_line = (np.int64(stride // X.itemsize) for stride in X.strides)
@@ -191,12 +182,26 @@ class NarrowStep:
     def _sizes(self) -> tuple[Any, ...]:
         return np.int32(self._n_in), np.int32(self._n), np.int32(self._n_out), self._activation
 
-    def _ranges(self, m: int) -> int:
-        """The number of ranges of m samples."""
-        return min(self._most_ranges, -(-m // _SAMPLES))
+    def _ranges(self, kernel: str, m: int) -> int:
+        """The number of ranges that m samples are cut into."""
+        return min(self._ranges_at_a_time(kernel), -(-m // _SAMPLES))
 
-    def _launch(self, kernel: str, variant: Variant, m: int, arguments: tuple[Any, ...]) -> None:
-        N, R, C, arithmetic, clustered = variant
+    def _ranges_at_a_time(self, kernel: str) -> int:
+        """The largest number of ranges: the GPU runs all their blocks at the same time."""
+        if kernel not in self._most_ranges:
+            function, shared_bytes = self._function(kernel)
+            if kernel == "cluster":
+                most = self._launcher.clusters_at_a_time(function, self.tiles, shared_bytes)
+            else:
+                most = self._launcher.blocks_at_a_time(function, shared_bytes) // self.tiles
+            self._most_ranges[kernel] = max(1, most)
+        return self._most_ranges[kernel]
+
+    def _function(self, kernel: str) -> tuple[Any, int]:
+        """The compiled kernel, and the shared memory of its blocks."""
+        clustered = kernel == "cluster"
+        variant = self._variant._replace(clustered=clustered)
+        N, R, C, arithmetic, _ = variant
         dtype, tf32 = C_TYPES[variant.dtype], str(arithmetic == "tf32").lower()
         function = self._launcher.kernel(
             "narrow_cluster.cu" if clustered else "narrow_step.cu",
@@ -205,4 +210,9 @@ class NarrowStep:
             variant.shared_bytes,
             self.tiles if clustered else None,
         )
-        function((self.tiles, self._ranges(m)), (THREADS,), arguments, shared_mem=variant.shared_bytes)
+        return function, variant.shared_bytes
+
+    def _launch(self, kernel: str, m: int, arguments: tuple[Any, ...]) -> None:
+        function, shared_bytes = self._function(kernel)
+        grid = self.tiles, self._ranges(kernel, m)
+        function(grid, (THREADS,), arguments, shared_mem=shared_bytes)
