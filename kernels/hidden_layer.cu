@@ -33,6 +33,8 @@ struct Share {
     static constexpr int P = K / V;                                // packs of them
     static constexpr int S = N > 4 ? 1 : N > 1 || V == 1 ? 2 : 4;  // samples of a team at a time
     static constexpr bool KEEPS_W2 = N <= 4;
+    // Blocks of a multiprocessor: three hide more of the waiting for Z, where 80 registers suffice.
+    static constexpr int BLOCKS = sizeof(T) == 4 && V == 4 && N == 1 ? 3 : 2;
 };
 
 template <typename T>
@@ -265,7 +267,8 @@ __device__ __forceinline__ void hidden_layer(const Problem<T>& p) {
 }
 
 #define HIDDEN_LAYER_N(N, F, f, T, t, V, layout)                                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) hidden_layer_##N##_##f##_##t##_##layout(               \
+    extern "C" __global__ void                                                                                      \
+    __launch_bounds__(THREADS, Share<T, V, N>::BLOCKS) hidden_layer_##N##_##f##_##t##_##layout(                     \
         T* Z, Index z_line, const T* b, const T* W2, const T* b2, const T* Y, Index y_line, Index y_step,           \
         const T* weights, Index weight_step, T* logits, T* partial, Index m, int n, int n_out, int loss, int team,  \
         int given, T most) {                                                                                        \

@@ -15,7 +15,7 @@ from fusedmlp.model.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
 _SMALLEST_TEAM = 8
-_BLOCKS_PER_MULTIPROCESSOR = 4
+_MOST_BLOCKS_OF_A_MULTIPROCESSOR = 4
 
 
 def width_of(n_outputs: int) -> int:
@@ -86,7 +86,8 @@ class HiddenLayer:
         self._width = width_of(self._n_out)
         self.tiles = tiles_of(self._n, self._n_out, self._dtype)
         self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
-        self._most_blocks = max(1, launcher.multiprocessors() * _BLOCKS_PER_MULTIPROCESSOR // self.tiles)
+        self._most_blocks = max(1, launcher.multiprocessors() * _MOST_BLOCKS_OF_A_MULTIPROCESSOR // self.tiles)
+        self._blocks_at_a_time: dict[bool, int] = {}  # for packed and other Z
         self._partial = cupy.empty((self._most_blocks, self._length), self._dtype)
 
     def forward(
@@ -137,7 +138,10 @@ class HiddenLayer:
         packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and line % PACK_BYTES == 0
         kernel = self._kernel(packed)
         shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
-        blocks = min(self._most_blocks, -(-m // shape.samples))
+        if packed not in self._blocks_at_a_time:
+            at_a_time = self._launcher.blocks_at_a_time(kernel, shape.shared_bytes) // self.tiles
+            self._blocks_at_a_time[packed] = max(1, min(self._most_blocks, at_a_time))
+        blocks = min(self._blocks_at_a_time[packed], -(-m // shape.samples))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
         tail = None if gradients is None else gradients.flat[-self._length :]
         sums = self._partial if tail is None or blocks > 1 else tail
