@@ -24,15 +24,17 @@ def _corrections(beta_1: float, beta_2: float, first: int, count: int) -> tuple[
     """√(1−β₂ᵗ) and 1−β₁ᵗ of Adam's steps `first` to first + count - 1. Short epochs find them in a table."""
     place, offset = divmod(first, _TABLE)
     if offset + count > _TABLE:
-        return _correction_table.__wrapped__(beta_1, beta_2, first, count)  # not kept: it may be long
-    root, divisor = _correction_table(beta_1, beta_2, place * _TABLE, _TABLE)
+        return _computed_corrections(beta_1, beta_2, first, count)  # not kept: it may be long
+    root, divisor = _kept_corrections(beta_1, beta_2, place * _TABLE, _TABLE)
     return root[offset : offset + count], divisor[offset : offset + count]
 
 
-@lru_cache(8)
-def _correction_table(beta_1: float, beta_2: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _computed_corrections(beta_1: float, beta_2: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     t = np.arange(first, first + count)
     return np.sqrt(1 - beta_2**t), 1 - beta_1**t
+
+
+_kept_corrections = lru_cache(8)(_computed_corrections)
 
 
 class Epoch:

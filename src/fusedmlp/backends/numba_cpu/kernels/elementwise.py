@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.kernels.activation_formulas import derivative, f, f_and_slope
-from fusedmlp.backends.numba_cpu.machine.compilation import compiled, from_python
+from fusedmlp.backends.numba_cpu.machine.compilation import compiled, from_python, internal
 from fusedmlp.backends.numba_cpu.machine.intrinsics import load
 from fusedmlp.backends.numba_cpu.machine.simd import item_bytes, lane_bytes, load_lanes, splat, sum_lanes
 
@@ -122,42 +122,57 @@ def outer_times_derivative(tag, u, v, A, out, row_start, row_stop, column_start,
             o[i] = w * columns[i] * derivative(tag, a[i])
 
 
-def any_not_finite(like):
-    """Whether a number x is NaN or infinite: then x - x is NaN, and 0 otherwise.
+@internal
+def holds_not_finite(like, address, rows, columns, row_step, column_step):
+    """Whether a number x of a matrix is NaN or infinite: then x - x is NaN, and 0 otherwise.
 
-    The arguments are int64: address, rows and columns of a matrix, and bytes from one row, and column, to the next.
+    The arguments are int64: its address, rows and columns, and bytes from one row, and column, to the next.
     """
+    item, size = item_bytes(like), lane_bytes(like)
+    whole = columns * item // size * size if column_step == item else 0
+    fours = whole // (4 * size) * (4 * size)
+    sum_0, sum_1, sum_2, sum_3, rest = splat(like), splat(like), splat(like), splat(like), like
+    for row in range(rows):
+        at = address + row * row_step
+        for i in range(at, at + fours, 4 * size):
+            w, x = load_lanes(like, i), load_lanes(like, i + size)
+            y, z = load_lanes(like, i + 2 * size), load_lanes(like, i + 3 * size)
+            sum_0, sum_1, sum_2, sum_3 = sum_0 + (w - w), sum_1 + (x - x), sum_2 + (y - y), sum_3 + (z - z)
+        for i in range(at + fours, at + whole, size):
+            w = load_lanes(like, i)
+            sum_0 = sum_0 + (w - w)
+        for i in range(whole // item, columns):
+            number = load(like, at + i * column_step)
+            rest += number - number
+    return sum_lanes(sum_0 + sum_1 + (sum_2 + sum_3)) + rest != like
+
+
+@internal
+def holds_not_binary(like, address, rows, columns, row_step, column_step):
+    """Whether a number is neither 0 nor 1; arguments as those of `holds_not_finite`."""
+    unit, found = like + 1, False
+    for row in range(rows):
+        at = address + row * row_step
+        for i in range(columns):
+            x = load(like, at + i * column_step)
+            found |= (x != like) & (x != unit)
+    return found
+
+
+def any_not_finite(like):
+    """`holds_not_finite` of a dtype."""
 
     def any_not_finite(address, rows, columns, row_step, column_step):
-        item, size = item_bytes(like), lane_bytes(like)
-        whole = columns * item // (4 * size) * (4 * size) if column_step == item else 0
-        sum_0, sum_1, sum_2, sum_3, rest = splat(like), splat(like), splat(like), splat(like), like
-        for row in range(rows):
-            at = address + row * row_step
-            for i in range(at, at + whole, 4 * size):
-                w, x = load_lanes(like, i), load_lanes(like, i + size)
-                y, z = load_lanes(like, i + 2 * size), load_lanes(like, i + 3 * size)
-                sum_0, sum_1, sum_2, sum_3 = sum_0 + (w - w), sum_1 + (x - x), sum_2 + (y - y), sum_3 + (z - z)
-            for i in range(whole // item, columns):
-                number = load(like, at + i * column_step)
-                rest += number - number
-        return sum_lanes(sum_0 + sum_1 + (sum_2 + sum_3)) + rest != like
+        return holds_not_finite(like, address, rows, columns, row_step, column_step)
 
     return any_not_finite
 
 
 def any_not_binary(like):
-    """Whether a number is neither 0 nor 1; arguments as those of `any_not_finite`."""
-    unit = like + 1
+    """`holds_not_binary` of a dtype."""
 
     def any_not_binary(address, rows, columns, row_step, column_step):
-        found = False
-        for row in range(rows):
-            at = address + row * row_step
-            for i in range(columns):
-                x = load(like, at + i * column_step)
-                found |= (x != like) & (x != unit)
-        return found
+        return holds_not_binary(like, address, rows, columns, row_step, column_step)
 
     return any_not_binary
 

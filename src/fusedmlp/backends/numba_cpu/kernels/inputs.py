@@ -12,19 +12,11 @@ from functools import cache
 
 import numpy as np
 
+from fusedmlp.backends.numba_cpu.kernels.elementwise import holds_not_binary, holds_not_finite
 from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES, INPUT_BYTES, layer_key, store_sample_hash
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, copy_bytes, load
-from fusedmlp.backends.numba_cpu.machine.simd import (
-    call,
-    item_bytes,
-    lane_bytes,
-    load_lanes,
-    splat,
-    store,
-    sum_lanes,
-    transposition,
-)
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, lane_bytes, store, transposition
 
 # How a tile of X is reached: by BLAS, in place with samples or rows contiguous, or a sample per packed row; else it is
 # packed with a row per input. A sparse X has a table of what its samples hold.
@@ -52,6 +44,20 @@ def sample_of(order, i):
 
 
 @internal
+def copy_row(like, out, x, x_sample, order, start, t, n):
+    """out[i] = x[sample i], samples x_sample bytes apart."""
+    item = item_bytes(like)
+    if x_sample == item and not order:
+        copy_bytes(out, x + start * item, t * item)
+    else:
+        for i in range(t):
+            store(load(like, x + x_sample * sample_of(order, start + i)), out + i * item)
+    last = load(like, out + (t - 1) * item)
+    for i in range(t, n):
+        store(last, out + i * item)
+
+
+@internal
 def pack_rows(like, out, row, sources, n_in, x_row, n):
     """out[k, i] = x[k, sample i]: a row per input, `row` bytes apart, for any strides of x."""
     item = item_bytes(like)
@@ -73,54 +79,14 @@ def pack_rows(like, out, row, sources, n_in, x_row, n):
 
 
 @internal
-def copy_rows(like, out, row, source, n_in, x_row, t, n):
-    """`pack_rows` of samples that lie side by side, from the address of the first one on."""
-    item = item_bytes(like)
-    for k in range(n_in):
-        packed = out + k * row
-        copy_bytes(packed, source + k * x_row, t * item)
-        last = load(like, packed + (t - 1) * item)
-        for i in range(t, n):
-            store(last, packed + i * item)
-
-
-@internal
-def all_finite(like, x, x_step, rows, width):
-    """Whether no number of `rows` rows of `width` bytes is NaN or infinite: x - x is 0, or else NaN."""
-    size = lane_bytes(like)
-    sum_0, sum_1 = splat(like), splat(like)
-    for row in range(x, x + rows * x_step, x_step):
-        i = row
-        while i + 2 * size <= row + width:
-            a, b = load_lanes(like, i), load_lanes(like, i + size)
-            sum_0, sum_1 = sum_0 + (a - a), sum_1 + (b - b)
-            i += 2 * size
-        if i < row + width:
-            a = load_lanes(like, i)
-            sum_0 = sum_0 + (a - a)
-    return sum_lanes(sum_0 + sum_1) == like
-
-
-@internal
-def all_binary(like, y, y_step, rows, t):
-    """Whether each of the first t numbers of so many rows is 0 or 1."""
-    unit, found = like + 1, False
-    for row in range(y, y + rows * y_step, y_step):
-        for i in range(t):
-            number = load(like, row + i * item_bytes(like))
-            found |= (number != like) & (number != unit)
-    return not found
-
-
-@internal
 def is_valid(like, network, worker, n_in, n_out, t, n):
     """Whether a tile of X is finite, and one of Y what the loss allows."""
-    width, Y = n * item_bytes(like), worker.workspace + network.Y
-    if not all_finite(like, worker.x, worker.x_step, n_in, width):
+    item, Y = item_bytes(like), worker.workspace + network.Y
+    if holds_not_finite(like, worker.x, n_in, n, worker.x_step, item):
         return False
     if network.targets == BINARY:
-        return all_binary(like, Y, network.row, n_out, t)
-    return all_finite(like, Y, network.row, n_out, width)
+        return not holds_not_binary(like, Y, n_out, t, network.row, item)
+    return not holds_not_finite(like, Y, n_out, n, network.row, item)
 
 
 @internal
@@ -160,7 +126,8 @@ def reach_X(like, network, run, worker, n_in, start, t):
     elif run.x_access == SAMPLES_PACKED:
         pack_samples(like, packed, worker.sources, n_in, run.x_row, t)
     elif x_sample == item_bytes(like) and not order:
-        copy_rows(like, packed, network.row, x + start * x_sample, n_in, run.x_row, t, n)
+        for k in range(n_in):
+            copy_row(like, packed + k * network.row, x + k * run.x_row, x_sample, order, start, t, n)
     else:
         pack_rows(like, packed, network.row, worker.sources, n_in, run.x_row, n)
     if run.masks:  # packed with a row per input
@@ -224,20 +191,6 @@ def convert_tile(like, other):
 def convert_address(dtype: str, other: str) -> int:
     """The address of `convert_tile` for two dtypes; compiled at the first call."""
     return routine_address(convert_tile(np.dtype(dtype).type(0), np.dtype(other).type(0)), 7)
-
-
-@internal
-def copy_row(like, out, x, x_sample, order, start, t, n):
-    """out[i] = x[sample i], samples x_sample bytes apart."""
-    item = item_bytes(like)
-    if x_sample == item and not order:
-        copy_bytes(out, x + start * item, t * item)
-    else:
-        for i in range(t):
-            store(load(like, x + x_sample * sample_of(order, start + i)), out + i * item)
-    last = load(like, out + (t - 1) * item)
-    for i in range(t, n):
-        store(last, out + i * item)
 
 
 @internal

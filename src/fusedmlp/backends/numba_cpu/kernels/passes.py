@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels.inputs import all_finite, copy_targets, is_valid, samples_of
+from fusedmlp.backends.numba_cpu.kernels.elementwise import holds_not_finite
+from fusedmlp.backends.numba_cpu.kernels.inputs import copy_targets, is_valid, samples_of
 from fusedmlp.backends.numba_cpu.kernels.loss_kernels import add_weighted, sum_of
 from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
 from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
@@ -135,15 +136,14 @@ def predict(like):
         run, worker = run_at(run_address), worker_at(worker_address)
         network = network_at(run.network)
         outputs, item = layer_of(network, network.layers - 1), item_bytes(like)
-        Z = worker.workspace + outputs.Z
+        Z, n_in = worker.workspace + outputs.Z, layer_of(network, 0).n_in
         for first in range(start, stop, network.tile):
             if interrupted(network, run, worker):
                 return
             t = min(network.tile, stop - first)
             n = samples_of(like, t)
             call(network.forward_tile, (run_address, worker_address, first, t))
-            inputs = layer_of(network, 0).n_in
-            if run.invalid and not all_finite(like, worker.x, worker.x_step, inputs, n * item):
+            if run.invalid and holds_not_finite(like, worker.x, n_in, n, worker.x_step, item):
                 end_invalid(run)
                 return
             call(network.activate, (Z, outputs.n_out, network.row, n))

@@ -203,7 +203,7 @@ _PIECE_DEPTH = 128
 _PIECE_BYTES = 128 * 1024
 """The part of W that passes it, again and again from the second-level cache."""
 _ROW_BYTES = 192
-"""The length of its rows in `multiply_samples`, in whole blocks."""
+"""In `multiply_samples`, the length of that operand's rows, to whole blocks."""
 _WIDE = wide()
 _PAIR = 4 if registers().number >= 32 else 2
 """Rows of D in a block of sums: a power of two, for the sums of lanes."""
