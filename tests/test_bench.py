@@ -134,7 +134,7 @@ def test_run_and_report(tmp_path):
     # In a process of pytest-xdist's, pytest-benchmark measures nothing.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     environment = {**ours, "FUSEDMLP_BACKEND": "numpy", "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     options = ["--markdown", tmp_path / "run.md", "--charts", tmp_path, "--json", tmp_path / "run.json"]
     done = CliRunner().invoke(report.main, [str(a) for a in (path, *options)])

@@ -36,7 +36,7 @@ def check(request, tmp_path):
         command = [*CHECKERS[request.param], str(FOLDER / script)]
         environment = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
         result = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         return result.stdout
 

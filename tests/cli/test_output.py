@@ -17,7 +17,7 @@ from fusedmlp.training import progress
 def fusedmlp(*arguments, **keywords):
     """Run the command in a process."""
     command = [sys.executable, "-m", "fusedmlp", *arguments]
-    return subprocess.run(command, capture_output="stdout" not in keywords, check=False, timeout=120, **keywords)
+    return subprocess.run(command, capture_output="stdout" not in keywords, check=False, timeout=600, **keywords)
 
 
 def test_a_reader_that_has_gone_costs_no_model(tmp_path):

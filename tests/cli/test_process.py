@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "fusedmlp"]
 
 def call(*arguments, **options):
     """Run to the end."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=600, **options)
 
 
 def test_importing_the_command_line_is_light():
@@ -76,7 +76,7 @@ def test_an_interrupt_leaves_the_old_model(tmp_path):
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr == f"fusedmlp: interrupted in training; {model} was not written\n"
     assert model.read_bytes() == b"the old model"
@@ -92,7 +92,7 @@ def test_closed_streams(tmp_path, closed):
         command = f"{sys.executable} -m fusedmlp {arguments} {closed}"
         environment = os.environ | {"FUSEDMLP_BACKEND": "numpy"}
         return subprocess.run(
-            command, shell=True, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+            command, shell=True, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment
         )
 
     done = shell("train iris --epochs 2 --out m.safetensors --plot l.png --metrics m.jsonl")
@@ -131,7 +131,7 @@ sys.argv = ["fusedmlp", "train", "iris", "--epochs", "1", "--backend", "numpy"]
 from fusedmlp.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "fusedmlp: interrupted\n")
 
 

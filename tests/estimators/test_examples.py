@@ -26,7 +26,7 @@ def test_every_example_is_run():
 def test_example(name, tmp_path):
     command = [sys.executable, str(EXAMPLES / name)]
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     for words in PRINTED[name]:
         assert words in done.stdout

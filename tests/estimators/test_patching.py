@@ -33,7 +33,7 @@ def python(*arguments, stdin=None, **environment):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=os.environ | {"FUSEDMLP_BACKEND": "numpy"} | environment,
     )
     return done.returncode, done.stdout, done.stderr

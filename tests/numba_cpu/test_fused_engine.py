@@ -166,7 +166,7 @@ def test_several_fits_at_once_neither_hang_nor_mix(monkeypatch):
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(trained, seed, 8000) for seed in range(6)]
         for future, want in zip(futures, expected, strict=True):
-            assert np.array_equal(future.result(timeout=120), want)
+            assert np.array_equal(future.result(timeout=600), want)
     monkeypatch.undo()
     threads.reset()
 
