@@ -11,8 +11,6 @@
 
 #include "tables.cuh"
 
-typedef long long Index;
-
 constexpr int THREADS = 256;  // of a block, as launch.py starts it
 
 // Of a block, as large as its launch says. Static shared variables are not used: the tests poison and guard this one.

@@ -7,6 +7,7 @@
 // R, C: n_in <= 8 R, and C units of a thread. N: outputs, at most.
 
 #include "losses.cuh"
+#include "tile_activations.cuh"
 #include "tile_products.cuh"
 
 constexpr int SAMPLES = 32;  // of a tile: a lane of a warp each in the output layer
@@ -51,25 +52,6 @@ template <bool TF32, typename T>
 __device__ __forceinline__ T rounded(T x) {
     if constexpr (TF32) return round_to_tf32(x);
     return x;
-}
-
-// z becomes a = f(z), and a becomes f'(a): a thread's tile, in place.
-template <int F, bool TF32, int C, typename T>
-__device__ __forceinline__ void activate_all(T (&a)[M][C]) {
-#pragma unroll
-    for (int i = 0; i < M; ++i)
-#pragma unroll
-        for (int j = 0; j < C; ++j) {
-            if constexpr (TF32) a[i][j] = quick_activation<F>(a[i][j]);
-            else a[i][j] = activation<F>(a[i][j]);
-        }
-}
-template <int F, int C, typename T>
-__device__ __forceinline__ void derive_all(T (&a)[M][C]) {
-#pragma unroll
-    for (int i = 0; i < M; ++i)
-#pragma unroll
-        for (int j = 0; j < C; ++j) a[i][j] = derivative<F>(a[i][j]);
 }
 
 template <typename T, int R, int C, int N, bool TF32>
@@ -143,9 +125,7 @@ struct Block {
 #pragma unroll
             for (int i = 0; i < M; ++i) a[i][j] += b;
         }
-        if (p.activation == SIGMOID) activate_all<SIGMOID, TF32>(a);
-        if (p.activation == TANH) activate_all<TANH, TF32>(a);
-        if (p.activation == RELU) activate_all<RELU, TF32>(a);
+        activate<TF32>(a, p.activation);
     }
 
     // W2ᵀ A over the warp's units, into shared memory.
@@ -239,10 +219,7 @@ struct Step : Block<T, R, C, N, TF32> {
             for (int i = 0; i < M; ++i)
 #pragma unroll
                 for (int o = 0; o < N; ++o) sums.dW2[j][o] += a[i][j] * dz[i][o];
-        if (p.activation == SIGMOID) derive_all<SIGMOID>(a);
-        if (p.activation == TANH) derive_all<TANH>(a);
-        if (p.activation == RELU) derive_all<RELU>(a);
-        if (p.activation == IDENTITY) derive_all<IDENTITY>(a);
+        derive(a, p.activation);
         constexpr int V = TF32 ? 2 : 16 / sizeof(T);
 #pragma unroll
         for (int j = 0; j < C; j += V)

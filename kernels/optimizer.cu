@@ -27,12 +27,7 @@
 // fits the second-level cache, where the launch itself is the cost.
 
 #include "common.cuh"
-
-// The numbers of a step, in the order in which the host passes them.
-template <typename T>
-struct Step {
-    T rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, kept;  // kept: 1 - decoupled
-};
+#include "optimizer_rules.cuh"
 
 __device__ __forceinline__ bool is_weight(Index i, const Index* weights, int layers) {
     bool found = false;  // without a return from the loop: threads stay together
@@ -41,22 +36,8 @@ __device__ __forceinline__ bool is_weight(Index i, const Index* weights, int lay
     return found;
 }
 
-template <int R, typename T>
-__device__ __forceinline__ void take_step(T& theta, T g, T& first, T& second, const Step<T>& s) {
-    if (R == SGD) {
-        theta -= s.rate * g;
-    } else if (R == ADAM || R == ADAMW) {
-        first = s.beta_1 * first + s.rest_1 * g;
-        second = s.beta_2 * second + s.rest_2 * (g * g);
-        theta -= divide(s.rate * first, sqrt(second) + s.epsilon);
-    } else {
-        first = s.beta_1 * first - s.rate * g;
-        theta += R == MOMENTUM ? first : s.beta_1 * first - s.rate * g;
-    }
-}
-
 template <int R, typename T, int V>
-__device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* second, Index n, const Step<T>& s,
+__device__ __forceinline__ void step(T* theta, const T* gradient, T* first, T* second, Index n, const StepNumbers<T>& s,
                                      const Index* weights, int layers) {
     constexpr bool has_second = R == ADAM || R == ADAMW;
 #pragma unroll 1
@@ -104,7 +85,7 @@ __device__ __forceinline__ void gradient_squares(const T* theta, const T* gradie
             if (R == ADAMW) epsilon *= T(progress[ROOT]), decoupled *= T(progress[RATE]);                            \
         }                                                                                                            \
         if (clip) factor *= T(*clip), decay *= T(*clip);                                                             \
-        const Step<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, T(1) - decoupled};    \
+        const StepNumbers<T> numbers = {rate, factor, decay, beta_1, rest_1, beta_2, rest_2, epsilon, T(1) - decoupled};    \
         step<R, T, V>(theta, gradient, first, second, n, numbers, weights, layers);                                   \
     }
 

@@ -2,11 +2,12 @@
 //
 // Lane 4 g + q has ROWS rows, and COLUMNS adjacent columns from q COLUMNS on: c[i][j]. This is the distribution of C on
 // tensor cores; the assignment to rows and columns of the tile is free. `by_rows` reads A along its depth (a row's numbers lie
-// side by side), from rows g + 8 i; `by_columns` across it (those of a step of the depth do), from rows row(g, i). Depths
-// are multiples of 8.
+// side by side), from rows g + 8 i; `by_columns` across it (those of a step of the depth do), from rows row(g, i).
+// `by_transpose` is `by_rows` with B along its depth as well, of the columns transposed_column(q, j). Depths are multiples
+// of 8.
 //
-// Strict products have the dtype's own arithmetic. TF32 ones take operands of 10 bits behind the point, which the caller
-// rounds (`round_to_tf32`), and add in float32; they need sm_80. The pitches, in elements, and the rows are such that the
+// Strict products have the dtype's own arithmetic. TF32 ones take operands of 10 bits behind the point and add in float32;
+// they need sm_80. They round the operands with ROUNDS; else the caller has done so (`round_to_tf32`). The pitches, in elements, and the rows are such that the
 // lanes of an access meet in no bank of shared memory, or, with 4 columns or 2 rows, in pairs.
 
 template <typename T, bool TF32>
@@ -69,6 +70,7 @@ struct Product<T, ROWS, COLUMNS, false> {
     }
 
     // A (row, k) at A[row a_pitch + k]; B (k, column) at B[k b_pitch + column].
+    template <bool ROUNDS = false>
     static __device__ __forceinline__ void by_rows(T (&c)[ROWS][COLUMNS], const T* A, int a_pitch, const T* B, int b_pitch,
                                                    int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -88,7 +90,32 @@ struct Product<T, ROWS, COLUMNS, false> {
         }
     }
 
+    static __device__ __forceinline__ int transposed_column(int q, int j) { return q + 4 * j; }
+
+    // A as in `by_rows`; B (k, column) at B[column b_pitch + k].
+    template <bool ROUNDS = false>
+    static __device__ __forceinline__ void by_transpose(T (&c)[ROWS][COLUMNS], const T* A, int a_pitch, const T* B,
+                                                        int b_pitch, int depth) {
+        const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const T *own_a = A + g * a_pitch, *own_b = B + q * b_pitch;
+#pragma unroll 1
+        for (int k = 0; k < depth; k += V, own_a += V, own_b += V) {
+            Pack<T, V> rows[ROWS];
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) rows[i] = load<T, V>(own_a + 8 * i * a_pitch, V);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) {
+                const Pack<T, V> column = load<T, V>(own_b + 4 * j * b_pitch, V);
+#pragma unroll
+                for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+                    for (int v = 0; v < V; ++v) c[i][j] += rows[i].x[v] * column.x[v];
+            }
+        }
+    }
+
     // A (row, k) at A[k a_pitch + row].
+    template <bool ROUNDS = false>
     static __device__ __forceinline__ void by_columns(T (&c)[ROWS][COLUMNS], const T* A, int a_pitch, const T* B,
                                                       int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -107,21 +134,37 @@ struct Product<T, ROWS, COLUMNS, false> {
 
 template <int ROWS, int COLUMNS>
 struct Product<float, ROWS, COLUMNS, true> {
+    template <bool ROUNDS>
+    static __device__ __forceinline__ float operand(float x) {
+        return ROUNDS ? round_to_tf32(x) : x;
+    }
+
     // 8 steps of the depth: the lane's rows of B are q and q + 4.
+    template <bool ROUNDS>
     static __device__ __forceinline__ void add_steps(float (&c)[ROWS][COLUMNS], const float (&a)[ROWS / 2][4], const float* b0,
                                                      const float* b1) {
 #pragma unroll
         for (int j = 0; j < COLUMNS; j += 2) {
-            const float b[2] = {b0[j], b1[j]};
+            const float b[2] = {operand<ROUNDS>(b0[j]), operand<ROUNDS>(b1[j])};
 #pragma unroll
             for (int i = 0; i < ROWS; i += 2)
                 multiply_tf32(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
         }
     }
 
+    template <bool ROUNDS>
+    static __device__ __forceinline__ void read_rows(float (&a)[ROWS / 2][4], const float* own_a, int a_pitch) {
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            a[i / 2][i % 2] = operand<ROUNDS>(own_a[8 * i * a_pitch]);
+            a[i / 2][i % 2 + 2] = operand<ROUNDS>(own_a[8 * i * a_pitch + 4]);
+        }
+    }
+
     // The column of B that lane 4 g + q feeds to the tensor cores, of the first pair of columns.
     static __device__ __forceinline__ int column(int g) { return g / 2 * COLUMNS + g % 2; }
 
+    template <bool ROUNDS = false>
     static __device__ __forceinline__ void by_rows(float (&c)[ROWS][COLUMNS], const float* A, int a_pitch, const float* B,
                                                    int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -129,15 +172,34 @@ struct Product<float, ROWS, COLUMNS, true> {
 #pragma unroll 1
         for (int k = 0; k < depth; k += 8, own_a += 8, b += 8 * b_pitch) {
             float a[ROWS / 2][4];
-#pragma unroll
-            for (int i = 0; i < ROWS; ++i) {
-                a[i / 2][i % 2] = own_a[8 * i * a_pitch];
-                a[i / 2][i % 2 + 2] = own_a[8 * i * a_pitch + 4];
-            }
-            add_steps(c, a, b, b + 4 * b_pitch);
+            read_rows<ROUNDS>(a, own_a, a_pitch);
+            add_steps<ROUNDS>(c, a, b, b + 4 * b_pitch);
         }
     }
 
+    static __device__ __forceinline__ int transposed_column(int q, int j) { return 8 * (j / 2) + 2 * q + j % 2; }
+
+    template <bool ROUNDS = false>
+    static __device__ __forceinline__ void by_transpose(float (&c)[ROWS][COLUMNS], const float* A, int a_pitch,
+                                                        const float* B, int b_pitch, int depth) {
+        const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+        const float *own_a = A + g * a_pitch + q, *own_b = B + g * b_pitch + q;
+#pragma unroll 1
+        for (int k = 0; k < depth; k += 8, own_a += 8, own_b += 8) {
+            float a[ROWS / 2][4];
+            read_rows<ROUNDS>(a, own_a, a_pitch);
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j += 2) {
+                const float* column = own_b + 4 * j * b_pitch;
+                const float b[2] = {operand<ROUNDS>(column[0]), operand<ROUNDS>(column[4])};
+#pragma unroll
+                for (int i = 0; i < ROWS; i += 2)
+                    multiply_tf32(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
+            }
+        }
+    }
+
+    template <bool ROUNDS = false>
     static __device__ __forceinline__ void by_columns(float (&c)[ROWS][COLUMNS], const float* A, int a_pitch, const float* B,
                                                       int b_pitch, int depth) {
         const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -147,10 +209,10 @@ struct Product<float, ROWS, COLUMNS, true> {
             float a[ROWS / 2][4];
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
-                a[i / 2][i % 2] = own_a[row<ROWS>(0, i)];
-                a[i / 2][i % 2 + 2] = own_a[4 * a_pitch + row<ROWS>(0, i)];
+                a[i / 2][i % 2] = operand<ROUNDS>(own_a[row<ROWS>(0, i)]);
+                a[i / 2][i % 2 + 2] = operand<ROUNDS>(own_a[4 * a_pitch + row<ROWS>(0, i)]);
             }
-            add_steps(c, a, b, b + 4 * b_pitch);
+            add_steps<ROUNDS>(c, a, b, b + 4 * b_pitch);
         }
     }
 };

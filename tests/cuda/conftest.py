@@ -6,7 +6,7 @@ import pytest
 from harness import emulator, fake_cupy, fake_streams
 
 from fusedmlp.backends import selection
-from fusedmlp.backends.cupy import CupyBackend
+from fusedmlp.backends.cupy import CupyBackend, resident_costs
 from machine import require
 
 
@@ -35,6 +35,12 @@ def cupy(compiler, monkeypatch):
 def emulated(cupy):
     """CupyBackend on the fake CuPy."""
     return CupyBackend()
+
+
+@pytest.fixture
+def never_resident(monkeypatch):
+    """Small networks train by captured steps too."""
+    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", 0)
 
 
 @pytest.fixture(params=emulator.ORDERS)

@@ -17,6 +17,7 @@ from fusedmlp.backends.cupy.captured_steps import CapturedSteps
 from fusedmlp.engines.options import PLAIN, EpochOptions, GradientPhase
 from fusedmlp.model.optimizers import SGD, Adam, AdamW, OptimizerState
 
+pytestmark = pytest.mark.usefixtures("never_resident")
 M = 170
 SIZES = [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)]  # narrow with one tile and with two, middle, deep
 

@@ -44,10 +44,13 @@ REGISTERS = {
     "gather_": 64,
     "squares_": 40,
     "finish_": 64,
+    "resident_float32": 80,
+    "resident_tf32": 80,
+    "resident_float64": 168,
 }
 
 
-def kernels_in(file):
+def kernels_in(file, architecture):
     """The kernels of a source, counted by hand: 4 activations (f' of the identity is 1), 2 dtypes, 2 layouts."""
     return {
         "activations.cu": 4 * 2 * 2,
@@ -58,6 +61,7 @@ def kernels_in(file):
         "narrow_cluster.cu": 2 * 4 * 2 + 5,
         "optimizer.cu": 5 * 2 * 2 + 2 + 1,
         "output_layer.cu": 2 * 2,
+        "resident.cu": 2 if architecture == "sm_75" else 3,  # no TF32
         "sum_rows.cu": 2,
     }[file]
 
@@ -79,7 +83,7 @@ EVERY_KERNEL = [
 def test_compiles_within_its_budget(file, architecture):
     cubin, resources = compiled(file, architecture)
     assert len(cubin) > 500
-    assert len(resources) == kernels_in(file), sorted(resources)
+    assert len(resources) == kernels_in(file, architecture), sorted(resources)
     check(resources, architecture)
 
 

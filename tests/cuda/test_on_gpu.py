@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import test_captured_steps
 import test_narrow_step
+import test_resident
 from test_kernels_on_cpu import check, f, slope
 
 from fusedmlp import Network
-from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy import kernel_sources, resident_costs
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
+from fusedmlp.backends.cupy.resident import ResidentEpochs
 from fusedmlp.backends.cupy.streaming import StreamedFeeder
 
 pytestmark = pytest.mark.gpu
@@ -255,6 +257,7 @@ def test_narrow_steps(gpu, variant):
 
 @pytest.mark.parametrize("sizes", [*test_captured_steps.SIZES, (64, 300, 1), (100, 60, 1)])
 @pytest.mark.parametrize("name", test_captured_steps.TRAININGS)
+@pytest.mark.usefixtures("never_resident")
 def test_captured_trainings(gpu, name, sizes):
     """CUDA graphs give numpy's trainings, and the same bits twice."""
     arguments = test_captured_steps.TRAININGS[name]
@@ -264,6 +267,22 @@ def test_captured_trainings(gpu, name, sizes):
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-9)
     assert engine.kind == "fused"
     assert np.array_equal(test_captured_steps.trained(gpu, sizes, **arguments)[0], flat)
+
+
+@pytest.mark.parametrize("precision", ["strict", "tf32"])
+@pytest.mark.parametrize("sizes", test_resident.SIZES, ids=str)
+def test_resident_trainings(gpu, monkeypatch, sizes, precision):
+    """A training in shared memory is numpy's, and has the same bits twice."""
+    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", np.inf)
+    for name, arguments in test_resident.TRAININGS.items():
+        made = arguments | {"dtype": "float32", "precision": precision}
+        flat, losses, epochs = test_resident.trained(gpu, sizes, 85, **made)
+        assert isinstance(epochs, ResidentEpochs), name
+        expected, expected_losses, _ = test_resident.trained("numpy", sizes, 85, **arguments)
+        tolerance = 2e-4 if precision == "strict" else 2e-2
+        np.testing.assert_allclose(flat, expected, rtol=0, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(losses, expected_losses, rtol=tolerance, err_msg=name)
+        assert np.array_equal(test_resident.trained(gpu, sizes, 85, **made)[0], flat), name
 
 
 def test_compiled_kernels_neither_spill_nor_crowd(gpu):

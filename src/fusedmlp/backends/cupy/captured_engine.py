@@ -10,6 +10,9 @@ from fusedmlp.backends.cupy import cuda_tables
 from fusedmlp.backends.cupy.captured_steps import CapturablePasses, CapturedSteps, Epochs
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.backends.cupy.resident import ResidentEpochs
+from fusedmlp.backends.cupy.resident_costs import stays_resident
+from fusedmlp.backends.cupy.resident_plan import plan_of
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import PLAIN, EpochOptions
@@ -42,7 +45,7 @@ class CapturedEngine(CapturablePasses):
         super().__init__(backend, architecture)
         self.output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
         # They keep samples on the GPU for as long as a training lasts, that is, as its optimizer's state lives.
-        self._steps: WeakKeyDictionary[OptimizerState, CapturedSteps] = WeakKeyDictionary()
+        self._steps: WeakKeyDictionary[OptimizerState, CapturedSteps | ResidentEpochs] = WeakKeyDictionary()
         self._composed: ComposedEngine | None = None
 
     @classmethod
@@ -94,18 +97,22 @@ class CapturedEngine(CapturablePasses):
             self._composed = ComposedEngine(self.backend, self.architecture)
         return self._composed
 
-    def _steps_of(self, optimizer_state: OptimizerState, epochs: Epochs) -> CapturedSteps | None:
+    def _steps_of(self, optimizer_state: OptimizerState, epochs: Epochs) -> CapturedSteps | ResidentEpochs | None:
         """The captured steps of this training; None where a batch is larger than a chunk."""
         steps = self._steps.get(optimizer_state)
         if steps is None or not steps.epochs.same(epochs):
             self._steps.pop(optimizer_state, None)
             with self.backend.computing():
-                steps = self._with_room(lambda: self._capture(epochs), epochs.batch_size)
+                steps = self._with_room(lambda: self._capture(epochs, optimizer_state), epochs.batch_size)
         if steps is not None:
             self._steps[optimizer_state] = steps
         return steps
 
-    def _capture(self, epochs: Epochs) -> CapturedSteps | None:
+    def _capture(self, epochs: Epochs, state: OptimizerState) -> CapturedSteps | ResidentEpochs | None:
+        most = self.backend.launcher.shared_bytes()
+        plan = plan_of(self.architecture, state.optimizer, epochs.batch_size, most)
+        if plan is not None and stays_resident(plan, self.architecture, epochs.batch_size, self.backend):
+            return ResidentEpochs(self, epochs, plan)
         return CapturedSteps(self, epochs) if epochs.batch_size <= self._chunk else None
 
     def _release(self) -> None:

@@ -42,6 +42,65 @@ PROGRESS = (
 )
 """Numbers of an epoch in device memory, float64. Captured steps read them, so that one graph serves every step."""
 
+LAYER = ("n_in", "n_out", "rows", "columns", "narrow", "W", "pitch", "b", "flat_W", "flat_b", "a_pitch", "Z", "z_pitch")
+"""A layer of a `PLAN`, ints: sizes, filled up ones too; offsets in shared memory and in the flat vector, -1: none."""
+
+PLAN = (
+    "layers",
+    "n_in",
+    "n_out",
+    "samples",  # of a tile
+    "begin",  # bytes: where the numbers begin, which offsets count from
+    "first",  # offset of the first moment from the parameters; -1 for none
+    "second",
+    "gradient",
+    "X",
+    "x_size",  # from one of the two tiles of X to the other; 0: there is one
+    "x_pitch",
+    "Y",
+    "weights",
+    "rows",  # the samples' numbers
+    "dz",
+    "scratch",
+)
+"""Where a resident network lies in shared memory (``kernels/resident.cu``), ints; a `LAYER` for each layer follows."""
+
+JOB = {
+    "theta": "T*",
+    "first": "T*",
+    "second": "T*",
+    "X": "const T*",
+    "x_line": "Index",  # from sample to sample
+    "x_step": "Index",  # from input to input
+    "Y": "const T*",
+    "y_line": "Index",  # from output to output
+    "y_step": "Index",  # from sample to sample
+    "weights": "const T*",  # of the samples, or null
+    "weight_step": "Index",
+    "order": "const Index*",  # of every epoch, one after the other, or null
+    "losses": "double*",  # of every epoch
+    "rates": "const double*",  # the learning rate of every epoch
+    "samples": "Index",  # of an epoch
+    "batch_size": "Index",
+    "batches_of_epoch": "Index",
+    "first_batch": "Index",
+    "batches": "Index",
+    "steps": "Index",  # of the optimizer, before the first batch
+    "rule": "Index",
+    "is_mean": "Index",  # whether J is a mean over samples
+    "penalty_by_weight": "Index",
+    "divisor": "double",  # divides the sums, of a mean times the batch's samples; 0: its Σ w divides them
+    "loss_factor": "double",
+    "alpha": "double",
+    "clip_norm": "double",  # 0 for none
+    "clip_epsilon": "double",
+    "beta_1": "double",
+    "beta_2": "double",
+    "epsilon": "double",
+    "decoupled": "double",
+}
+"""A network that ``kernels/resident.cu`` trains: every field has 8 bytes."""
+
 
 def covers(architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
     """Whether there are CUDA functions for the hidden activation, the loss and the optimizer's rule."""
@@ -53,13 +112,20 @@ def covers(architecture: Architecture, optimizer: Optimizer | None = None) -> bo
 
 
 def header() -> str:
-    """The text of ``tables.cuh``: an enumeration for each table."""
+    """The text of ``tables.cuh``: an enumeration for each table, and the structures that the host writes."""
     activations = ((name, HIDDEN_ACTIVATIONS[name].code) for name in CUDA_ACTIVATIONS)
     losses = ((name, LOSSES[name].code) for name in CUDA_LOSSES)
     rules = ((name, RULES[name]) for name in CUDA_RULES)
     progress = ((name, number) for number, name in enumerate(PROGRESS))
     tables = {"Activation": activations, "Loss": losses, "Rule": rules, "Progress": progress}
-    return "\n".join(_enumeration(name, codes) for name, codes in tables.items()) + "\n"
+    structures = (_structure("Layer", dict.fromkeys(LAYER, "int")), _structure("Plan", dict.fromkeys(PLAN, "int")))
+    job = "template <typename T>\n" + _structure("Job", JOB)
+    enumerations = (_enumeration(name, codes) for name, codes in tables.items())
+    return "\n".join(["typedef long long Index;", *enumerations, *structures, job]) + "\n"
+
+
+def _structure(name: str, fields: dict[str, str]) -> str:
+    return f"struct {name} {{ {' '.join(f'{kind} {field};' for field, kind in fields.items())} }};"
 
 
 def _enumeration(name: str, codes: Iterable[tuple[str, int]]) -> str:

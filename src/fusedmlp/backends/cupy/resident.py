@@ -1,0 +1,155 @@
+"""Launches of ``kernels/resident.cu``: networks that stay in the shared memory of a block for whole epochs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.cupy.captured_steps import CapturablePasses, Epochs
+from fusedmlp.backends.cupy.cuda_tables import JOB
+from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
+from fusedmlp.backends.cupy.launch import THREADS
+from fusedmlp.backends.cupy.optimizer_step import ENDLESS
+from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.backends.cupy.resident_plan import ResidentPlan
+from fusedmlp.engines.options import CLIP_EPSILON
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.optimizers import RULES, OptimizerState
+
+JOB_DTYPE = np.dtype([(name, "f8" if kind == "double" else "i8") for name, kind in JOB.items()])
+_POLL_SECONDS = 0.05
+_FIRST_BATCHES = 64  # of the launch that measures how long a batch takes
+
+
+class Resident:
+    """The kernel for an architecture.
+
+    Parameters
+    ----------
+    backend : GpuPrimitives
+    architecture : Architecture
+    output_layer : OutputLayer
+    """
+
+    def __init__(self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer) -> None:
+        self._launcher = backend.launcher
+        tf32 = backend.precision == "tf32" and architecture.dtype == "float32" and self._launcher.has_tf32()
+        self._name = f"resident_{'tf32' if tf32 else architecture.dtype}"
+        activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
+        self._numbers = activation, output_layer.loss, output_layer.most
+
+    def launch(self, plan: ResidentPlan, plan_on_device: Array, jobs: Array) -> None:
+        """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
+        kernel = self._launcher.kernel("resident.cu", self._name, shared_bytes=self._launcher.shared_bytes())
+        arguments = jobs, plan_on_device, np.int32(plan.ints.size), *self._numbers
+        kernel((len(jobs),), (THREADS,), arguments, shared_mem=plan.shared_bytes)
+
+
+class ResidentEpochs:
+    """The epochs of a training whose network is resident: one launch each, or one for every 0.05 s.
+
+    Parameters
+    ----------
+    engine : CapturablePasses
+    epochs : Epochs
+    plan : ResidentPlan
+        For the network, the batch size and the rule of the optimizer.
+    """
+
+    def __init__(self, engine: CapturablePasses, epochs: Epochs, plan: ResidentPlan) -> None:
+        self._engine, self.epochs, self._plan = engine, epochs, plan
+        cupy = engine.backend.xp
+        self._resident = Resident(engine.backend, engine.architecture, engine.output_layer)
+        self._m = epochs.samples[0].shape[1] if epochs.ordered is None else epochs.ordered
+        self._order = None if epochs.ordered is None else cupy.empty((self._m,), "int64")
+        self._plan_on_device = cupy.asarray(plan.ints, blocking=True)
+        self._rates, self._losses = cupy.empty((1,), "float64"), cupy.empty((1,), "float64")
+        self._jobs = cupy.empty((1, len(JOB)), "int64")
+        self._batch_seconds: float | None = None
+
+    def run_epoch(self, state: OptimizerState, order: Array | None, poll: Callable[[], None] | None = None) -> float:
+        """As `CapturedSteps.run_epoch`."""
+        if self._order is not None:
+            if self._engine.backend.owns(order):
+                self._order[...] = order
+            else:
+                self._order.set(np.ascontiguousarray(order, np.int64))
+        self._rates.set(np.array([state.learning_rate]))
+        self._losses.fill(0)
+        job = self._job(state)
+        batches = int(job["batches_of_epoch"][0])
+        first = state.t
+        while state.t < first + batches:
+            done = state.t - first
+            count = batches - done if poll is None else min(batches - done, self._batches_at_a_time())
+            job["first_batch"], job["batches"], job["steps"] = done, count, state.t
+            begin = time.perf_counter()
+            self._jobs.set(job.view(np.int64).reshape(1, -1))
+            self._resident.launch(self._plan, self._plan_on_device, self._jobs)
+            state.t += count
+            if poll is not None:
+                self._engine.backend.synchronize()
+                self._batch_seconds = (time.perf_counter() - begin) / count
+                poll()
+        return float(self._losses[0])
+
+    def _batches_at_a_time(self) -> int:
+        if self._batch_seconds is None:
+            return _FIRST_BATCHES
+        return max(1, int(_POLL_SECONDS / self._batch_seconds))
+
+    def _job(self, state: OptimizerState) -> np.ndarray:
+        """The training, as the kernel takes it."""
+        parameters, arrays, _, batch_size, alpha, mean_weight, clip_norm, loss_factor = self.epochs
+        is_mean = self._engine.loss_is_mean
+        return job_of(
+            parameters.flat,
+            state,
+            arrays,
+            order=self._order,
+            losses=self._losses,
+            rates=self._rates,
+            samples=self._m,
+            batch_size=batch_size,
+            batches_of_epoch=-(-self._m // batch_size),
+            is_mean=is_mean,
+            divisor=(mean_weight or 0.0) if is_mean else 1.0,
+            loss_factor=loss_factor,
+            alpha=alpha,
+            clip_norm=clip_norm or 0.0,
+        )
+
+
+def job_of(flat: Array, state: OptimizerState, arrays: tuple[Array, Array, Array | None], **fields: Any) -> np.ndarray:
+    """A record of `JOB_DTYPE`, shape (1,), of a network's parameters, its optimizer's state, X, Y and weights.
+
+    Parameters
+    ----------
+    flat : array of shape (n_parameters,)
+    state : OptimizerState
+    arrays : tuple of array of shape (n_in, m), (n_out, m), (1, m) or None
+    **fields
+        Of `cuda_tables.JOB`: numbers, and arrays for addresses. What is not given is 0.
+    """
+    X, Y, weights = arrays
+    optimizer = state.optimizer
+    assert optimizer.rule is not None
+    numbers = optimizer.numbers(1.0, ENDLESS)
+    moments = [] if optimizer.rule == "sgd" else [state.moments[name] for name in optimizer.moments]
+    first, second = [*moments, None, None][:2]
+    fields |= {"theta": flat, "first": first, "second": second, "X": X, "Y": Y, "weights": weights}
+    item = flat.itemsize
+    fields |= dict(zip(("x_step", "x_line"), (stride // item for stride in X.strides), strict=True))
+    fields |= dict(zip(("y_line", "y_step"), (stride // item for stride in Y.strides), strict=True))
+    fields["weight_step"] = 0 if weights is None else weights.strides[1] // item
+    fields |= {"rule": RULES[optimizer.rule], "clip_epsilon": CLIP_EPSILON, "decoupled": numbers.decay}
+    fields |= {"beta_1": numbers.beta_1, "beta_2": numbers.beta_2, "epsilon": numbers.epsilon}
+    job = np.zeros(1, JOB_DTYPE)
+    for name, value in fields.items():
+        if value is not None:
+            job[name] = value.data.ptr if hasattr(value, "data") and hasattr(value.data, "ptr") else value
+    return job
