@@ -270,9 +270,9 @@ def test_captured_trainings(gpu, name, sizes):
 
 
 @pytest.mark.parametrize("precision", ["strict", "tf32"])
-@pytest.mark.parametrize("sizes", test_resident.SIZES, ids=str)
+@pytest.mark.parametrize("sizes", [*test_resident.SIZES, (100, 150, 3), (64, 900, 1), (20, 300, 10)], ids=str)
 def test_resident_trainings(gpu, monkeypatch, sizes, precision):
-    """A training in shared memory is numpy's, and has the same bits twice."""
+    """A training in shared memory, of one block or a cluster, is numpy's, and has the same bits twice."""
     monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", np.inf)
     for name, arguments in test_resident.TRAININGS.items():
         made = arguments | {"dtype": "float32", "precision": precision}

@@ -101,8 +101,8 @@ def test_activations_losses_and_rules(resident, loss):
         check(resident, (4, 18, n_out), 50, activation=activation, loss=loss, optimizer=rule, learning_rate=0.01)
 
 
-def plan(sizes, batch_size, most, optimizer="adam", dtype="float32"):
-    return plan_of(Architecture(sizes, dtype=dtype), as_optimizer(optimizer), batch_size, most)
+def plan(sizes, batch_size, most, optimizer="adam", dtype="float32", clusters=False):
+    return plan_of(Architecture(sizes, dtype=dtype), as_optimizer(optimizer), batch_size, most, clusters)
 
 
 @pytest.mark.parametrize("most", [17_000, 15_500], ids=["two tiles of X", "one tile of X"])
@@ -112,6 +112,24 @@ def test_batches_of_several_tiles(resident, monkeypatch, most, thread_order):
     flat, losses, epochs = trained(resident, (5, 20, 2), 150, batch_size=120, dtype="float32", weighted=True)
     assert epochs._plan.samples == 32
     expected, expected_losses, _ = trained("numpy", (5, 20, 2), 150, batch_size=120, weighted=True)
+    np.testing.assert_allclose(flat, expected, rtol=0, atol=TOLERANCE["float32"])
+    np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE["float32"])
+
+
+CLUSTERS = [((5, 60, 1), 2, 19_000), ((7, 100, 7), 4, 38_500), ((4, 120, 3), 8, 18_500), ((9, 250, 2), 6, 31_000)]
+
+
+@pytest.mark.parametrize("name", ["adam", "remainder, weights, L2", "adamw, clipped", "all at once"])
+@pytest.mark.parametrize(("sizes", "blocks", "most"), CLUSTERS, ids=str)
+def test_clusters(resident, monkeypatch, sizes, blocks, most, name):
+    """Networks that are too large for one block; the last one may have fewer units, or units that are filled up."""
+    monkeypatch.setattr(type(resident.launcher), "shared_bytes", lambda self: most)
+    arguments = {"dtype": "float32"} | TRAININGS[name]
+    with emulator.thread_order(emulator.ORDERS[(blocks + len(name)) % 3]):
+        flat, losses, epochs = trained(resident, sizes, 85, **arguments)
+    assert epochs._plan.blocks == blocks or name != "adam"
+    assert epochs._plan.blocks > 1
+    expected, expected_losses, _ = trained("numpy", sizes, 85, **TRAININGS[name])
     np.testing.assert_allclose(flat, expected, rtol=0, atol=TOLERANCE["float32"])
     np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE["float32"])
 
@@ -169,5 +187,10 @@ def test_what_does_not_fit_or_does_not_pay_is_captured(emulated):
     assert plan((100, 120, 1), 32, 227 * 1024) is None
     assert plan((100, 120, 1), 32, 227 * 1024, "sgd") is not None
     assert plan((30, 64, 1), 32, 64 * 1024, dtype="float64") is None
+    assert plan((100, 120, 1), 32, 227 * 1024, clusters=True).blocks == 2
+    assert plan((100, 800, 1), 32, 227 * 1024, clusters=True).blocks == 8
+    assert plan((100, 900, 1), 32, 227 * 1024, clusters=True) is None
+    assert plan((100, 60, 60, 1), 32, 227 * 1024, clusters=True) is not None
+    assert plan((100, 60, 90, 1), 32, 227 * 1024, clusters=True) is None
     assert isinstance(trained(emulated, (30, 64, 1), 64)[2], ResidentEpochs)
     assert isinstance(trained(emulated, (30, 64, 1), 600, batch_size=500)[2], CapturedSteps)

@@ -109,8 +109,9 @@ class CapturedEngine(CapturablePasses):
         return steps
 
     def _capture(self, epochs: Epochs, state: OptimizerState) -> CapturedSteps | ResidentEpochs | None:
-        most = self.backend.launcher.shared_bytes()
-        plan = plan_of(self.architecture, state.optimizer, epochs.batch_size, most)
+        launcher = self.backend.launcher
+        limits = launcher.shared_bytes(), launcher.has_clusters()
+        plan = plan_of(self.architecture, state.optimizer, epochs.batch_size, *limits)
         if plan is not None and stays_resident(plan, self.architecture, epochs.batch_size, self.backend):
             return ResidentEpochs(self, epochs, plan)
         return CapturedSteps(self, epochs) if epochs.batch_size <= self._chunk else None

@@ -42,7 +42,10 @@ PROGRESS = (
 )
 """Numbers of an epoch in device memory, float64. Captured steps read them, so that one graph serves every step."""
 
-LAYER = ("n_in", "n_out", "rows", "columns", "narrow", "W", "pitch", "b", "flat_W", "flat_b", "a_pitch", "Z", "z_pitch")
+LAYER = (
+    *("n_in", "n_out", "rows", "columns", "narrow", "W", "pitch", "b", "flat_W", "flat_pitch", "flat_b"),
+    *("a_pitch", "Z", "z_pitch"),
+)
 """A layer of a `PLAN`, ints: sizes, filled up ones too; offsets in shared memory and in the flat vector, -1: none."""
 
 PLAN = (
@@ -61,6 +64,8 @@ PLAN = (
     "weights",
     "rows",  # the samples' numbers
     "dz",
+    "parts",  # of the logits, from the blocks of a cluster
+    "rooms",  # for other parts, and barriers
     "scratch",
 )
 """Where a resident network lies in shared memory (``kernels/resident.cu``), ints; a `LAYER` for each layer follows."""

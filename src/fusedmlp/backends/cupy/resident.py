@@ -38,15 +38,18 @@ class Resident:
     def __init__(self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer) -> None:
         self._launcher = backend.launcher
         tf32 = backend.precision == "tf32" and architecture.dtype == "float32" and self._launcher.has_tf32()
-        self._name = f"resident_{'tf32' if tf32 else architecture.dtype}"
+        self._arithmetic = "tf32" if tf32 else architecture.dtype
         activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
         self._numbers = activation, output_layer.loss, output_layer.most
 
     def launch(self, plan: ResidentPlan, plan_on_device: Array, jobs: Array) -> None:
         """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
-        kernel = self._launcher.kernel("resident.cu", self._name, shared_bytes=self._launcher.shared_bytes())
-        arguments = jobs, plan_on_device, np.int32(plan.ints.size), *self._numbers
-        kernel((len(jobs),), (THREADS,), arguments, shared_mem=plan.shared_bytes)
+        kind, cluster = ("resident", None) if plan.blocks == 1 else ("resident_cluster", plan.blocks)
+        most = self._launcher.shared_bytes()
+        kernel = self._launcher.kernel(f"{kind}.cu", f"{kind}_{self._arithmetic}", shared_bytes=most, cluster=cluster)
+        grid = (len(jobs),) if cluster is None else (cluster, len(jobs))
+        arguments = jobs, plan_on_device, np.int32(plan.ints.shape[1]), *self._numbers
+        kernel(grid, (THREADS,), arguments, shared_mem=plan.shared_bytes)
 
 
 class ResidentEpochs:

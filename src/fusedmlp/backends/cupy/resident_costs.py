@@ -17,6 +17,7 @@ from fusedmlp.model.architecture import Architecture
 _CLOCK_HZ = 1.7e9
 _WARPS = 8
 _BARRIER_CYCLES = 60
+_EXCHANGE_CYCLES = 1500  # of the blocks of a cluster, for a tile
 _STEP_CYCLES = 1500  # reading what was copied, exp and log of the loss, the rate of the step
 CAPTURED_STEP_SECONDS = 16e-6
 """A captured step of a small network: its launches alone (measured on an H200 at 30-64-1 and 13-50-1)."""
@@ -29,19 +30,20 @@ def stays_resident(plan: ResidentPlan, architecture: Architecture, batch_size: i
 
 
 def step_seconds(plan: ResidentPlan, architecture: Architecture, batch_size: int, tf32: bool) -> float:
-    """Seconds of a step, where the block has a multiprocessor to itself."""
+    """Seconds of a step, where every block of the network has a multiprocessor to itself."""
     tiles = -(-batch_size // plan.samples)
     parameters = sum(int(layer["rows"]) * int(layer["pitch"]) for layer in _layers(plan))
-    phases = 3 * int(plan.ints[PLAN.index("layers")]) + 3
+    phases = 3 * int(plan.ints[0, PLAN.index("layers")]) + 3
     update = parameters * architecture.itemsize // 4 * 20 // 128
     tile = sum(
         _layer_cycles(layer, number, plan.samples, architecture, tf32) for number, layer in enumerate(_layers(plan))
     )
-    return (tiles * (tile + phases * _BARRIER_CYCLES) + update + _STEP_CYCLES) / _CLOCK_HZ
+    tile += phases * _BARRIER_CYCLES + (_EXCHANGE_CYCLES if plan.blocks > 1 else 0)
+    return (tiles * tile + update + _STEP_CYCLES) / _CLOCK_HZ
 
 
 def _layers(plan: ResidentPlan) -> Iterator[dict[str, int]]:
-    for numbers in plan.ints[len(PLAN) :].reshape(-1, len(LAYER)):
+    for numbers in plan.ints[0, len(PLAN) :].reshape(-1, len(LAYER)):
         yield dict(zip(LAYER, numbers.tolist(), strict=True))
 
 
