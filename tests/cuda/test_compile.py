@@ -25,6 +25,10 @@ REGISTERS = {
     "hidden_layer_1_": 120,
     "hidden_layer_4_": 128,
     "hidden_layer_16_": 128,
+    "lower_layer_0_": 80,
+    "lower_layer_1_": 80,
+    "lower_layer_4_": 112,
+    "lower_layer_16_": 128,
     # One block at a time where the sums of dW1 leave no room for two: the products in it keep the units busy.
     **{f"narrow_forward_{N}_{R}_": 128 if R < 16 else 152 for N in (1, 4) for R in (2, 4, 8, 16)},
     **dict(zip((f"narrow_step_1_{R}_" for R in (2, 4, 8, 16)), (128, 224, 240, 224), strict=True)),
@@ -58,6 +62,7 @@ def kernels_in(file, architecture):
         "activations.cu": 4 * 2 * 2,
         "fused_backward.cu": (3 + 1) * 3 * 2 * 2,
         "hidden_layer.cu": 4 * 2 * (2 * 2 + 1),
+        "lower_layer.cu": (3 + 1) * 3 * 2 * 2,
         "mini_batch.cu": 3 * 2,
         "narrow_step.cu": 2 * (7 * 2 + 5) + 2 * 7 * 2,
         "narrow_cluster.cu": 2 * 4 * 2 + 5,

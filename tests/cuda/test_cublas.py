@@ -76,7 +76,7 @@ class TestLibrary:
 
     def found(self, monkeypatch, result):
         def load(name):
-            assert name == "cublas"
+            assert name == "cublasLt"
             if isinstance(result, Exception):
                 raise result
             return types.SimpleNamespace(abs_path=result)
@@ -84,7 +84,7 @@ class TestLibrary:
         pathfinder = types.ModuleType("cuda.pathfinder")
         pathfinder.load_nvidia_dynamic_lib = load
         monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
-        return cublas._found_path()
+        return cublas._found_path("cublasLt")
 
     def test_where_cupy_finds_it(self, monkeypatch):
         assert self.found(monkeypatch, "/lib/libcublas.so.13") == "/lib/libcublas.so.13"
@@ -98,7 +98,7 @@ class TestLibrary:
 
     @pytest.mark.parametrize("error", [ImportError("No module named 'cuda'"), RuntimeError("not found")])
     def test_by_name_where_there_is_no_pathfinder(self, cupy, opened, monkeypatch, error):
-        def find():
+        def find(name):
             raise error
 
         monkeypatch.setattr(cublas, "_found_path", find)

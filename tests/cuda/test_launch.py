@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fusedmlp import Network
 from fusedmlp.backends.cupy import CupyBackend, kernel_sources
 from fusedmlp.backends.cupy.launch import (
-    _LARGEST_GRID_Y,
+    LARGEST_GRID_Y,
     THREADS,
     Operand,
     check_matrix,
@@ -132,7 +132,7 @@ def test_grids_fit_the_hardware_and_cover_something(lines, length, pack, n):
     (x, y), (along, over) = grid_and_block(lines, length, pack, n)
     assert along * over == THREADS
     assert 1 <= x <= 2**31 - 1
-    assert 1 <= y <= _LARGEST_GRID_Y
+    assert 1 <= y <= LARGEST_GRID_Y
     # No block without work, and never more than fill the GPU a few times over.
     assert (x - 1) * along * pack < length
     assert (y - 1) * over < lines

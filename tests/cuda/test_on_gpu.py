@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import test_captured_steps
+import test_lower_layers
 import test_narrow_step
 import test_resident
 from test_kernels_on_cpu import check, f, slope
@@ -253,6 +254,23 @@ def test_narrow_steps(gpu, variant):
         again_J, again = case.loss_and_gradients()
         assert again_J == J
         assert np.array_equal(flat, again)
+
+
+@pytest.mark.parametrize("precision", ["strict", "tf32"])
+@pytest.mark.parametrize("sizes", [*test_lower_layers.SIZES, (784, 512, 512, 10), (28, 300, 300, 1)])
+def test_deep_networks(gpu, monkeypatch, sizes, precision):
+    """By epilogues, which must have been used, and without them."""
+    X, Y = test_lower_layers.problem(sizes, "float32", "F")
+    tolerance = 5e-5 if precision == "strict" else 2e-2
+    for activation in ("relu", "sigmoid"):
+        net = test_lower_layers.network(gpu, sizes, activation, precision=precision)
+        test_lower_layers.check(net, X, Y, tolerance)
+        ways = set(net.engine.lower.routes.values())
+        assert ways <= ({"epilogue"} if activation == "relu" else {"pass", "kernel"}), net.engine.lower.routes
+    monkeypatch.setattr(type(gpu.epilogues), "multiply", lambda *_, **__: False)
+    net = test_lower_layers.network(gpu, sizes, precision=precision)
+    test_lower_layers.check(net, X, Y, tolerance)
+    assert "epilogue" not in net.engine.lower.routes.values()
 
 
 @pytest.mark.parametrize("sizes", [*test_captured_steps.SIZES, (64, 300, 1), (100, 60, 1)])

@@ -31,7 +31,7 @@ CALLS = {
 
 # Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
 # approximations, too: those are refused where there is nothing that they could be the beginning of.
-PLAIN = ("fused_backward_", "times_derivative_", "sgd_", "momentum_", "nesterov_", "sum_rows_")
+PLAIN = ("fused_backward_", "times_derivative_", "lower_layer_", "sgd_", "momentum_", "nesterov_", "sum_rows_")
 
 APPROXIMATION = re.compile("MUFU")
 TANH_OF_BFLOAT16 = re.compile(r"MUFU\.TANH")  # of its accuracy, that is

@@ -13,6 +13,9 @@ from harness.emulator import compile_source
 
 from fusedmlp import Gradients, Parameters
 from fusedmlp.backends.cupy import CupyBackend, kernel_sources
+from fusedmlp.backends.cupy.cublaslt import Epilogue
+from fusedmlp.backends.cupy.middle_engine import MiddleEngine
+from fusedmlp.backends.cupy.middle_traffic import bytes_of_step
 from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
@@ -105,6 +108,42 @@ def test_a_step_moves(ledger, step):
         step.claim.check(ledger)
 
 
+# Narrow layers above and wide ones; relu in float32 by epilogues, without any (None: as cuBLASLt has them).
+DEEP = [
+    ((96, 256, 128, 3), "relu", None),
+    ((96, 256, 128, 3), "relu", False),
+    ((96, 256, 128, 3), "tanh", None),
+    ((96, 256, 128, 3), "identity", None),
+    ((32, 128, 16, 256, 64, 1), "sigmoid", None),
+    ((32, 128, 16, 256, 64, 1), "relu", None),
+]
+
+
+@pytest.mark.parametrize(("sizes", "activation", "epilogues"), DEEP)
+def test_a_deep_step_moves_what_its_count_says(ledger, cupy, sizes, activation, epilogues):
+    """What is left out of the count is small beside it: biases, sums of blocks, and the factor of the gradient."""
+    backend, architecture = CupyBackend(), Architecture(sizes, activation)
+    if epilogues is False:
+        cupy.cublaslt.missing |= {Epilogue.RELU_AUX_BIAS, Epilogue.RELU_BIAS}
+    engine = MiddleEngine(backend, architecture)
+    parameters, gradients = (form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients))
+    X, Y = random((M, sizes[0])).T, random((sizes[-1], M))
+    ledger.clear()
+    engine.loss_and_gradients(parameters, X, Y, gradients)
+    counted = bytes_of_step(architecture, M, epilogues)
+    moved, expected = ledger.of(), sum(counted.values())
+    assert expected <= moved <= 1.04 * expected, f"{moved / expected:.4f}\n{counted}\n{ledger.table()}"
+
+
+def test_epilogues_save_five_passes_over_a_lower_layer():
+    """Two forward, three backward (db was free before); the mask is written and read."""
+    n, m = 512, 65_536
+    architecture = Architecture((784, n, n, 4), "relu", "squared_error")
+    with_epilogues, without = (sum(bytes_of_step(architecture, m, epilogues).values()) for epilogues in (True, False))
+    masks = 2 * n * m // 8
+    assert without - with_epilogues == 5 * 4 * n * m - masks
+
+
 def activate(backend):
     backend.activate(random((N, M)), "sigmoid", random((N, 1)))
 
@@ -127,6 +166,20 @@ def engine_pass(name, n_out, n_in=256, n=N, m=M):
         )
         arguments = (random((m, n_in)).T, random((n_out, m)), gradients)
         getattr(engine, name)(parameters, *arguments[: {"forward": 1, "loss": 2, "loss_and_gradients": 3}[name]])
+
+    return call
+
+
+def lower_layer(n_above):
+    """A backward pass through a layer of N units with `n_above` units above it, and those below 2 outputs."""
+
+    def call(backend):
+        architecture = Architecture((8, N, n_above, 2))
+        parameters, gradients = (
+            form(architecture, random(architecture.n_parameters)) for form in (Parameters, Gradients)
+        )
+        engine = MiddleEngine(backend, architecture)
+        engine.loss_and_gradients(parameters, random((M, 8)).T, random((2, M)), gradients)
 
     return call
 
@@ -165,6 +218,7 @@ def optimize(optimizer):
 
 THETA = Architecture((N, N, 1)).n_parameters
 NARROW_FORWARD = "narrow_forward n_in m + tiles n_out m (X read, parts written)"
+LOWER = "3 n m with the product given (A and dA read, dZ written), else 2 n m + n_up m"
 HIDDEN_LAYER = "2 n m (Z read, dZ written), n_out m of Y"
 OPTIMIZER = "sgd 3 n (θ twice, gradient), momentum and nesterov 5 n, adam and adamw 7 n"
 BACKWARD = "2 n_in m elements (A read, out written), n_out m of dZ"
@@ -180,6 +234,10 @@ CLAIMS = [
         "hidden_layer.cu", "hidden_layer_16", HIDDEN_LAYER, 160 * 1024, engine_pass("loss_and_gradients", 16, m=1024)
     ),
     Claim("hidden_layer.cu", "hidden_layer_4", "forward alone (n + n_out) m", (N + 4) * M, engine_pass("loss", 4)),
+    Claim("lower_layer.cu", "lower_layer_0", LOWER, 3 * N * M, lower_layer(40)),
+    Claim("lower_layer.cu", "lower_layer_1", LOWER, (2 * N + 1) * M, lower_layer(1)),
+    Claim("lower_layer.cu", "lower_layer_4", LOWER, (2 * N + 4) * M, lower_layer(4)),
+    Claim("lower_layer.cu", "lower_layer_16", LOWER, (2 * N + 16) * M, lower_layer(16)),
     Claim("narrow_step.cu", "narrow_forward", NARROW_FORWARD, 129 * M, engine_pass("loss", 1, n_in=128, n=32)),
     Claim("mini_batch.cu", "gather", "gather 2 (n_in + n_out) size", 2 * (N + 1) * M, gather),
     Claim("mini_batch.cu", "squares", "squares n", 200 * 200, squares),

@@ -62,6 +62,36 @@ def to_tf32(x):
     return np.where(np.isfinite(x), rounded, x)
 
 
+def exported(function, *types):
+    """A C function that returns a status."""
+
+    def call(*arguments):
+        try:
+            function(*arguments)
+        except Refused as refusal:
+            return refusal.args[0]
+        except Exception:
+            traceback.print_exc()
+            return INTERNAL_ERROR
+        return SUCCESS
+
+    return CFUNCTYPE(c_int, *types)(call)
+
+
+def status_names():
+    """The C function that names a status."""
+    names = {status: ctypes.create_string_buffer(name) for status, name in _NAMES.items()}
+    return CFUNCTYPE(c_void_p, c_int)(lambda status: ctypes.addressof(names[status]))
+
+
+def matrix_at(memory_at, address, dtype, rows, columns, leading) -> Any:
+    """The column-major matrix at an address."""
+    n_bytes = ((columns - 1) * leading + rows) * dtype.itemsize
+    memory_at(address, n_bytes)
+    memory = (ctypes.c_char * n_bytes).from_address(address)
+    return np.ndarray((rows, columns), dtype, memory, strides=(dtype.itemsize, leading * dtype.itemsize))
+
+
 class FakeCublas:
     """libcublas.so, as ctypes.CDLL shows it.
 
@@ -78,17 +108,16 @@ class FakeCublas:
     def __init__(self, current_stream, current_device, memory_at):
         self._current_stream, self._current_device, self._memory_at = current_stream, current_device, memory_at
         self._addresses = itertools.count(0x1000, 0x100)
-        self._names = {status: ctypes.create_string_buffer(name) for status, name in _NAMES.items()}
         self.products, self.handles, self.destroyed = [], {}, []
         self.versions = [13, 2, 0]
         # As in cublas_api.h.
-        self.cublasGetStatusName = CFUNCTYPE(c_void_p, c_int)(lambda status: ctypes.addressof(self._names[status]))
-        self.cublasGetProperty = self._exported(self._get_property, c_int, POINTER(c_int))
-        self.cublasCreate_v2 = self._exported(self._create, POINTER(c_void_p))
-        self.cublasDestroy_v2 = self._exported(self._destroy, c_void_p)
-        self.cublasSetStream_v2 = self._exported(self._set_stream, c_void_p, c_void_p)
-        self.cublasSetWorkspace_v2 = self._exported(self._set_workspace, c_void_p, c_void_p, c_size_t)
-        self.cublasGemmEx = self._exported(
+        self.cublasGetStatusName = status_names()
+        self.cublasGetProperty = exported(self._get_property, c_int, POINTER(c_int))
+        self.cublasCreate_v2 = exported(self._create, POINTER(c_void_p))
+        self.cublasDestroy_v2 = exported(self._destroy, c_void_p)
+        self.cublasSetStream_v2 = exported(self._set_stream, c_void_p, c_void_p)
+        self.cublasSetWorkspace_v2 = exported(self._set_workspace, c_void_p, c_void_p, c_size_t)
+        self.cublasGemmEx = exported(
             self._gemm_ex,
             *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int),
             *(c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
@@ -97,22 +126,6 @@ class FakeCublas:
     def multiply(self, a, b):
         """The arithmetic, in numpy."""
         return a @ b
-
-    @staticmethod
-    def _exported(function, *types):
-        """A C function that returns a status."""
-
-        def call(*arguments):
-            try:
-                function(*arguments)
-            except Refused as refusal:
-                return refusal.args[0]
-            except Exception:
-                traceback.print_exc()
-                return INTERNAL_ERROR
-            return SUCCESS
-
-        return CFUNCTYPE(c_int, *types)(call)
 
     def _handle(self, address):
         if address not in self.handles:
@@ -168,7 +181,7 @@ class FakeCublas:
         def work():
             self._memory_at(*workspace)
             A, B, C = (
-                self._matrix(x, dtype, *shape, ld)
+                matrix_at(self._memory_at, x, dtype, *shape, ld)
                 for x, shape, ld in ((a, stored_a, lda), (b, stored_b, ldb), (c, (m, n), ldc))
             )
             if precision == "tf32":
@@ -180,10 +193,3 @@ class FakeCublas:
             self._memory_at(c, dtype.itemsize).check("cublasGemmEx")
 
         stream.submit(work)
-
-    def _matrix(self, address, dtype, rows, columns, leading) -> Any:
-        """The column-major matrix at an address."""
-        n_bytes = ((columns - 1) * leading + rows) * dtype.itemsize
-        self._memory_at(address, n_bytes)
-        memory = (ctypes.c_char * n_bytes).from_address(address)
-        return np.ndarray((rows, columns), dtype, memory, strides=(dtype.itemsize, leading * dtype.itemsize))

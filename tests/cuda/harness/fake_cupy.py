@@ -16,6 +16,7 @@ import numpy as np
 from harness import fake_driver, fake_streams
 from harness.emulator import compile_source
 from harness.fake_cublas import FakeCublas
+from harness.fake_cublaslt import FakeCublasLt
 from harness.fake_devices import Device, DeviceOfThread
 from harness.fake_memory import POOL, Allocation, OutOfMemoryError
 from scipy import special
@@ -331,6 +332,7 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
         return allocate(shape, dtype, order, device_id=current.current.number)
 
     cupy.cublas = FakeCublas(fake_streams.current, lambda: current.current.number, Allocation.holding)
+    cupy.cublaslt = FakeCublasLt(fake_streams.current, lambda: current.current.number, Allocation.holding)
     cupy.driver = fake_driver.make(multiprocessors)
     shared = {"launches": cupy.launches, "device": staticmethod(lambda: current.current.number)}
     cupy.RawModule = type("RawModule", (RawModule,), shared)
@@ -379,11 +381,14 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
 
 
 def install(patch, cupy):
-    """Put a fake CuPy, and its cuBLAS, in the place of the real ones; `patch` is pytest's MonkeyPatch."""
+    """Put a fake CuPy, its cuBLAS and its cuBLASLt, in the place of the real ones; `patch` is pytest's MonkeyPatch."""
     patch.setitem(sys.modules, "cupy", cupy)
     patch.setitem(sys.modules, "cupyx.scipy.special", types.SimpleNamespace(erfc=_ufunc(special.erfc)))
     cublas = "fusedmlp.backends.cupy.cublas"
-    patch.setattr(f"{cublas}._found_path", lambda: "libcublas.so")
+    patch.setattr(f"{cublas}._found_path", lambda name: f"lib{name}.so")
     # Of whichever fake is installed when a library is opened.
     patch.setattr("fusedmlp.backends.cupy.occupancy.open_library", lambda: sys.modules["cupy"].driver)
-    patch.setattr(f"{cublas}.open_library", lambda path: sys.modules["cupy"].cublas)
+    patch.setattr(
+        f"{cublas}.open_library",
+        lambda path: sys.modules["cupy"].cublaslt if "cublasLt" in path else sys.modules["cupy"].cublas,
+    )

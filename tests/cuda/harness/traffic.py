@@ -119,6 +119,12 @@ def count(monkeypatch, cupy):
     ):
         monkeypatch.setattr(owner, name, ledger.counted(name, getattr(owner, name), operands))
     monkeypatch.setattr(array, "__setitem__", _counted_assignment(ledger, array.__setitem__))
+
+    def count_epilogue(name, loaded, stored):
+        with ledger.operation() as moves:
+            moves.append(Moved(name, loaded, stored))
+
+    cupy.cublaslt.watch = count_epilogue
     return ledger
 
 

@@ -29,7 +29,7 @@ class CupyBackend(GpuPrimitives, Backend):
     @cached_property
     def _at_precision(self) -> dict[str, CupyBackend]:
         siblings = {}
-        _ = self.launcher, self.products, self.optimizer_step  # made before they are shared
+        _ = self.launcher, self.products, self.epilogues, self.optimizer_step  # made before they are shared
         for precision in PRECISIONS:
             siblings[precision] = self if precision == self.precision else copy.copy(self)
             siblings[precision].precision = precision

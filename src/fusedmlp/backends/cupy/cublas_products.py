@@ -52,6 +52,11 @@ _TYPES = {
 }
 
 
+def constants_of(dtype: Any) -> _Type:
+    """cuBLAS's constants for float32 or float64."""
+    return _TYPES[dtype.char]
+
+
 class Stored(NamedTuple):
     """A matrix as BLAS reads it: columns without gaps, `leading` elements apart.
 
@@ -132,8 +137,8 @@ class CublasProducts:
         if a.shape[1] == 0:
             out.fill(0)
             return
-        a, left = self._readable("a", a)
-        b, right = self._readable("b", b)
+        a, left = self.readable("a", a)
+        b, right = self.readable("b", b)
         target = stored(out)
         if target is None:
             self._refuse_copy("out", out)
@@ -144,7 +149,7 @@ class CublasProducts:
         handle = self._current_handle()
         try:
             self._cublas.gemm_ex(
-                handle, *_problem(left, right, target, a.shape, b.shape[1], _TYPES[a.dtype.char], precision)
+                handle, *_problem(left, right, target, a.shape, b.shape[1], constants_of(a.dtype), precision)
             )
         except CublasError as error:
             raise CublasError(f"{a.dtype} product of a {a.shape} and b {b.shape}: {error}") from None
@@ -152,6 +157,13 @@ class CublasProducts:
     def version(self) -> str:
         """The version of cuBLAS, e.g. "13.2.0"."""
         return ".".join(map(str, self._cublas.version()))
+
+    def workspace(self) -> Array:
+        """The memory that this thread's products in the current stream work in: bytes, on the current device."""
+        self._current_handle()
+        workspace = self._threads.handles[self._cupy.cuda.runtime.getDevice()].workspace
+        assert workspace is not None
+        return workspace
 
     @cached_property
     def _cublas(self) -> Cublas:
@@ -168,8 +180,8 @@ class CublasProducts:
             handles[device] = _Handle(self._cupy, self._cublas, device)
         return handles[device].in_stream(self._cupy.cuda.get_current_stream())
 
-    def _readable(self, name: str, x: Array) -> tuple[Array, Stored]:
-        """x, or a copy of it, and how BLAS reads that."""
+    def readable(self, name: str, x: Array) -> tuple[Array, Stored]:
+        """x, or a copy of it, and how BLAS reads that; a copy is refused during a capture, as `gemm` says."""
         found = stored(x)
         if found is None:
             self._refuse_copy(name, x)
@@ -194,12 +206,12 @@ class _Handle:
 
     def __init__(self, cupy: Any, library: Cublas, device: int) -> None:
         self._cupy, self._cublas = cupy, library
-        _refuse_capture(cupy.cuda.get_current_stream())
+        refuse_capture(cupy.cuda.get_current_stream())
         capability = int(cupy.cuda.Device(device).compute_capability)
         self._workspace_bytes = (32 if capability >= _HOPPER else 4) * _MIB
         self._workspaces: weakref.WeakKeyDictionary[Any, Array] = weakref.WeakKeyDictionary()
         self._stream: Any = None
-        self._workspace: Array | None = None
+        self.workspace: Array | None = None
         self._handle = library.create()
         weakref.finalize(self, _destroy, cupy, library, device, self._handle, os.getpid())
 
@@ -209,13 +221,13 @@ class _Handle:
             return self._handle
         workspace = self._workspaces.get(stream)
         if workspace is None:
-            _refuse_capture(stream)
+            refuse_capture(stream)
             workspace = self._workspaces[stream] = self._cupy.empty((self._workspace_bytes,), "uint8")
         self._stream = None
         self._cublas.set_stream(self._handle, stream.ptr)  # takes the workspace away, so it comes second
         self._cublas.set_workspace(self._handle, workspace.data.ptr, self._workspace_bytes)
         # Kept here too: streams with the same pointer are equal, and the one in the dictionary may be deleted first.
-        self._stream, self._workspace = stream, workspace
+        self._stream, self.workspace = stream, workspace
         return self._handle
 
 
@@ -238,7 +250,7 @@ def _problem(
     )
 
 
-def _refuse_capture(stream: Any) -> None:
+def refuse_capture(stream: Any) -> None:
     """Raise during a capture: a new handle and its workspace would have to be allocated."""
     if stream.is_capturing():
         raise RuntimeError(

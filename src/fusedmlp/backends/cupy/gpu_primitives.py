@@ -14,6 +14,7 @@ import numpy as np
 from fusedmlp.backends.cupy import device_memory
 from fusedmlp.backends.cupy.cublas_products import LARGEST, CublasProducts
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS
+from fusedmlp.backends.cupy.epilogue_products import EpilogueProducts
 from fusedmlp.backends.cupy.launch import Launcher, Operand, check_matrix, fitting
 from fusedmlp.backends.cupy.optimizer_step import OptimizerStep
 from fusedmlp.backends.cupy.streaming import StreamedFeeder
@@ -62,6 +63,11 @@ class GpuPrimitives(Primitives):
     def products(self) -> CublasProducts:
         """Products by cuBLAS."""
         return CublasProducts(self.xp)
+
+    @cached_property
+    def epilogues(self) -> EpilogueProducts:
+        """Products with an epilogue by cuBLASLt."""
+        return EpilogueProducts(self.xp, self.products)
 
     @cached_property
     def optimizer_step(self) -> OptimizerStep:

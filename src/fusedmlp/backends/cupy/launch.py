@@ -20,7 +20,7 @@ THREADS = 256
 """Threads of a block; ``kernels/common.cuh`` has the same number."""
 
 _BLOCKS_PER_MULTIPROCESSOR = 16  # twice as many as run at a time, to balance blocks of uneven work
-_LARGEST_GRID_Y = 65535
+LARGEST_GRID_Y = 65535
 PACK_BYTES = 16
 _ALWAYS_SHARED = 48 * 1024
 _OPTIONS = ("-std=c++17",)
@@ -125,7 +125,7 @@ def grid_and_block(lines: int, length: int, pack: int, multiprocessors: int) -> 
     over = THREADS // along
     blocks = multiprocessors * _BLOCKS_PER_MULTIPROCESSOR
     x = min(-(-packs // along), blocks)
-    y = min(-(-lines // over), max(1, blocks // x), _LARGEST_GRID_Y)
+    y = min(-(-lines // over), max(1, blocks // x), LARGEST_GRID_Y)
     return (x, y), (along, over)
 
 
