@@ -13,6 +13,7 @@ from harness import fake_cupy
 from fusedmlp.backends.cupy import cublas
 from fusedmlp.backends.cupy.cublas import Cublas, CublasError
 from fusedmlp.backends.cupy.cublas_products import CublasProducts
+from fusedmlp.backends.cupy.cublaslt import CublasLt
 
 
 @pytest.fixture
@@ -111,6 +112,16 @@ class TestLibrary:
         older.cublas.versions[0] = 12
         monkeypatch.setattr(cublas, "open_library", lambda path: opened.paths.append(path) or older.cublas)
         assert cublas.load(older).version()[0] == 12
+
+    def test_cublaslt_is_found_the_same_way(self, cupy, monkeypatch):
+        paths = []
+        monkeypatch.setattr(cublas, "open_library", lambda path: paths.append(path) or cupy.cublaslt)
+        assert cublas.find(cupy, "cublasLt", CublasLt).version() == (13, 2, 0)
+        assert paths == ["libcublasLt.so"]
+        cupy.cublaslt.versions[0] = 12
+        message = r"cuBLASLt for CUDA 13 \(libcublasLt.so.13\) cannot be loaded; cuda-pathfinder: a library for CUDA 12"
+        with pytest.raises(RuntimeError, match=message):
+            cublas.find(cupy, "cublasLt", CublasLt)
 
     def test_none(self, cupy, opened):
         opened.missing |= {

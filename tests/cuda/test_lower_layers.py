@@ -127,6 +127,18 @@ def test_where_cublaslt_has_no_algorithm(emulated, cupy, caplog, missing, routes
         assert f"no algorithm for {epilogue.name} of" in caplog.text
 
 
+def test_a_mask_is_of_its_own_pass(emulated, cupy):
+    """A pass whose mask has no algorithm does not use that of the pass before."""
+    sizes = (6, 33, 20, 12, 3)
+    net, (X, Y) = network(emulated, sizes), problem(sizes, "float32", "C")
+    assert routes_of(net, X, Y)["dZ1"] == "epilogue"
+    cupy.cublaslt.missing.add(Epilogue.RELU_AUX_BIAS)
+    emulated.epilogues._threads.devices.clear()  # what was found before is forgotten
+    X = -X
+    assert routes_of(net, X, Y) == {"A1": "epilogue", "A2": "epilogue", "dZ2": "kernel", "dZ1": "pass"}
+    check(net, X, Y)
+
+
 @pytest.mark.parametrize("where", ["W1", "b2", "W4"])
 def test_nan_in_the_weights_is_not_hidden(emulated, where):
     """The epilogue's relu may make 0 of it."""
