@@ -132,6 +132,7 @@ def test_a_mask_is_of_its_own_pass(emulated, cupy):
     sizes = (6, 33, 20, 12, 3)
     net, (X, Y) = network(emulated, sizes), problem(sizes, "float32", "C")
     assert routes_of(net, X, Y)["dZ1"] == "epilogue"
+    assert net.engine.lower._masks == {}, "it keeps the memory of a pass"
     cupy.cublaslt.missing.add(Epilogue.RELU_AUX_BIAS)
     emulated.epilogues._threads.devices.clear()  # what was found before is forgotten
     X = -X

@@ -17,6 +17,7 @@ from fusedmlp.engines.options import EpochOptions
 from fusedmlp.model.optimizers import Adam, OptimizerState
 
 M = 1100
+ONE, DEEP = (5, 7, 1), (5, 12, 20, 9, 1)
 
 
 @pytest.fixture
@@ -129,19 +130,20 @@ def test_a_smaller_chunk_gives_the_same_result(emulated, data, caplog, name, fus
 
 
 @pytest.mark.parametrize(
-    ("name", "resident"),
+    ("name", "resident", "sizes"),
     [
-        *(("forward", True), ("loss", False), ("loss_and_gradients", True), ("full batch", False)),
-        *(("large batches", True), ("large batches", False), ("small batches", True), ("small batches", False)),
+        *(("forward", True, ONE), ("loss", False, ONE), ("loss_and_gradients", True, ONE), ("full batch", False, ONE)),
+        *(("large batches", True, ONE), ("large batches", False, ONE), ("small batches", True, ONE)),
+        *(("small batches", False, ONE), ("loss_and_gradients", True, DEEP), ("large batches", True, DEEP)),
     ],
 )
-def test_whichever_allocation_fails_the_result_is_right(emulated, data, name, resident):
+def test_whichever_allocation_fails_the_result_is_right(emulated, data, name, resident, sizes):
     """The later ones in strides: no step is taken twice, none is lost, nothing stays allocated."""
-    expected = PASSES[name](Bench(emulated, data, resident, chunk=600))
+    expected = PASSES[name](Bench(emulated, data, resident, sizes, chunk=600))
     gc.collect()
     before, failed, messages = POOL.used_bytes(), 0, []
     for number in (*range(10), *range(10, 400, 37)):
-        bench = Bench(emulated, data, resident, chunk=600)
+        bench = Bench(emulated, data, resident, sizes, chunk=600)
         refused = refuse_once(number)
         try:
             got = PASSES[name](bench)

@@ -144,7 +144,7 @@ class LowerLayers:
 
     def _derivative_by_epilogue(self, layer: int, W: Array, dZ: Array, out: Array, db: Array | None) -> bool:
         """W dZ where the mask is set, else 0, and its sums, by cuBLASLt."""
-        mask = self._masks.get(layer)
+        mask = self._masks.pop(layer, None)  # a mask that is kept would keep a chunk's memory
         if mask is None:
             return False
         epilogue = Epilogue.DRELU if db is None else Epilogue.DRELU_BGRAD
