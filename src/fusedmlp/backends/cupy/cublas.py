@@ -70,7 +70,11 @@ class Library:
             self._fail(name, status)
 
     def _fail(self, name: str, status: int) -> NoReturn:
-        raise CublasError(f"{name} failed: {self._status_name(status).decode()} ({status})")
+        raise CublasError(f"{name} failed: {self._text(status)}")
+
+    def _text(self, status: int) -> str:
+        """The library's name of a status, and its number."""
+        return f"{self._status_name(status).decode()} ({status})"
 
     def _created(self, name: str, *arguments: Any) -> int:
         """What a function creates: the pointer that it writes to its first argument."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from fusedmlp.backends.cupy.cublas import Library
 
-NOT_SUPPORTED = 15
-"""The status of a search for algorithms that finds none."""
+SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15
+_WITHOUT_ALGORITHM = (INVALID_VALUE, NOT_SUPPORTED)  # of a search: a bias that is not aligned well may give the first
 
 
 class Epilogue(IntEnum):
@@ -134,8 +134,8 @@ class CublasLt(Library):
 
     def find_algorithm(
         self, handle: int, product: int, layouts: tuple[int, ...], workspace_bytes: int, alignments: tuple[int, ...]
-    ) -> Algorithm | None:
-        """The algorithm that cuBLASLt expects to be fastest; None if it has none.
+    ) -> Algorithm | str:
+        """The algorithm that cuBLASLt expects to be fastest; if it has none, the status that says so.
 
         Parameters
         ----------
@@ -159,10 +159,13 @@ class CublasLt(Library):
             status = search(handle, product, *layouts, preference, 1, byref(algorithm), byref(count))
         finally:
             self._call("cublasLtMatmulPreferenceDestroy", preference)
-        if status not in (0, NOT_SUPPORTED):
+        if status == SUCCESS:
+            status = algorithm.state if count.value else NOT_SUPPORTED
+            if status == SUCCESS:
+                return algorithm
+        if status not in _WITHOUT_ALGORITHM:
             self._fail("cublasLtMatmulAlgoGetHeuristic", status)
-        found = status == 0 and count.value > 0 and algorithm.state == 0
-        return algorithm if found else None
+        return self._text(status)
 
     def matmul(self, *arguments: Any) -> None:
         """D = epilogue(alpha op(A) op(B) + beta C); the arguments of cublasLtMatmul."""

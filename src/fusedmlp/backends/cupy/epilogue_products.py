@@ -193,12 +193,12 @@ class _Plan:
         left, right, out = plan._layouts
         layouts = left, right, out, out
         algorithm = library.find_algorithm(handle, plan._product, layouts, workspace_bytes, problem.alignments)
-        if algorithm is None:
+        if isinstance(algorithm, str):
             rows, columns, inner = problem.sizes
             _log.info(
-                "cuBLASLt has no algorithm for %s of (%d, %d) times (%d, %d), float32, %s: "
+                "cuBLASLt has no algorithm for %s of (%d, %d) times (%d, %d), float32, %s, %s: "
                 "the product and what follows it run one after the other",
-                *(problem.epilogue.name, rows, inner, inner, columns, problem.precision),
+                *(problem.epilogue.name, rows, inner, inner, columns, problem.precision, algorithm),
             )
             return None
         plan._algorithm = algorithm

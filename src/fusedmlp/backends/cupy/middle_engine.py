@@ -38,7 +38,7 @@ class MiddleEngine(CapturedEngine):
     def __init__(self, backend: GpuPrimitives, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
         self._hidden = HiddenLayer(backend.launcher, backend.xp, architecture)
-        self.lower = LowerLayers(backend, architecture, lambda name, shape: self._buffer(name, shape))
+        self.lower = LowerLayers(backend, architecture, self._buffer)
 
     def forward(self, parameters: Parameters, X: Array) -> Array:
         """As the base class; all NaN where the weights are not finite and a pass may have hidden it."""
