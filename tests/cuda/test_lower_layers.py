@@ -153,6 +153,7 @@ def test_nan_in_the_weights_is_not_hidden(emulated, where):
     assert np.isnan(emulated.to_numpy(net.engine.forward(net.parameters, emulated.asarray(X)))).any()
 
 
+@pytest.mark.usefixtures("never_resident")
 @pytest.mark.parametrize("precision", ["strict", "tf32"])
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_captured_steps(emulated, cupy, activation, precision):
