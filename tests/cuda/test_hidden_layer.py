@@ -10,8 +10,8 @@ from harness import emulator, fake_cupy
 
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES
-from fusedmlp.backends.cupy.hidden_layer import shape_of, tiles_of
-from fusedmlp.backends.cupy.launch import THREADS, pointer, strided
+from fusedmlp.backends.cupy.hidden_layer import samples_of, shape_of, tiles_of
+from fusedmlp.backends.cupy.launch import C_TYPES, THREADS, pointer, strided
 from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, largest_exponent
 from fusedmlp.model.losses import LOSSES
 from oracle import ACTIVATIONS
@@ -62,7 +62,7 @@ class Case:
         sums = np.array([(w * entry.per_sample(np, z, self.Y)).sum(), w.sum()])
         return {"dZ": dZ, "tail": np.concatenate(parts), "logits": z.T, "sums": sums, "A_L": A_L}
 
-    def launch(self, module, blocks=3, layout="packed", backward=True):
+    def launch(self, module, blocks=3, layout="packed", backward=True, stages=2, samples=None):
         """{what is written: its value}, by the kernels."""
         dtype, n, m, n_out = self.dtype, self.n, self.m, self.n_out
         item, N = np.dtype(dtype).itemsize, width(n_out)
@@ -71,7 +71,8 @@ class Case:
         before = np.full((m, line), np.nan, dtype)
         before[:, :n] = self.Z
         Z = fake_cupy.copied(before, shift=0 if layout == "packed" else item)
-        shape = shape_of(n, n_out, dtype, self.b is not None, layout == "packed")
+        shape = shape_of(n, n_out, dtype, self.b is not None, stages)
+        samples = np.int32(samples or shape.samples)
         tiles = tiles_of(n, n_out, dtype)
         logits = fake_cupy.allocate((m, n_out), dtype)
         partial = fake_cupy.allocate((blocks, n * n_out + (0 if self.b is None else n + n_out)), dtype)
@@ -83,7 +84,7 @@ class Case:
                 (blocks, tiles), (THREADS,),
                 (Z, np.int64(line), pointer(self.given("b")), self.given("W2"), pointer(self.given("b2")), *strided(Y),
                  *strided(weights)[::2], logits, partial, np.int64(m), np.int32(n), np.int32(n_out),
-                 *self.loss_numbers(np.int32(shape.team), np.int32(given))),
+                 *self.loss_numbers(np.int32(shape.team.bit_length() - 1), samples, np.int32(given))),
                 shared_mem=shape.shared_bytes,
             )  # fmt: skip
 
@@ -207,6 +208,74 @@ def test_activations_and_losses(module, outputs, n_out, dtype, layout):
         for backward in (True, False):
             check(case.launch(module, layout=layout, backward=backward), case.expected(), dtype, 100)
         check(case.launch_outputs(module, outputs), case.expected(), dtype, 100)
+
+
+@pytest.mark.parametrize("n_out", [3, 16])
+def test_numbers_do_not_depend_on_the_samples_of_a_round(module, n_out):
+    """Few samples are spread over more blocks: the most of a round, or fewer."""
+    case = Case(300, 40, n_out, "float32", weighted=True)
+    for samples in (2, 4):
+        check(case.launch(module, samples=samples), case.expected(), "float32", 300)
+
+
+def one_kernel(case, text, layout):
+    """The kernel of a case alone, compiled from a changed source."""
+    N = width(case.n_out)
+    pack, layout = (16 // np.dtype(case.dtype).itemsize, layout) if layout == "packed" and N < 16 else (1, "strided")
+    one = f"{N},{case.activation.upper()},{case.activation},{C_TYPES[case.dtype]},{case.dtype},{pack},{layout}"
+    return emulator.compile_source(f"#define ONE {one}\n{text}")
+
+
+def changed(old, new):
+    """The source with a line changed."""
+    text = kernel_sources.source("hidden_layer.cu")
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_out", "dtype", "layout"),
+    [(70, 1, "float32", "packed"), (1100, 3, "float64", "strided"), (300, 16, "float32", "")],
+)
+def test_older_gpus_copy_at_once(thread_order, n, n_out, dtype, layout):
+    """A ring of one stage."""
+    case = Case(n, 50, n_out, dtype, weighted=True)
+    module = one_kernel(case, changed("HAS_ASYNC_COPIES = true", "HAS_ASYNC_COPIES = false"), layout)
+    check(case.launch(module, layout=layout, stages=1), case.expected(), dtype, n + 50)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("        wait_for_copies<STAGES - 1>();\n", ""),
+        ("wait_for_copies<STAGES - 1>", "wait_for_copies<STAGES>"),
+        ("(stage + STAGES - 1) % STAGES, round + (STAGES - 1) * rounds", "stage, round + rounds"),
+        ("p.Y) store<T, V>(place, a, V)", "p.Y) return"),
+    ],
+    ids=["no wait", "waits for too few", "copies into the stage in use", "A not kept"],
+)
+def test_mistakes_with_the_ring_are_noticed(old, new):
+    case = Case(70, 300, 1, "float32")
+    with pytest.raises(AssertionError):
+        check(case.launch(one_kernel(case, changed(old, new), "packed")), case.expected(), "float32", 370)
+
+
+def test_few_samples_reach_all_blocks():
+    """The most samples of a round only where there are enough for every block."""
+    shape = shape_of(512, 10, "float32", True, 2)
+    assert (shape.team, shape.samples) == (256, 16)
+    assert [samples_of(m, shape, 16, 264) for m in (1, 256, 300, 1000, 60_000)] == [1, 1, 2, 4, 16]
+    assert [samples_of(m, shape_of(1024, 1, "float32", True, 2), 1, 528) for m in (1, 256, 60_000)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("n_out", "blocks"), [(1, 4), (4, 3), (16, 2)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shared_memory_leaves_room_for_the_blocks(n_out, blocks, dtype):
+    """Of as many blocks as the registers allow (`Share::BLOCKS`), on sm_90; with one stage, of one block on sm_75."""
+    blocks = min(blocks, 2 if n_out == 4 else 3) if dtype == "float64" else blocks
+    for n in (3, 30, 100, 130, 500, 1024, 5000):
+        assert blocks * (shape_of(n, n_out, dtype, True, 2).shared_bytes + 1024) <= 228 * 1024
+        assert shape_of(n, n_out, dtype, True, 1).shared_bytes <= 64 * 1024
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,6 +9,7 @@ import pytest
 from harness.compiled import LARGE, compile_text, compiled, hungriest, instructions, machine_code
 
 from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy.launch import C_TYPES, THREADS
 
 FILES = [
     *(
@@ -36,7 +37,8 @@ PLAIN = ("fused_backward_", "times_derivative_", "lower_layer_", "sgd_", "moment
 APPROXIMATION = re.compile("MUFU")
 TANH_OF_BFLOAT16 = re.compile(r"MUFU\.TANH")  # of its accuracy, that is
 LOCAL_MEMORY = re.compile(r"(LDL|STL)\b")
-WIDE_LOAD, WIDE_STORE = re.compile(r"LDG\.E\S*\.128\b"), re.compile(r"STG\.E\S*\.128\b")
+WIDE_LOAD, WIDE_STORE = re.compile(r"LDG(STS)?\.E\S*\.128\b"), re.compile(r"STG\.E\S*\.128\b")
+ASYNC_COPY, WAIT_FOR_COPIES = re.compile(r"LDGSTS\b"), re.compile(r"DEPBAR\.LE SB0, 0x1\b")
 CALL = re.compile(r"CALL\b.*?(?:__cuda_\w+|\S+$)")
 SLOW_ADDRESS = re.compile(r"(LD|ST)\.")  # which memory it is, is found out at every access
 FLOATING_POINT_ATOMIC = re.compile(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDUX)\b\S*\.F(16|32|64)")
@@ -119,6 +121,35 @@ def test_products_do_not_move_their_sums_about(file):
         for loop in found_loops:
             moves, products = len(found(MOVE, loop)), len(found(TENSOR_CORE_TF32, loop))
             assert moves <= products + 4, f"{name}: {moves} moves beside {products} products"
+
+
+# The kernels of hidden_layer.cu: outputs, dtype, elements of an access, and how many blocks of a multiprocessor the
+# registers have to leave room for (`Share::BLOCKS` in the source).
+MIDDLE_KERNELS = [
+    (1, "float32", 4, 4), (1, "float32", 1, 2), (1, "float64", 2, 3), (1, "float64", 1, 3),
+    (4, "float32", 4, 3), (4, "float32", 1, 2), (4, "float64", 2, 2), (4, "float64", 1, 2),
+    (16, "float32", 1, 2), (16, "float64", 1, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n_out", "dtype", "pack", "blocks"), MIDDLE_KERNELS)
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90"])
+def test_the_middle_kernel_copies_asynchronously(n_out, dtype, pack, blocks, architecture):
+    """Z arrives while the thread works on what came before, and no block is lost to registers or spills."""
+    layout = "strided" if pack == 1 else "packed"
+    one = f"{n_out},SIGMOID,sigmoid,{C_TYPES[dtype]},{dtype},{pack},{layout}"
+    made = compile_text(f"#define ONE {one}\n" + kernel_sources.source("hidden_layer.cu"), architecture)
+    ((name, body),), (resources,) = instructions(made.cubin).items(), made.resources.values()
+    assert resources[:3] == (0, 0, 0), f"{name}: {resources}"
+    assert resources.registers * THREADS * blocks <= 65536
+    copies = found(ASYNC_COPY, body)
+    if architecture == "sm_75":
+        assert not copies
+        return
+    assert any(".128" in line for line in copies) == (layout == "packed")
+    assert not found(re.compile(r"LDG\.E\S*\.128"), body), "Z is read past the ring"
+    first_wait = next(i for i, line in enumerate(body) if WAIT_FOR_COPIES.match(line))
+    assert found(ASYNC_COPY, body[:first_wait]), "the wait leaves the next round's copies under way"
 
 
 # Each kernel has one mistake: its name, its body, and what is said of it.

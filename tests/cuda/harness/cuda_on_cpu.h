@@ -40,6 +40,7 @@ __attribute__((visibility("hidden"), aligned(1024))) unsigned char shared_memory
 #ifdef COUNT_TRAFFIC
 #include "traffic.h"
 #endif
+#include "async_copies.h"
 
 // What the undefined-behaviour sanitizer calls, before the deed; its library is not needed. Accesses of 16 bytes at other
 // addresses fault on a GPU; overflows and bad indices are as wrong there as here. The first complaint ends the launch.
@@ -93,6 +94,7 @@ static std::function<void()> body;  // the kernel with its arguments
 static void live() {
     body();
     if (current->arrivals != current->waits) complain("a thread that ends between arriving at the cluster's barrier and waiting");
+    if (!all_copies_arrived()) complain("a thread that ends before what it copies has arrived");
     current->wait = ENDED;
     hand_over();
 }

@@ -12,6 +12,16 @@ constexpr unsigned WARP = 32;
 enum Wait { RUNNING, AT_BARRIER, IN_WARP, ARRIVED, AT_CLUSTER, ENDED };  // ARRIVED and AT_CLUSTER: clusters.h
 enum Question { SHUFFLE, MEET };
 
+struct AsyncCopy {
+    void* to;
+    unsigned char bytes[16];
+    int size;
+};
+struct AsyncCopies {  // of a thread: async_copies.h
+    std::vector<AsyncCopy> open;                 // in no group yet
+    std::vector<std::vector<AsyncCopy>> groups;  // that it has not waited for, the oldest first
+};
+
 struct MbarrierState;
 struct Fiber {
     unsigned number;  // in the block, x fastest
@@ -25,6 +35,7 @@ struct Fiber {
     unsigned arrivals, waits;   // at the barrier of its cluster
     const MbarrierState* awaited;  // an mbarrier that it waits at, and for the end of which phase
     int parity;
+    AsyncCopies copies;
     void* context;
     unsigned char* stack;
 };

@@ -15,6 +15,7 @@ from fusedmlp.model.parameters import Parameters
 
 _WIDTHS = (1, 4, 16)
 _SMALLEST_TEAM = 8
+_SAMPLES_SHUFFLED_TOGETHER = {1: 4, 4: 2, 16: 1}  # `Share::G` in the source
 _MOST_BLOCKS_OF_A_MULTIPROCESSOR = 4
 
 
@@ -30,9 +31,13 @@ def units_of_a_thread(n_outputs: int, dtype: str) -> int:
     return (2 if dtype == "float64" else 4) // (2 if n_outputs > 4 else 1)
 
 
-def samples_at_a_time(width: int, packed: bool) -> int:
-    """Samples of a team: `Share::S` in the source."""
-    return 1 if width > 4 else 4 if width == 1 and packed else 2
+def most_samples(width: int, team: int) -> int:
+    """The most samples of a team in a round.
+
+    With many outputs one thread takes long for the output layer of a sample; a large team then has more samples at a
+    time, so that more threads of the block do that.
+    """
+    return 4 if width <= 4 else max(4, team // 16)
 
 
 def has_kernel(architecture: Architecture) -> bool:
@@ -46,22 +51,51 @@ def tiles_of(n: int, n_outputs: int, dtype: str) -> int:
 
 
 class Shape(NamedTuple):
-    """The sizes of a launch: threads of a sample, samples of a block at a time, bytes of shared memory."""
+    """The sizes of a launch.
+
+    Attributes
+    ----------
+    team : int
+        Threads of a sample.
+    samples : int
+        The most samples of a team in a round.
+    shared_bytes : int
+        Shared memory of a block, for so many samples.
+    """
 
     team: int
     samples: int
     shared_bytes: int
 
 
-def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, packed: bool) -> Shape:
-    """The sizes of a launch for n units, by the kernel's own constants."""
-    width, item = width_of(n_outputs), np.dtype(dtype).itemsize
-    wanted = -(-n // units_of_a_thread(n_outputs, dtype))
-    team = min(THREADS, max(_SMALLEST_TEAM, 1 << (wanted - 1).bit_length()))
-    samples = THREADS // team * samples_at_a_time(width, packed)
-    sums_of_warps = samples * width * (max(1, team // 32) + 1)
+def shape_of(n: int, n_outputs: int, dtype: str, bias: bool, stages: int) -> Shape:
+    """The sizes of a launch for n units, by the kernel's own constants.
+
+    Parameters
+    ----------
+    n, n_outputs : int
+    dtype : {"float32", "float64"}
+    bias : bool
+    stages : int
+        `Share::STAGES` in the source: 2 on a GPU that copies asynchronously to shared memory, else 1.
+    """
+    width, units = width_of(n_outputs), units_of_a_thread(n_outputs, dtype)
+    team = min(THREADS, max(_SMALLEST_TEAM, 1 << (-(-n // units) - 1).bit_length()))
+    samples = most_samples(width, team)
+    slots = THREADS // team * samples
+    ring = stages * samples * THREADS * units
+    dz = slots * (width + 4 if width > 4 else width)
+    z = max(1, team // 32) * width * (slots | 1)
+    known = stages * slots * (width + 1 + (width if tiles_of(n, n_outputs, dtype) > 1 else 0))
     sums_of_teams = n * n_outputs + bias * (n + n_outputs) if team < THREADS else 0
-    return Shape(team, samples, max(sums_of_warps, sums_of_teams) * item)
+    return Shape(team, samples, max(ring + dz + z + known, sums_of_teams) * np.dtype(dtype).itemsize)
+
+
+def samples_of(m: int, shape: Shape, width: int, blocks: int) -> int:
+    """Samples of a team in a round: the most, or fewer where m samples would not reach all of so many blocks."""
+    group = _SAMPLES_SHUFFLED_TOGETHER[width]
+    wanted = -(-m // (blocks * (THREADS // shape.team)))
+    return min(shape.samples, -(-wanted // group) * group)
 
 
 class HiddenLayer:
@@ -85,6 +119,8 @@ class HiddenLayer:
         self._item, self._dtype = architecture.itemsize, architecture.dtype
         self._width = width_of(self._n_out)
         self.tiles = tiles_of(self._n, self._n_out, self._dtype)
+        stages = 2 if launcher.has_async_copies() else 1
+        self._shape = shape_of(self._n, self._n_out, self._dtype, architecture.bias, stages)
         self._length = self._n * self._n_out + architecture.bias * (self._n + self._n_out)
         self._most_blocks = max(1, launcher.multiprocessors() * _MOST_BLOCKS_OF_A_MULTIPROCESSOR // self.tiles)
         self._blocks_at_a_time: dict[bool, int] = {}  # for packed and other Z
@@ -136,20 +172,21 @@ class HiddenLayer:
         m = Z.shape[0]
         line = Z.strides[0] if m > 1 else 0
         packed = self._width <= 4 and Z.data.ptr % PACK_BYTES == 0 and line % PACK_BYTES == 0
-        kernel = self._kernel(packed)
-        shape = shape_of(self._n, self._n_out, self._dtype, self._architecture.bias, packed)
+        kernel, shape = self._kernel(packed), self._shape
         if packed not in self._blocks_at_a_time:
             at_a_time = self._launcher.blocks_at_a_time(kernel, shape.shared_bytes) // self.tiles
             self._blocks_at_a_time[packed] = max(1, min(self._most_blocks, at_a_time))
-        blocks = min(self._blocks_at_a_time[packed], -(-m // shape.samples))
+        most_blocks = self._blocks_at_a_time[packed]
+        samples = samples_of(m, shape, self._width, most_blocks)
+        blocks = min(most_blocks, -(-m // (THREADS // shape.team * samples)))
         b, b2 = parameters.bias(-2), parameters.bias(-1)
         tail = None if gradients is None else gradients.flat[-self._length :]
         sums = self._partial if tail is None or blocks > 1 else tail
         arguments = (
             Z, np.int64(line // self._item), pointer(b), parameters.weights[-1], pointer(b2),
             *strided(Y if gradients is not None else None), *strided(sample_weight)[::2], logits, sums, np.int64(m),
-            np.int32(self._n), np.int32(self._n_out), output_layer.loss, np.int32(shape.team),
-            np.int32(self.tiles > 1 and gradients is not None), output_layer.most,
+            np.int32(self._n), np.int32(self._n_out), output_layer.loss, np.int32(shape.team.bit_length() - 1),
+            np.int32(samples), np.int32(self.tiles > 1 and gradients is not None), output_layer.most,
         )  # fmt: skip
         kernel((blocks, self.tiles), (THREADS,), arguments, shared_mem=shape.shared_bytes)
         if tail is not None and blocks > 1:
@@ -160,4 +197,4 @@ class HiddenLayer:
         pack, layout = (PACK_BYTES // self._item, "packed") if packed else (1, "strided")
         name = f"hidden_layer_{self._width}_{f}_{dtype}_{layout}"
         one = f"{self._width},{f.upper()},{f},{C_TYPES[dtype]},{dtype},{pack},{layout}"
-        return self._launcher.kernel("hidden_layer.cu", name, one)
+        return self._launcher.kernel("hidden_layer.cu", name, one, self._shape.shared_bytes)

@@ -291,6 +291,10 @@ class Launcher:
         """Whether the tensor cores multiply float32 numbers rounded to TF32: compute capability 8.0."""
         return self._compute_capability() >= 80
 
+    def has_async_copies(self) -> bool:
+        """Whether copies from global to shared memory run while a thread goes on: compute capability 8.0."""
+        return self._compute_capability() >= 80
+
     def has_clusters(self) -> bool:
         """Whether blocks run in clusters: compute capability 9.0."""
         return self._compute_capability() >= 90
