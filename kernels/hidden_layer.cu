@@ -39,8 +39,9 @@
 //   4        float64  both     96         2       4        16           32
 //   16       both     strided  128        2       4 to 16  8 to 32      16 to 64
 //
-// At 80 % of that bandwidth a multiprocessor has 290 issue slots for 32 times 16 bytes of Z read and of dZ written. With one
-// output these take some 180 instructions, with 4 some 250; with 16, of half those bytes, 350 of 145 slots.
+// At 80 % of that bandwidth a multiprocessor has 290 issue slots for what a warp does at a time: 16 bytes of Z read and of
+// dZ written by each lane, 8 with 16 outputs. In float32 with the sigmoid these take some 180 instructions with one output
+// and 250 with four; with 16 outputs some 350, of 145 slots.
 
 #include "common.cuh"
 #include "async_copies.cuh"

@@ -10,9 +10,10 @@ from harness import emulator, fake_cupy
 
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES
-from fusedmlp.backends.cupy.hidden_layer import samples_of, shape_of, tiles_of
-from fusedmlp.backends.cupy.launch import C_TYPES, THREADS, pointer, strided
+from fusedmlp.backends.cupy.hidden_layer import HiddenLayer, samples_of, shape_of, tiles_of
+from fusedmlp.backends.cupy.launch import C_TYPES, THREADS, Launcher, pointer, strided
 from fusedmlp.model.activations import OUTPUT_ACTIVATIONS, largest_exponent
+from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
 from oracle import ACTIVATIONS
 
@@ -276,6 +277,13 @@ def test_shared_memory_leaves_room_for_the_blocks(n_out, blocks, dtype):
     for n in (3, 30, 100, 130, 500, 1024, 5000):
         assert blocks * (shape_of(n, n_out, dtype, True, 2).shared_bytes + 1024) <= 228 * 1024
         assert shape_of(n, n_out, dtype, True, 1).shared_bytes <= 64 * 1024
+
+
+@pytest.mark.parametrize(("capability", "stages"), [("75", 1), ("80", 2), ("90", 2)])
+def test_stages_follow_the_gpu(cupy, monkeypatch, capability, stages):
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
+    layer = HiddenLayer(Launcher(cupy), cupy, Architecture((3, 64, 1), dtype="float32"))
+    assert layer._shape == shape_of(64, 1, "float32", True, stages)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
