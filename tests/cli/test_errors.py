@@ -145,6 +145,20 @@ CASES = [
     ("evaluate m.safetensors classes.csv", "expected one of the classes 0, 1; got 7"),
     ("info nothing", "nothing: no such file"),
     ("info half.safetensors", "half.safetensors: the file is damaged or truncated"),
+    ("info --shape 9-x-1", "'9-x-1' is no shape such as 784-128-10"),
+    ("info --shape 9", "'9' is no shape such as 784-128-10"),
+    ("info --shape 9-0-1", "'9-0-1' is no shape such as 784-128-10"),
+    ("info --shape 9--1", "'9--1' is no shape such as 784-128-10"),
+    ("info --shape 9-4-1 --loss categorical_cross_entropy", "needs at least 2 outputs (one per class); got 1"),
+    ("info --shape 9-4-1 --loss hinge", "loss: expected one of binary_cross_entropy"),
+    ("info --shape 9-4-1 --activation swish", "'swish' is not one of 'sigmoid'"),
+    ("info --shape 9-4-1 --card k80", "'k80' is not one of 'h200'"),
+    ("info --shape 9-4-1 --samples 0", "0 is not in the range x>=1"),
+    ("info --shape 9-4-1 --batch 8", "No such option --batch: did you mean --batch-size?"),
+    ("info --shape 99999999-99999999-1", "parameters: too many"),
+    ("info m.safetensors --shape 9-4-1", "expected MODEL or --shape, not both"),
+    ("info --card a100", "--card describes a network: it needs --shape"),
+    ("info m.safetensors --no-bias", "--bias describes a network: it needs --shape"),
 ]
 
 

@@ -171,7 +171,7 @@ def test_a_step_in_a_graph_has_the_bits_of_one_that_is_not(emulated, monkeypatch
 def test_losses_of_large_batches_are_summed_by_many_blocks(emulated, cupy, monkeypatch):
     small = trained(emulated, (5, 20, 1), batch_size=100, weighted=True)
     assert "losses_float64" not in cupy.launches
-    monkeypatch.setattr("fusedmlp.backends.cupy.mini_batch._SMALL_BATCH", 50)
+    monkeypatch.setattr("fusedmlp.backends.cupy.mini_batch.SMALL_BATCH", 50)
     large = trained(emulated, (5, 20, 1), batch_size=100, weighted=True)
     assert "losses_float64" in cupy.launches
     np.testing.assert_allclose(large[0], small[0], rtol=0, atol=1e-12)
@@ -179,8 +179,9 @@ def test_losses_of_large_batches_are_summed_by_many_blocks(emulated, cupy, monke
 
 
 def test_a_small_step_is_four_launches(emulated, cupy):
-    *_, engine, steps = trained(emulated, (5, 20, 1), batch_size=32)
-    assert engine.path == "narrow"
+    """It takes the narrow path, also where full batches take the middle one."""
+    *_, steps = trained(emulated, (5, 20, 1), batch_size=32)
+    assert emulated.engine(steps._engine.architecture).path == "middle"
     del cupy.launches[:]
     steps._graphs[32, 1].launch()
     kinds = [name.split("_")[0] for name in cupy.launches]

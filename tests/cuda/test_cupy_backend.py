@@ -181,6 +181,7 @@ class TestArrays:
             net.loss(fake_cupy.copied(np.ones((2, 5))), fake_cupy.copied(2 * np.ones((1, 5))))
 
 
+@pytest.mark.usefixtures("never_resident")
 @pytest.mark.parametrize(
     ("activation", "n_outputs"),
     [

@@ -165,11 +165,11 @@ def test_every_gpu_is_told_how_much_shared_memory(compiler, monkeypatch):
     """By a network on the first of two GPUs, and then on the second."""
     cupy = fake_cupy.make(devices=2)
     fake_cupy.install(monkeypatch, cupy)
-    backend, X = CupyBackend(), np.ones((60, 40), np.float32)
+    backend, X = CupyBackend(), np.ones((64, 40), np.float32)
     results = []
     for device in (0, 1):
         with cupy.cuda.Device(device):
-            net = Network([60, 300, 1], backend=backend, random_state=0)
+            net = Network([64, 1024, 1], backend=backend, random_state=0)
             assert net.engine.path == "narrow"
             results.append(net.loss_and_gradients(X, np.ones((1, 40)))[0])
     assert results[0] == results[1]

@@ -5,8 +5,10 @@ The fake CuPy puts copies off for as long as it may, and finds memory that two s
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -158,10 +160,8 @@ def test_it_is_announced_once(emulated, caplog):
         net.fit(X, Y, epochs=2)
         net.forward(X)
     (message,) = (record.message for record in caplog.records)
-    assert (
-        message
-        == "X and Y (33600 bytes) stay in main memory and are fed in chunks of 300 samples: 7.0 GB are free on the GPU"
-    )
+    where = r"X and Y \(33600 bytes\) stay in main memory and are fed in chunks of 300 samples"
+    assert re.fullmatch(rf"{where}: 7\.\d GB are free on the GPU", message)
 
 
 class TestBadSamples:
@@ -255,6 +255,8 @@ def test_the_callers_arrays_are_his_again(emulated):
 
 
 def test_all_memory_comes_back(emulated):
+    network(emulated, resident=False).forward(data()[0])  # the thread's handle keeps its workspace in cuBLAS
+    gc.collect()  # what earlier tests left
     fake_cupy.POOL.free_all_blocks()
     before = fake_cupy.POOL.used_bytes()
     net = network(emulated, resident=False)

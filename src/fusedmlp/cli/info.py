@@ -3,37 +3,82 @@
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fusedmlp import __version__
+from fusedmlp.backends.base import PRECISIONS
 from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy.cards import CARDS
 from fusedmlp.backends.libraries import library_versions
 from fusedmlp.backends.selection import get_backend, registry, resolve_precision, specification, unavailable_reason
+from fusedmlp.cli.gpu_paths import SAMPLES, describe_paths
+from fusedmlp.cli.options import LayerSizes
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.targets import ClassEncoder
 from fusedmlp.files.model_files import load_model
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
+from fusedmlp.model.architecture import DTYPES, Architecture
 
-HELP = """Show the backends of this machine, or the content of a MODEL file.
+HELP = """Show the backends of this machine, the content of a MODEL file, or the steps of a network on a GPU.
 
 \b
 fusedmlp info
 FUSEDMLP_BACKEND=cupy fusedmlp info
 fusedmlp info model.safetensors
+fusedmlp info --shape 784-128-10 --batch-size 128 --card a100
 
 For every backend it prints the device, threads, libraries and versions, or why the backend cannot run here and the pip
 command that helps. Then come the hashes of the CUDA kernels, the backend that a command would use now, and what decides
 it. The exit status is 2 if the backend that is asked for cannot run, or if a setting of a backend is wrong.
+
+With --shape it prints which path the network takes on a GPU and why, and the predicted bytes, flops and time of a
+training step on each path. That needs no GPU.
 """
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-learn", "click", "rich", "polars", "matplotlib")
 
 
+OF_A_SHAPE = ("activation", "loss", "bias", "dtype", "precision", "samples", "batch_size", "card")
+"""Options that say something only with --shape."""
+
+
 @click.command(help=HELP)
 @click.argument("model", required=False)
-def info(model: str | None) -> None:
-    """Describe the machine, or a model file."""
+@click.option(
+    "--shape", type=LayerSizes(), metavar="N1-N2-...-NL", help="Sizes of the layers: predict a training step."
+)
+@click.option(
+    "--activation",
+    type=click.Choice(list(HIDDEN_ACTIVATIONS)),
+    default="sigmoid",
+    show_default=True,
+    metavar="NAME",
+    help="Of the hidden layers, as for train.",
+)
+@click.option("--loss", default="binary_cross_entropy", show_default=True, metavar="NAME", help="As for train.")
+@click.option("--bias/--no-bias", default=True, show_default=True, help="With or without biases.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of all numbers.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of float32 products. [default: both]")
+@click.option("--samples", type=click.IntRange(1), default=SAMPLES, show_default=True, help="In the training set.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples of a step. [default: all]")
+@click.option("--card", type=click.Choice(list(CARDS)), help="The GPU. [default: the one here, else h200]")
+@click.pass_context
+def info(context: click.Context, model: str | None, **options: Any) -> None:
+    """Describe the machine, a model file, or the steps of a network on a GPU."""
+    shape = options.pop("shape")
+    if shape is not None and model is not None:
+        raise click.UsageError("expected MODEL or --shape, not both")
+    if shape is not None:
+        described = (options.pop(name) for name in OF_A_SHAPE[:4])
+        describe_paths(Architecture(shape, *described), **options)
+        return
+    for name in OF_A_SHAPE:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} describes a network: it needs --shape")
     if model is not None:
         _describe_model(model)
         return

@@ -43,6 +43,21 @@ class HiddenSizes(click.ParamType):
         return sizes
 
 
+class LayerSizes(click.ParamType):
+    """Sizes of all layers: "784-128-10" is (784, 128, 10), inputs, hidden units and outputs."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse the text of the option."""
+        if isinstance(value, tuple):
+            return value
+        sizes = tuple(int(part) if part.isascii() and part.isdigit() else 0 for part in value.split("-"))
+        if len(sizes) < 2 or min(sizes) < 1:
+            self.fail(f"{value!r} is no shape such as 784-128-10: inputs, hidden units, outputs", param, ctx)
+        return sizes
+
+
 class Rates(click.ParamType):
     """Dropout rates: "0.2" is 0.2, the rate of every hidden layer; "0.1,0.5" is (0.1, 0.5), one rate per layer."""
 

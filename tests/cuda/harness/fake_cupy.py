@@ -354,6 +354,9 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
         return devices
 
+    # Clocks in kHz. Of the bus as large a part as of the multiprocessors: an H200 has 132 for 6,144 bits.
+    attributes = {16: multiprocessors, 97: 227 * 1024, 13: 1_980_000, 36: 3_201_000, 37: 6144 * multiprocessors // 132}
+
     cupy.get_default_memory_pool = lambda: POOL
     cupy.cuda = types.SimpleNamespace(
         Device=current,
@@ -367,7 +370,10 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,
             cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
-            deviceGetAttribute=lambda attribute, device: {16: multiprocessors, 97: 227 * 1024}[attribute],
+            cudaDevAttrClockRate=13,
+            cudaDevAttrMemoryClockRate=36,
+            cudaDevAttrGlobalMemoryBusWidth=37,
+            deviceGetAttribute=lambda attribute, device: attributes[attribute],
             driverGetVersion=lambda: driver,
             getDevice=lambda: current.current.number,
             getDeviceCount=get_device_count,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 from fusedmlp.backends.base import PRECISIONS, Backend
 from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy.captured_engine import CapturedEngine
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
-from fusedmlp.backends.cupy.narrow_engine import NarrowEngine, variant_on
+from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
+from fusedmlp.backends.cupy.paths import Choice, choose_path
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
 from fusedmlp.checks import check_choice
 from fusedmlp.engines.base import Engine
@@ -60,9 +62,23 @@ class CupyBackend(GpuPrimitives, Backend):
         }
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
-        """The first fused engine that covers the network; the composed one for others, and with ``fused=False``."""
-        if fused and NarrowEngine.covers(architecture) and (variant := variant_on(self, architecture)):
-            return NarrowEngine(self, architecture, variant)
-        if fused and MiddleEngine.covers(architecture):
-            return MiddleEngine(self, architecture)
-        return ComposedEngine(self, architecture)
+        """The engine of the path that `choose_path` takes on the current GPU; the composed one with ``fused=False``."""
+        if not fused:
+            return ComposedEngine(self, architecture)
+        choice = choose_path(architecture, self.precision, self.launcher.card())
+        engine = self._engine_on(choice, architecture)
+        if engine is None:
+            return ComposedEngine(self, architecture)
+        engine.other_for_batches = partial(self._other_engine, architecture, choice.path)
+        return engine
+
+    def _engine_on(self, choice: Choice, architecture: Architecture) -> CapturedEngine | None:
+        """The engine of a path; None of the composed path."""
+        if choice.variant is not None:
+            return NarrowEngine(self, architecture, choice.variant)
+        return MiddleEngine(self, architecture) if choice.path == "middle" else None
+
+    def _other_engine(self, architecture: Architecture, path: str, batch_size: int) -> CapturedEngine | None:
+        """The engine for mini-batches of this size, if they take another path than `path`."""
+        choice = choose_path(architecture, self.precision, self.launcher.card(), batch=batch_size)
+        return None if choice.path == path else self._engine_on(choice, architecture)

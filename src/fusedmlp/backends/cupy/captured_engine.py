@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -36,10 +37,13 @@ class CapturedEngine(CapturablePasses):
     path : {"narrow", "middle"}
         Which of the two fused kernels it uses.
     output_layer : OutputLayer
+    other_for_batches : callable, optional
+        Batch size -> the engine that takes captured steps of that size in place of this one, or None.
     """
 
     kind = "fused"
     path: ClassVar[str]
+    other_for_batches: Callable[[int], CapturedEngine | None] | None = None
 
     def __init__(self, backend: GpuPrimitives, architecture: Architecture) -> None:
         super().__init__(backend, architecture)
@@ -109,12 +113,14 @@ class CapturedEngine(CapturablePasses):
         return steps
 
     def _capture(self, epochs: Epochs, state: OptimizerState) -> CapturedSteps | ResidentEpochs | None:
-        launcher = self.backend.launcher
-        limits = launcher.shared_bytes(), launcher.has_clusters()
-        plan = plan_of(self.architecture, state.optimizer, epochs.batch_size, *limits)
-        if plan is not None and stays_resident(plan, self.architecture, epochs.batch_size, self.backend):
+        size, launcher = epochs.batch_size, self.backend.launcher
+        plan = plan_of(self.architecture, state.optimizer, size, launcher.shared_bytes(), launcher.has_clusters())
+        if plan is not None and stays_resident(plan, self.architecture, size, self.backend):
             return ResidentEpochs(self, epochs, plan)
-        return CapturedSteps(self, epochs) if epochs.batch_size <= self._chunk else None
+        if size > self._chunk:
+            return None
+        other = self.other_for_batches(size) if self.other_for_batches else None
+        return CapturedSteps(self if other is None or size > other._chunk else other, epochs)
 
     def _release(self) -> None:
         self._steps.clear()

@@ -13,7 +13,9 @@ from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.parameters import Parameters
 
-_WIDTHS = (1, 4, 16)
+WIDTHS = (1, 4, 16)
+"""The numbers of outputs that the kernel is compiled for; a network takes the smallest that is large enough."""
+
 _SMALLEST_TEAM = 8
 _SAMPLES_SHUFFLED_TOGETHER = {1: 4, 4: 2, 16: 1}  # `Share::G` in the source
 _MOST_BLOCKS_OF_A_MULTIPROCESSOR = 4
@@ -21,7 +23,7 @@ _MOST_BLOCKS_OF_A_MULTIPROCESSOR = 4
 
 def width_of(n_outputs: int) -> int:
     """The number of outputs of the kernel: the smallest that is large enough."""
-    width = fitting(_WIDTHS, n_outputs)
+    width = fitting(WIDTHS, n_outputs)
     assert width is not None, f"{n_outputs} outputs"
     return width
 
@@ -40,9 +42,17 @@ def most_samples(width: int, team: int) -> int:
     return 4 if width <= 4 else max(4, team // 16)
 
 
+def blocks_at_a_time(n_outputs: int, dtype: str, packed: bool) -> int:
+    """Blocks that a multiprocessor runs at the same time: `Share::BLOCKS` in the source."""
+    width = width_of(n_outputs)
+    if dtype == "float64":
+        return 3 if width == 1 else 2
+    return {1: 4, 4: 3, 16: 2}[width] if packed else 2
+
+
 def has_kernel(architecture: Architecture) -> bool:
     """Whether there is a kernel for the network's last hidden layer and number of outputs."""
-    return len(architecture.layer_sizes) >= 3 and fitting(_WIDTHS, architecture.n_outputs) is not None
+    return len(architecture.layer_sizes) >= 3 and fitting(WIDTHS, architecture.n_outputs) is not None
 
 
 def tiles_of(n: int, n_outputs: int, dtype: str) -> int:

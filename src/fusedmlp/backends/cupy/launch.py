@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedmlp.backends.cupy import kernel_sources, occupancy
+from fusedmlp.backends.cupy.cards import Card, card_of, derived
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 
@@ -142,6 +143,7 @@ class Launcher:
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._kernels: dict[tuple[str, str | None, int | None, int | None, str], Any] = {}
         self._ranges: dict[tuple[Architecture, int], Array] = {}
+        self._cards: dict[int, Card] = {}
 
     def launch(
         self,
@@ -288,20 +290,36 @@ class Launcher:
         return self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin")
 
     def has_tf32(self) -> bool:
-        """Whether the tensor cores multiply float32 numbers rounded to TF32: compute capability 8.0."""
-        return self._compute_capability() >= 80
+        """Whether the tensor cores multiply float32 numbers rounded to TF32."""
+        return self.card().has_tf32
 
     def has_async_copies(self) -> bool:
         """Whether copies from global to shared memory run while a thread goes on: compute capability 8.0."""
-        return self._compute_capability() >= 80
+        return self.card().has_async_copies
 
     def has_clusters(self) -> bool:
-        """Whether blocks run in clusters: compute capability 9.0."""
-        return self._compute_capability() >= 90
+        """Whether blocks run in clusters."""
+        return self.card().has_clusters
 
-    def _compute_capability(self) -> int:
-        device = self._cupy.cuda.Device(self._cupy.cuda.runtime.getDevice())
-        return int(device.compute_capability)
+    def card(self) -> Card:
+        """What the current GPU can do."""
+        runtime = self._cupy.cuda.runtime
+        device = runtime.getDevice()
+        if device not in self._cards:
+            name = runtime.getDeviceProperties(device)["name"]
+            # In kHz and bits.
+            clock, memory_clock, bus_bits = (
+                self._attribute(f"cudaDevAttr{what}")
+                for what in ("ClockRate", "MemoryClockRate", "GlobalMemoryBusWidth")
+            )
+            self._cards[device] = card_of(
+                derived(
+                    name.decode() if isinstance(name, bytes) else name,
+                    int(self._cupy.cuda.Device(device).compute_capability),
+                    self.multiprocessors(), self.shared_bytes(), 1e3 * clock, 1e3 * memory_clock, bus_bits,
+                )
+            )  # fmt: skip
+        return self._cards[device]
 
     def _attribute(self, name: str) -> int:
         runtime = self._cupy.cuda.runtime

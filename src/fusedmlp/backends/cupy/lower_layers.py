@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakMethod
 
 from fusedmlp.backends.cupy.cublaslt import Epilogue
 from fusedmlp.backends.cupy.epilogue_products import mask_words
@@ -36,8 +37,8 @@ class LowerLayers:
     ----------
     backend : GpuPrimitives
     architecture : Architecture
-    buffer : callable
-        Returns reused memory for a name and a shape (rows, columns).
+    buffer : bound method
+        Returns reused memory for a name and a shape (rows, columns); of the engine that owns this object.
 
     Attributes
     ----------
@@ -49,11 +50,19 @@ class LowerLayers:
     def __init__(
         self, backend: GpuPrimitives, architecture: Architecture, buffer: Callable[[str, tuple[int, int]], Array]
     ) -> None:
-        self._backend, self._architecture, self._buffer = backend, architecture, buffer
+        self._backend, self._architecture = backend, architecture
+        # Weakly: a cycle would keep the memory of an engine that is gone.
+        self._buffer_of = WeakMethod(buffer)
         self._activation = architecture.hidden_activation
         self._kernel = LowerLayer(backend.launcher, self._activation, architecture.dtype)
         self._masks: dict[int, Array] = {}
         self.routes: dict[str, str] = {}
+
+    @property
+    def _buffer(self) -> Callable[[str, tuple[int, int]], Array]:
+        buffer = self._buffer_of()
+        assert buffer is not None
+        return buffer
 
     @property
     def hides_nan(self) -> bool:

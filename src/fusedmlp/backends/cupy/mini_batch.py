@@ -17,7 +17,7 @@ from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Parameters
 
 _MOST_BLOCKS = THREADS  # of `squares`: one block adds up their sums
-_SMALL_BATCH = 2048  # one block sums the losses of such a batch in less time than a launch takes
+SMALL_BATCH = 2048  # one block sums the losses of such a batch in less time than a launch takes
 
 
 class MiniBatch:
@@ -115,7 +115,7 @@ class MiniBatch:
             kernel((self._blocks,), (THREADS,), arguments, shared_mem=8 * THREADS)
         size, n_out = logits.shape
         Y, weights = batch
-        small = size <= _SMALL_BATCH
+        small = size <= SMALL_BATCH
         if not small:
             output_layer.sum_losses(logits, Y, weights)
         corrected = optimizer.rule in ("adam", "adamw")

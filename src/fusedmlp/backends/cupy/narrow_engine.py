@@ -24,7 +24,7 @@ class NarrowEngine(CapturedEngine):
 
     @classmethod
     def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
-        """Whether there are kernels for the network on some GPU (`variant_on` chooses one for the current GPU)."""
+        """Whether there are kernels for the network on some GPU; `paths.choose_path` says whether they pay."""
         exists = variant_of(architecture, "tf32", _LARGEST_SHARED_BYTES, clusters=True) is not None
         return exists and super().covers(architecture, optimizer)
 
@@ -60,10 +60,3 @@ class NarrowEngine(CapturedEngine):
 
     def _logits_buffer(self, m: int) -> Array:
         return self._buffer("logits", (m, self.architecture.n_outputs))
-
-
-def variant_on(backend: GpuPrimitives, architecture: Architecture) -> Variant | None:
-    """The kernel for a network on the current GPU, or None."""
-    launcher = backend.launcher
-    precision = backend.precision if launcher.has_tf32() else "strict"
-    return variant_of(architecture, precision, launcher.shared_bytes(), launcher.has_clusters())

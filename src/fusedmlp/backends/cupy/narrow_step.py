@@ -13,7 +13,9 @@ from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.parameters import Parameters
 
-_SAMPLES = 32
+SAMPLES = 32
+"""Samples of a tile."""
+
 _WARPS = THREADS // 32
 _MOST_UNITS = 1024
 _WIDTHS = (1, 4)
@@ -51,10 +53,10 @@ class Variant(NamedTuple):
         x_pitch = inputs + pad
         w_pitch = self.units + (2 if tf32 else 0)
         d_pitch = self.units + (2 if tf32 else pad)
-        outputs = 2 * _WARPS * _SAMPLES * self.N
-        n = _SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + outputs + inputs * w_pitch
+        outputs = 2 * _WARPS * SAMPLES * self.N
+        n = SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + outputs + inputs * w_pitch
         if self.clustered:
-            n += _SAMPLES * (x_pitch + 2 * _MOST_TILES * self.N)
+            n += SAMPLES * (x_pitch + 2 * _MOST_TILES * self.N)
         return item * n + self.clustered * _MBARRIERS_BYTES
 
     @property
@@ -64,6 +66,16 @@ class Variant(NamedTuple):
             return self.C == 4 and (8 if self.N == 1 else 4) >= self.R
         # Clusters: only the variants with the most units a block.
         return self.C * self.R <= 64 and not (self.clustered and self.C == 4 and self.R < 16)
+
+    @property
+    def blocks_at_a_time(self) -> int:
+        """Blocks that a multiprocessor runs at the same time: `steps_at_a_time`, `blocks_at_a_time` in the sources."""
+        tf32 = self.arithmetic == "tf32"
+        if self.clustered:
+            return 2 if tf32 and self.N == 1 and self.R <= 4 else 1
+        M = SAMPLES // 8
+        numbers = self.R * self.C + self.C * self.N + self.C + self.N + M * self.C + self.R
+        return 2 if np.dtype(self.dtype).itemsize // 4 * numbers <= (88 if tf32 else 70) else 1
 
     def tiles(self, n: int) -> int:
         """The number of blocks for n units."""
@@ -90,18 +102,24 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int, cl
     for C in (4,) if n <= 32 * 4 else (8, 4):
         for clustered in (True, False) if clusters and n > 32 * C else (False,):
             variant = Variant(N, R, C, arithmetic, clustered)
-            if variant.exists and variant.shared_bytes <= shared_bytes and _pays(variant, n):
+            if variant.exists and variant.shared_bytes <= shared_bytes:
                 return variant
     return None
 
 
-def _pays(variant: Variant, n: int) -> bool:
-    """Whether the kernel is faster than products by cuBLAS: an estimate from flops and bytes.
-
-    Without clusters, several tiles of units compute Z twice. With many inputs the additional product costs more than
-    moving the hidden layer four times.
-    """
-    return variant.tiles(n) == 1 or variant.clustered or variant.arithmetic == "tf32" or variant.R <= 8
+def why_no_variant(architecture: Architecture, shared_bytes: int) -> str:
+    """What a network is too large for, if `variant_of` has no kernel for it."""
+    n_in, *hidden, n_out = architecture.layer_sizes
+    if len(hidden) != 1:
+        return f"its kernels are for one hidden layer; the network has {len(hidden)}"
+    limits = ((n_in, 8 * _INPUTS_OF_A_THREAD[-1], "inputs"), (hidden[0], _MOST_UNITS, "hidden units"))
+    for size, most, what in (*limits, (n_out, _WIDTHS[-1], "outputs")):
+        if size > most:
+            return f"its kernels have at most {most:,} {what}; the network has {size:,}"
+    if architecture.dtype == "float64" and n_in > (most := 64 if n_out == 1 else 32):
+        outputs = "1 output" if n_out == 1 else f"up to {_WIDTHS[-1]} outputs"
+        return f"with {outputs} its kernels in float64 have at most {most} inputs; the network has {n_in}"
+    return f"its kernels for this network need more shared memory than the {shared_bytes:,} bytes that a block can have"
 
 
 class NarrowStep:
@@ -184,7 +202,7 @@ class NarrowStep:
 
     def _ranges(self, kernel: str, m: int) -> int:
         """The number of ranges that m samples are cut into."""
-        return min(self._ranges_at_a_time(kernel), -(-m // _SAMPLES))
+        return min(self._ranges_at_a_time(kernel), -(-m // SAMPLES))
 
     def _ranges_at_a_time(self, kernel: str) -> int:
         """The largest number of ranges: the GPU runs all their blocks at the same time."""
