@@ -76,6 +76,13 @@ KERNEL(expects_too_much) {
     if (threadIdx.x == 0) send(room(), x[rounds], barriers(), next_block());
     barriers()[0].wait(0);
 }
+KERNEL(reads_too_early) {
+    begin();
+    if (threadIdx.x == 0) barriers()[0].expect(4);
+    if (threadIdx.x == 0) send(room(), x[rounds], barriers(), next_block());
+    if (threadIdx.x == 1) x[blockIdx.x] = room()[0];
+    barriers()[0].wait(0);
+}
 KERNEL(one_room) {  // for all rounds: a block may send those of the next before this one has read
     begin();
     sum(x, rounds, 1);
@@ -121,7 +128,11 @@ def test_mistakes_are_reported(launch, thread_order, name, message):
             launch(name, np.zeros(96), shared_mem=16 + 1024)
 
 
-def test_one_room_for_all_rounds_is_a_race(launch):
-    x = np.arange(64)
-    got = launch("one_room", x, rounds=3, blocks=2, shared_mem=16 + 4 * 64)
-    assert not np.array_equal(got, np.tile(4 * x.reshape(2, 32).sum(axis=0), 2))
+def test_one_room_for_all_rounds_is_a_race(launch, thread_order):
+    with pytest.raises(AssertionError, match="one_room: a race: .* of shared memory, which .* has"):
+        launch("one_room", np.arange(64), rounds=3, blocks=2, shared_mem=16 + 4 * 64)
+
+
+def test_who_does_not_wait_for_a_message_is_in_a_race_with_it(launch, thread_order):
+    with pytest.raises(AssertionError, match="reads_too_early: a race: "):
+        launch("reads_too_early", np.zeros(64), blocks=2, shared_mem=16 + 4 * 64)

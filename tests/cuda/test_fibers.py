@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import emulator, fake_cupy
+from harness import fake_cupy
 
 RIGHT = """
 extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -62,7 +62,7 @@ extern "C" __global__ void stray(float* x) {
 }
 extern "C" __global__ void overflows(float* x) { x[0] = int(x[1] + 65536) * 65536; }
 """
-# These give wrong numbers, or NaN.
+# Races, and the same with what orders them.
 RACES = """
 extern "C" __global__ void no_barrier(float* x) {
     float* own = reinterpret_cast<float*>(shared_memory);
@@ -70,6 +70,21 @@ extern "C" __global__ void no_barrier(float* x) {
     x[threadIdx.x] = own[(threadIdx.x + 1) % blockDim.x];
 }
 extern "C" __global__ void uninitialised(float* x) { x[0] = reinterpret_cast<float*>(shared_memory)[3]; }
+// A lane hands its number to the one in front, in its own warp, behind a shuffle, half of the lanes, all of them.
+__device__ void hand_on(float* x, int how) {
+    float* own = reinterpret_cast<float*>(shared_memory);
+    const unsigned lane = threadIdx.x;
+    own[lane] = x[lane];
+    if (how == 1) x[lane] = __shfl_xor_sync(0xffffffff, x[lane], 1);
+    if (how == 2 && lane < 16) __syncwarp(0xffff);
+    if (how == 2 && lane >= 16) __syncwarp(0xffff0000);
+    if (how == 3) __syncwarp();
+    x[lane] = own[(lane + 1) % (how == 2 ? 17 : 32)];
+}
+extern "C" __global__ void shuffle_for_a_barrier(float* x) { hand_on(x, 1); }
+extern "C" __global__ void half_of_the_lanes(float* x) { hand_on(x, 2); }
+extern "C" __global__ void all_lanes(float* x) { hand_on(x, 3); }
+extern "C" __global__ void same_number(float* x) { reinterpret_cast<float*>(shared_memory)[0] = x[0]; }
 // Each warp hands its number to the next one, again and again, in one room; with a barrier behind it, or without.
 __device__ void hand_round(int* out, int rounds, bool meet) {
     int* room = reinterpret_cast<int*>(shared_memory);
@@ -133,27 +148,65 @@ def test_mistakes_are_reported(kernels, thread_order, name, message):
             kernels(name)((2,), (32,), (zeros(60 if name == "stray" else 64, np.float32),), shared_mem=124)
 
 
-@pytest.mark.parametrize("name", ["no_barrier", "uninitialised"])
-def test_what_nobody_wrote_is_nan(kernels, thread_order, name):
+def test_what_nobody_wrote_is_nan(kernels, thread_order):
     x = fake_cupy.copied(np.arange(32, dtype=np.float32))
-    kernels(name)((1,), (32,), (x,), shared_mem=128)
+    kernels("uninitialised")((1,), (32,), (x,), shared_mem=128)
     assert np.isnan(x.get()).any()
 
 
-def test_warps_run_ahead_of_each_other(kernels):
-    """In random order: a barrier that is missing between warps that do other things meanwhile shows."""
-    results = {}
-    with emulator.thread_order("shuffled"):
-        for name in ("met", "raced"):
-            out = zeros(8, np.int32)
-            kernels(name)((1,), (256,), (out, np.int32(20)), shared_mem=32)
-            results[name] = out.get().tolist()
-    right = [(warp + 20) % 8 for warp in range(8)]
-    assert results["met"] == right
-    assert results["raced"] != right
+@pytest.mark.parametrize("name", ["no_barrier", "shuffle_for_a_barrier", "half_of_the_lanes", "same_number"])
+def test_races_are_reported(kernels, thread_order, name):
+    x = fake_cupy.copied(np.arange(32, dtype=np.float32))
+    with pytest.raises(AssertionError, match=f"{name}: a race: thread .* byte .* of shared memory, which thread"):
+        kernels(name)((1,), (32,), (x,), shared_mem=128)
+
+
+def test_lanes_that_meet_are_in_order(kernels, thread_order):
+    x = fake_cupy.copied(np.arange(32, dtype=np.float32))
+    kernels("all_lanes")((1,), (32,), (x,), shared_mem=128)
+    assert x.get().tolist() == [*range(1, 32), 0]
+
+
+def test_a_barrier_that_is_missing_between_rounds(kernels, thread_order):
+    """Each warp hands its number on, round after round: it may not overwrite what another one still reads."""
+    out = zeros(8, np.int32)
+    kernels("met")((1,), (256,), (out, np.int32(20)), shared_mem=32)
+    assert out.get().tolist() == [(warp + 20) % 8 for warp in range(8)]
+    with pytest.raises(
+        AssertionError, match=r"raced: a race: thread \d+ writes byte \d+ of shared memory, which .* has read"
+    ):
+        kernels("raced")((1,), (256,), (out, np.int32(20)), shared_mem=32)
 
 
 @pytest.mark.parametrize("arguments", [(15, np.float32), (np.int32(15),), (None, None), ()])
 def test_arguments_of_the_wrong_kind(kernels, arguments):
     with pytest.raises(AssertionError, match="argument"):
         kernels("stray")((1,), (32,), [zeros(32, np.float32) if x is None else x for x in arguments])
+
+
+STATIC = """
+extern "C" __global__ void turned(const float* x, float* out, int meet) {
+    __shared__ float tile[32][2];
+    __shared__ int ready;
+    if (threadIdx.x == 0) ready = meet;
+    tile[threadIdx.x][0] = x[threadIdx.x];
+    if (meet) __syncthreads();
+    out[threadIdx.x] = ready ? tile[31 - threadIdx.x][0] : tile[threadIdx.x][1];
+}
+"""
+
+
+def test_static_variables_in_shared_memory(cupy, compiler, thread_order):
+    """One for all threads of a block, NaN when it begins, and watched for races like the rest."""
+    kernel = cupy.RawModule(code=STATIC).get_function("turned")
+    x, out = fake_cupy.copied(np.arange(32, dtype=np.float32)), zeros(32, np.float32)
+    kernel((2,), (32,), (x, out, np.int32(1)))
+    assert out.get().tolist() == [*range(31, -1, -1)]
+    with pytest.raises(AssertionError, match="turned: a race: "):
+        kernel((2,), (32,), (x, out, np.int32(0)))
+
+
+def test_static_variables_that_are_not_understood(cupy, compiler):
+    code = 'extern "C" __global__ void f() { __shared__ float a[3], b[4]; }'
+    with pytest.raises(ValueError, match=r"one static variable .* got __shared__ float a\[3\], b\[4\]"):
+        cupy.RawModule(code=code).get_function("f")

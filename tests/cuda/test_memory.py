@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from harness import fake_cupy
-from harness.fake_memory import ALIGNMENT, POOL, OutOfMemoryError
+from harness.fake_pool import POOL, UNIT, OutOfMemoryError
 
 from fusedmlp import Gradients, Network
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
@@ -100,6 +100,39 @@ def refuse_once(number):
 
     POOL.refuse = refuse
     return refused
+
+
+# A limit of the pool --------------------------------------------------------------------------------------------------
+
+
+def check_that_a_chunk_is_halved(backend, monkeypatch, caplog, sizes, m):
+    """A forward pass within a limit that Z1 of half of the samples fits, and Z1 of all does not.
+
+    In a pool of its own: what other tests have left in the default one would be taken first, and counts in its limit.
+    """
+    cupy = backend.xp
+    X = np.random.default_rng(0).normal(size=(sizes[0], m)).astype(np.float32)
+    expected = Network(sizes, backend=backend, random_state=0).forward(X)
+    pool = cupy.cuda.MemoryPool()
+    with monkeypatch.context() as patch, cupy.cuda.using_allocator(pool.malloc):
+        patch.setattr(cupy, "get_default_memory_pool", lambda: pool)
+        net = Network(sizes, backend=backend, random_state=0)
+        pool.set_limit(pool.total_bytes() + X.nbytes + 3 * (X.itemsize * sizes[1] * m) // 4)
+        with caplog.at_level(logging.WARNING, "fusedmlp"):
+            got = net.forward(X)
+    assert f"{m // 2:,} samples in place of {m:,}" in caplog.text
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_chunk_that_does_not_fit_is_halved(emulated, monkeypatch, caplog):
+    check_that_a_chunk_is_halved(emulated, monkeypatch, caplog, (16, 256, 5), 2000)
+
+
+def test_a_narrow_network_fits_whole(emulated, monkeypatch, caplog):
+    """Its activations are nowhere in memory: a limit that Z1 does not fit makes no chunk smaller."""
+    with pytest.raises(AssertionError, match="1,000 samples in place of 2,000"):
+        check_that_a_chunk_is_halved(emulated, monkeypatch, caplog, (16, 256, 1), 2000)
+    assert caplog.records == []
 
 
 # Chunks get smaller ---------------------------------------------------------------------------------------------------
@@ -259,8 +292,8 @@ def test_a_fused_step_allocates_no_more_than_numbers(emulated, data, batch_size,
     bench.epoch(batch_size, shuffled)
     del POOL.sizes[:]
     bench.epoch(batch_size, shuffled)
-    assert set(POOL.sizes) == (set() if resident else {ALIGNMENT})
-    assert batch_size * 8 >= ALIGNMENT
+    assert set(POOL.sizes) == (set() if resident else {UNIT})
+    assert batch_size * 8 >= UNIT
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
@@ -270,4 +303,4 @@ def test_a_composed_step_allocates_no_more_than_its_outputs(emulated, data, shuf
     bench.epoch(200, shuffled)
     del POOL.sizes[:]
     bench.epoch(200, shuffled)
-    assert max(POOL.sizes) <= -(-200 * 8 // ALIGNMENT) * ALIGNMENT
+    assert max(POOL.sizes) <= -(-200 * 8 // UNIT) * UNIT

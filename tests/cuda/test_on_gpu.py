@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import test_captured_steps
 import test_lower_layers
+import test_memory
 import test_narrow_step
 import test_resident
 from test_kernels_on_cpu import check, f, slope
@@ -202,24 +203,9 @@ def test_samples_from_main_memory(gpu, monkeypatch, order, sizes):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
 
-def test_a_chunk_that_does_not_fit_is_halved(gpu, caplog):
-    cupy = gpu.xp
-    pool = cupy.get_default_memory_pool()
-    X = np.random.default_rng(0).normal(size=(16, 400_000)).astype(np.float32)
-    net = Network([16, 256, 1], backend=gpu, random_state=0)
-    expected = net.forward(X)
-    del net
-    pool.free_all_blocks()
-    net = Network([16, 256, 1], backend=gpu, random_state=0)
-    before = pool.get_limit()
-    pool.set_limit(pool.used_bytes() + X.nbytes + 200 * 2**20)  # A1 of all samples takes 410 MB
-    try:
-        with caplog.at_level("WARNING", "fusedmlp"):
-            got = net.forward(X)
-    finally:
-        pool.set_limit(before)
-    assert "200,000 samples in place of 400,000" in caplog.text
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+def test_a_chunk_that_does_not_fit_is_halved(gpu, monkeypatch, caplog):
+    """Z1 of all samples takes 410 MB."""
+    test_memory.check_that_a_chunk_is_halved(gpu, monkeypatch, caplog, (16, 256, 5), 400_000)
 
 
 def test_a_kernel_that_does_not_compile_is_an_error(gpu, monkeypatch):

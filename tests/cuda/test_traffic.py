@@ -308,12 +308,12 @@ extern "C" __global__ void twice(const float* a, float* out, int n, int step) {
 )
 def test_the_counter_counts(compiler, kernel, step, loaded, stored):
     """Every byte once; shared memory and what lies on a stack are no traffic."""
-    function = compile_source(COUNTED, counting=True).get_function(kernel)
+    function = compile_source(COUNTED).get_function(kernel)
     arguments = (random(256), random(256), np.int32(256), np.int32(step))
     assert traffic.run_and_count(function, (1,), (64,), arguments, 256) == (kernel, 4 * loaded, 4 * stored)
 
 
 def test_blocks_that_use_the_same_number_are_found(compiler, thread_order):
-    function = compile_source(COUNTED, counting=True).get_function("blocks_meet")
+    function = compile_source(COUNTED).get_function("blocks_meet")
     with pytest.raises(AssertionError, match="a block uses what another one has written"):
         traffic.run_and_count(function, (2,), (64,), (random(256), random(256), np.int32(256), np.int32(1)))

@@ -13,18 +13,31 @@ struct Sent {
     size_t place, barrier;  // in shared memory
     unsigned char bytes[8];
     int size;
+    Snapshot sender;
 };
+
+struct Announced {  // an mbarrier that has begun: what those knew who announced something or sent it, in this phase and the last
+    size_t rank, place;
+    Gathered phase;
+    Knowledge last;
+};
+static std::vector<Announced> mbarriers;  // of the cluster
+
+struct Arrived {  // at the barrier of the cluster, for the so-and-so-manieth time
+    unsigned number;
+    Gathered all;
+};
+static Arrived arrived[2];
 
 struct RunningBlock {
     Dim3 place;
     bool begun, ended;
     std::vector<Fiber> fibers;
-    std::vector<unsigned char> shared;  // its shared memory while it is another's turn
+    std::vector<unsigned char> shared, fixed;  // its shared memory, dynamic and static, while it is another's turn
     std::vector<Sent> inbox;
 };
 static std::vector<RunningBlock> cluster;
 static uint64_t arrivals;  // of all threads
-static size_t own_rank;    // in the cluster, of the block whose turn it is
 
 static inline void begin_cluster(size_t blocks) {
     cluster.resize(blocks);
@@ -33,6 +46,8 @@ static inline void begin_cluster(size_t blocks) {
         block.inbox.clear();
     }
     arrivals = 0;
+    mbarriers.clear();
+    arrived[0] = arrived[1] = {};
 }
 
 static inline bool all_ended() {
@@ -50,32 +65,52 @@ static inline size_t place_of(const void* p) {
     if (here < shared_memory || here >= shared_memory + MOST_SHARED) complain("a place that is not in shared memory");
     return here - shared_memory;
 }
-static inline MbarrierState* state_at(size_t place) { return reinterpret_cast<MbarrierState*>(shared_memory + place); }
+UNOBSERVED static inline MbarrierState* state_at(size_t place) { return reinterpret_cast<MbarrierState*>(shared_memory + place); }
 
-static inline void end_phase(MbarrierState* state) {
+// The number of an mbarrier of the block whose turn it is; it begins with its first use.
+static size_t number_of(size_t place) {
+    for (size_t i = 0; i < mbarriers.size(); ++i)
+        if (mbarriers[i].rank == own_rank && mbarriers[i].place == place) return i;
+    if (mbarriers.size() == MOST_MBARRIERS) complain("more mbarriers than races.h has numbers for");
+    mbarriers.push_back({own_rank, place, {}, {}});
+    return mbarriers.size() - 1;
+}
+
+UNOBSERVED static inline void end_phase(size_t place) {
+    MbarrierState* state = state_at(place);
     if (state->expected || state->bytes) return;
     state->phase ^= 1;
     state->expected = 1;
+    Announced& barrier = mbarriers[number_of(place)];
+    barrier.phase.times[threads_of_cluster + number_of(place)] = now++;
+    barrier.last = barrier.phase.all();
+    barrier.phase = {};
 }
-static inline void begin_mbarrier(void* barrier) { *state_at(place_of(barrier)) = {0, 1, 0}; }
+UNOBSERVED static inline void begin_mbarrier(void* barrier) { *state_at(place_of(barrier)) = {0, 1, 0}; }
 
-static inline void expect_at_mbarrier(void* barrier, unsigned bytes) {
-    MbarrierState* state = state_at(place_of(barrier));
+UNOBSERVED static inline void expect_at_mbarrier(void* barrier, unsigned bytes) {
+    const size_t place = place_of(barrier);
+    MbarrierState* state = state_at(place);
     if (state->expected != 1 || (state->phase & ~1)) complain("an announcement at an mbarrier that takes none");
     state->expected = 0;
     state->bytes += bytes;
-    end_phase(state);
+    mbarriers[number_of(place)].phase.add(Snapshot(*current));
+    ++now;
+    end_phase(place);
 }
 
-static inline void wait_at_mbarrier(const void* barrier, int parity) {
-    const MbarrierState* state = state_at(place_of(barrier));
+UNOBSERVED static inline void wait_at_mbarrier(const void* barrier, int parity) {
+    const size_t place = place_of(barrier);
+    const MbarrierState* state = state_at(place);
     if (state->phase & ~1) complain("a wait at an mbarrier that has not begun");
-    if (state->phase != parity) return;
-    current->awaited = state;
-    current->parity = parity;
-    current->wait = AT_CLUSTER;
-    hand_over();
-    current->awaited = nullptr;
+    if (state->phase == parity) {
+        current->awaited = state;
+        current->parity = parity;
+        current->wait = AT_CLUSTER;
+        hand_over();
+        current->awaited = nullptr;
+    }
+    learn(*current, mbarriers[number_of(place)].last);
 }
 
 template <typename T>
@@ -83,9 +118,10 @@ static inline void send_to_block(const T* p, T x, const void* barrier, int rank)
     if (rank < 0 || size_t(rank) >= cluster.size()) complain("a block that the cluster does not have");
     RunningBlock& block = cluster[rank];
     if (!block.begun || block.ended) complain("shared memory of a block that does not run");
-    Sent sent = {place_of(p), place_of(barrier), {}, sizeof x};
+    Sent sent = {place_of(p), place_of(barrier), {}, sizeof x, Snapshot(*current)};
     memcpy(sent.bytes, &x, sizeof x);
     block.inbox.push_back(sent);
+    ++now;
 }
 
 // What was sent to the block whose turn it is; whether there was anything.
@@ -93,9 +129,11 @@ static inline bool deliver() {
     RunningBlock& block = cluster[own_rank];
     for (const Sent& sent : block.inbox) {
         memcpy(shared_memory + sent.place, sent.bytes, sent.size);
-        MbarrierState* state = state_at(sent.barrier);
-        state->bytes -= sent.size;
-        end_phase(state);
+        const size_t number = number_of(sent.barrier);
+        message_arrives(own_rank, sent.place, sent.size, sent.sender, number);
+        mbarriers[number].phase.add(sent.sender);
+        state_at(sent.barrier)->bytes -= sent.size;
+        end_phase(sent.barrier);
     }
     const bool any = !block.inbox.empty();
     block.inbox.clear();
@@ -108,6 +146,10 @@ static inline void arrive_at_cluster() {
     if (current->arrivals != current->waits) complain("an arrival at the barrier of a cluster before the last was waited for");
     ++current->arrivals;
     ++arrivals;
+    Arrived& at = arrived[current->arrivals % 2];
+    if (at.number != current->arrivals) at = {current->arrivals, {}};
+    at.all.add(Snapshot(*current));
+    ++now;
     current->wait = ARRIVED;
     hand_over();
 }
@@ -117,9 +159,11 @@ static inline bool all_arrived(const Fiber& fiber) { return arrivals >= fiber.wa
 static inline void wait_for_cluster() {
     ++current->waits;
     if (current->arrivals != current->waits) complain("a wait at the barrier of a cluster without an arrival");
-    if (all_arrived(*current)) return;
-    current->wait = AT_CLUSTER;
-    hand_over();
+    if (!all_arrived(*current)) {
+        current->wait = AT_CLUSTER;
+        hand_over();
+    }
+    learn(*current, arrived[current->waits % 2].all.all());
 }
 
 // Turns ----------------------------------------------------------------------------------------------------------------
@@ -130,7 +174,9 @@ static inline void enter_block(size_t b, size_t threads, size_t shared_bytes) {
     blockIdx = block.place;
     std::swap(fibers, block.fibers);
     if (block.begun) {
-        if (cluster.size() > 1) std::copy(block.shared.begin(), block.shared.end(), shared_memory);
+        if (cluster.size() == 1) return;
+        std::copy(block.shared.begin(), block.shared.end(), shared_memory);
+        std::copy(block.fixed.begin(), block.fixed.end(), shared_memory + STATIC_BEGIN);
         return;
     }
     block.begun = true;
@@ -140,10 +186,15 @@ static inline void enter_block(size_t b, size_t threads, size_t shared_bytes) {
         fibers[t].number = t;
     }
     if (shared_bytes) std::fill_n(shared_memory, shared_bytes + CANARY, 0xFF);
+    std::fill_n(shared_memory + STATIC_BEGIN, static_bytes, 0xFF);
 }
 
 static inline void leave_block(size_t b, size_t shared_bytes) {
-    if (cluster.size() > 1) cluster[b].shared.assign(shared_memory, shared_memory + shared_bytes + CANARY);
+    if (cluster.size() > 1) {
+        const unsigned char* fixed = shared_memory + STATIC_BEGIN;
+        cluster[b].shared.assign(shared_memory, shared_memory + shared_bytes + CANARY);
+        cluster[b].fixed.assign(fixed, fixed + static_bytes);
+    }
     std::swap(fibers, cluster[b].fibers);
 }
 

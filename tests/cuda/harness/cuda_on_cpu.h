@@ -1,8 +1,8 @@
 // Enough of CUDA C++ for g++ to run our kernels on the CPU: a fiber per CUDA thread, in an order of the caller's choice.
 //
-// Blocks run one after the other, those of a cluster in turns. Shared memory is the dynamic kind, `shared_memory`, and NaN
-// when a block begins; a static __shared__ variable would be each thread's own here. What a kernel uses beyond this does
-// not compile.
+// Blocks run one after the other, those of a cluster in turns. Shared memory is NaN when a block begins: the dynamic kind,
+// `shared_memory`, and behind it static variables (emulator.py makes a call of static_shared() of their declarations).
+// What a kernel uses beyond this does not compile.
 #pragma GCC push_options
 #pragma GCC optimize("O2")  // what runs the threads, unlike the kernels, of which there are many to compile
 #include <math.h>
@@ -34,12 +34,26 @@ struct Dim3 {
 };
 static Dim3 threadIdx, blockIdx, blockDim, gridDim;  // one kernel at a time: the Python side holds the GIL
 
-constexpr size_t MOST_SHARED = 227 * 1024, CANARY = 4096;
-__attribute__((visibility("hidden"), aligned(1024))) unsigned char shared_memory[MOST_SHARED + CANARY];
+constexpr size_t MOST_SHARED = 227 * 1024, CANARY = 4096, STATIC_BEGIN = MOST_SHARED + CANARY, MOST_STATIC = 256 * 1024;
+__attribute__((visibility("hidden"), aligned(1024))) unsigned char shared_memory[STATIC_BEGIN + MOST_STATIC];
+static size_t static_bytes;  // of all kernels of the source that have run
+
+UNOBSERVED static inline size_t take_static(size_t bytes) {
+    const size_t place = STATIC_BEGIN + static_bytes;
+    static_bytes += (bytes + 15) / 16 * 16;
+    if (static_bytes > MOST_STATIC) complain("more static shared memory than the emulator has");
+    memset(shared_memory + place, 0xFF, bytes);
+    return place;
+}
+
+// A static variable in shared memory, the same for all threads of a block; each `Site` has its own.
+template <typename T, typename Site>
+static T& static_shared(Site) {
+    static const size_t place = take_static(sizeof(T));
+    return *reinterpret_cast<T*>(shared_memory + place);
+}
 #include "clusters.h"
-#ifdef COUNT_TRAFFIC
-#include "traffic.h"
-#endif
+#include "accesses.h"
 #include "async_copies.h"
 
 // What the undefined-behaviour sanitizer calls, before the deed; its library is not needed. Accesses of 16 bytes at other
@@ -107,6 +121,7 @@ static void resume(Fiber& fiber) {
     }
     current = &fiber;
     switch_context(&scheduler, fiber.context);
+    current = nullptr;
     if (fiber.wait == ENDED && !give_back(std::exchange(fiber.stack, nullptr)) && !complaint)
         complaint = "a stack that is too small for the kernel";
 }
@@ -181,10 +196,11 @@ static const char* run_body(const unsigned* grid, const unsigned* block, unsigne
     const auto threads = in_order(uint64_t(block[0]) * block[1] * block[2], order, 2);
     std::vector<Dim3> places(threads.size());
     for (size_t t = 0; t < places.size(); ++t) places[t] = place(t, blockDim);
-    std::fill_n(shared_memory, MOST_SHARED + CANARY, 0xFF);
+    std::fill_n(shared_memory, STATIC_BEGIN + static_bytes, 0xFF);
     dice.seed(4);
     for (uint64_t c : clusters) {
         begin_cluster(blocks_of_cluster);
+        begin_shadows(blocks_of_cluster, threads.size(), shared_bytes, STATIC_BEGIN, MOST_STATIC);
         for (uint64_t b : blocks) cluster[b].place = place(c * blocks_of_cluster + b, gridDim);
         run_cluster(blocks, threads, places, shared_bytes, order == SHUFFLED);
         if (complaint) break;

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from harness.kept import kept
@@ -27,10 +28,26 @@ _CLUSTERED = "blocks_of_a_cluster"
 # Words of CUDA's that stand between `extern "C"` and the name of a kernel.
 _WORDS = [f"-D__cluster_dims__(...)={_CLUSTERED}", "-D__launch_bounds__(...)=", "-D__global__="]
 _KERNEL = re.compile(rf'extern\s+"C"\s+void\s+(?:({_CLUSTERED})\s+)?(?!__)(\w+)\s*\(')
-_FLAGS = ["-std=c++17", "-Og", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-_SANITIZERS = ["-fsanitize=alignment,bounds,signed-integer-overflow,shift"]
-# traffic.h has the functions that this makes the code call.
-_COUNTING = ["-DCOUNT_TRAFFIC", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
+_FLAGS = [
+    "-std=c++17",
+    "-Og",
+    "-fPIC",
+    "-fno-threadsafe-statics",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+]
+# cuda_on_cpu.h and accesses.h have the functions that these make the code call.
+_SANITIZERS = [
+    "-fsanitize=alignment,bounds,signed-integer-overflow,shift",
+    "-fsanitize=thread",
+    "--param=tsan-instrument-func-entry-exit=0",
+]
+# A static variable in shared memory: its type, its name, its dimensions.
+_STATIC = re.compile(r"(?<!extern )\b__shared__\s+((?:\w+::)*\w+)\s+(\w+)((?:\[[^\]]*\])*)\s*;")
+_OTHER_STATIC = re.compile(r"(?<!extern )\b__shared__.*")
 _LARGEST_GRID = (2**31 - 1, 65535, 65535)
 _LARGEST_BLOCK = (1024, 1024, 64)
 _MOST_THREADS = 1024
@@ -50,6 +67,28 @@ def thread_order(order):
         _order = before
 
 
+class Counts(NamedTuple):
+    """Maps of an allocation, by byte: whether a launch read it, whether it wrote it, and which block did."""
+
+    loaded: np.ndarray
+    stored: np.ndarray
+    writer: np.ndarray
+
+    @classmethod
+    def of(cls, n_bytes):
+        return cls(*(np.zeros(n_bytes, dtype) for dtype in (np.uint8, np.uint8, np.uint32)))
+
+
+class _Watched(ctypes.Structure):
+    """As in ``accesses.h``."""
+
+    _fields_ = [
+        ("begin", ctypes.c_size_t),
+        ("end", ctypes.c_size_t),
+        *((name, ctypes.c_void_p) for name in ("written", *Counts._fields)),
+    ]
+
+
 class Kernel:
     """A kernel compiled for the CPU, called as CuPy's RawKernel is: ``kernel(grid, block, args)``.
 
@@ -67,7 +106,8 @@ class Kernel:
         library[f"describe_{name}"](text)
         self.parameters = re.findall("..", text.value.decode())
 
-    def __call__(self, grid, block, args, shared_mem=0):
+    def __call__(self, grid, block, args, shared_mem=0, counts=None):
+        """Run it. `counts`, a dictionary, takes the `Counts` of every allocation of the arguments, by address."""
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
         assert all(1 <= n <= limit for n, limit in zip(grid, _LARGEST_GRID, strict=True)), f"{self.name}: grid {grid}"
         assert all(1 <= n <= limit for n, limit in zip(block, _LARGEST_BLOCK, strict=True)), f"{self.name}: {block}"
@@ -80,8 +120,36 @@ class Kernel:
         pointers = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         size3 = ctypes.c_uint * 3
         order, shared = ORDERS.index(_order), ctypes.c_size_t(shared_mem)
-        complaint = self._run(size3(*grid), size3(*block), self.cluster, order, shared, pointers)
-        assert complaint is None, f"{self.name}: {complaint.decode()}"
+        with self._watched(args, counts):
+            complaint = self._run(size3(*grid), size3(*block), self.cluster, order, shared, pointers)
+        assert complaint is None, f"{self.name}: {complaint.decode()}{self._unwritten(args)}"
+
+    @contextlib.contextmanager
+    def _watched(self, args, counts):
+        """Let accesses to the allocations of the arguments be noted."""
+        memories = {x.memory.address: x.memory for x in args if hasattr(x, "memory") and x.memory.piece.size}
+        watched = (_Watched * len(memories))()
+        for entry, (address, memory) in zip(watched, memories.items(), strict=True):
+            maps = [memory.written.map]
+            if counts is not None:
+                maps += counts.setdefault(address, Counts.of(memory.piece.size))
+            pointers = [x.ctypes.data for x in maps] + [None] * (4 - len(maps))
+            entry.__init__(address, address + memory.piece.size, *pointers)
+        assert self.library.watch(watched, len(watched)), f"{self.name}: {len(watched)} allocations"
+        try:
+            yield
+        finally:
+            self.library.watch(None, 0)
+
+    def _unwritten(self, args):
+        """Which number it was that nobody had written: the argument it belongs to, and where it lies there."""
+        at = ctypes.c_size_t.in_dll(self.library, "unwritten")
+        address, at.value = at.value, 0
+        begins = [(x.data.ptr, i) for i, x in enumerate(args) if hasattr(x, "memory") and x.data.ptr <= address]
+        if not begins:
+            return ""
+        begin, i = max(begins)
+        return f": argument {i}, at byte {address - begin}"
 
     def _value(self, i, x):
         """The argument's bytes, as an array of one element."""
@@ -117,19 +185,16 @@ class Module:
         return Kernel(self._library, name, *sizes)
 
 
-def compile_source(code, options=(), counting=False):
-    """The module of a CUDA source; compiled once per process. Of the options, -D counts.
-
-    With `counting` its kernels note what they read and write (``traffic.py``), in place of the sanitizers' checks.
-    """
-    return _compile(code, tuple(option for option in options if option.startswith("-D")), counting)
+def compile_source(code, options=()):
+    """The module of a CUDA source; compiled once per process. Of the options, -D counts."""
+    return _compile(code, tuple(option for option in options if option.startswith("-D")))
 
 
 @functools.cache
-def _compile(code, defines, counting):
+def _compile(code, defines):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
-    flags = [*_FLAGS, *(_COUNTING if counting else _SANITIZERS)]
+    flags = [*_FLAGS, *_SANITIZERS]
     headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
     precompiled = kept(
         [*headers, *flags, _version()], lambda path: _gxx(*flags, "-x", "c++-header", _HEADER, "-o", path)
@@ -139,6 +204,9 @@ def _compile(code, defines, counting):
         unit.write_text(code)
         kernels = _KERNEL.findall(_gxx("-E", "-P", *_WORDS, *defines, unit))
         names, clustered = [name for _, name in kernels], {name for mark, name in kernels if mark}
+        code = _STATIC.sub(r"auto& \2 = static_shared<\1\3>([] {});", code)
+        if other := _OTHER_STATIC.search(code):
+            raise ValueError(f"expected one static variable in shared memory a declaration; got {other[0]}")
         text = f'#include "{_HEADER.name}"\n#line 1\n{code}\n' + "\n".join(f"ENTRY({name})" for name in names) + "\n"
 
         def make(library):

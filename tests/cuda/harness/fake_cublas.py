@@ -184,9 +184,12 @@ class FakeCublas:
                 matrix_at(self._memory_at, x, dtype, *shape, ld)
                 for x, shape, ld in ((a, stored_a, lda), (b, stored_b, ldb), (c, (m, n), ldc))
             )
+            for x, matrix in ((a, A), (b, B), *([(c, C)] if keep else [])):
+                self._memory_at(x, 1).written.require(matrix, "cublasGemmEx")
             if precision == "tf32":
                 A, B = to_tf32(np.ascontiguousarray(A)), to_tf32(np.ascontiguousarray(B))
             product = factor * self.multiply(A.T if op_a else A, B.T if op_b else B)
+            self._memory_at(c, 1).written.note(C)
             C[...] = product if keep == 0 else product + keep * C
             for x in (a, b, c, workspace[0]):
                 self._memory_at(x, 1).users.touch(stream)

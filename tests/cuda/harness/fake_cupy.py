@@ -2,8 +2,9 @@
 
 It has what the project uses of CuPy, and refuses what CuPy refuses: numpy arrays among CuPy arrays, implicit conversion
 to numpy, kernel arguments that are not sized. Every allocation lies between canaries (NaN), which are looked at after
-every kernel, and holds NaN until it is written to. It comes from a pool with a limit, and every use of it is one by the
-current stream: `fake_memory` and `fake_streams` say what is out of order.
+every kernel, and holds NaN until it is written to; who reads it before is reported (`written_bytes`). It comes from a
+pool with a limit (`fake_pool`), and every use of it is one by the current stream: `fake_streams` says what is out of
+order.
 """
 
 from __future__ import annotations
@@ -18,21 +19,9 @@ from harness.emulator import compile_source
 from harness.fake_cublas import FakeCublas
 from harness.fake_cublaslt import FakeCublasLt
 from harness.fake_devices import Device, DeviceOfThread
-from harness.fake_memory import POOL, Allocation, OutOfMemoryError
+from harness.fake_memory import Allocation, Pointer
+from harness.fake_pool import POOL, MemoryPool, OutOfMemoryError, using_allocator
 from scipy import special
-
-
-class Pointer:
-    """cupy.cuda.MemoryPointer."""
-
-    def __init__(self, ptr, device_id, memory):
-        self.ptr = ptr
-        self.device_id = device_id
-        self._memory = memory
-
-    def copy_from_host_async(self, mem, size, stream):
-        memory = self._memory
-        fake_streams.copy_from_host_async(memory.users, self.ptr, mem, size, stream, keep=memory.piece)
 
 
 def allocate(shape, dtype, order="C", shift=0, device_id=0):
@@ -47,7 +36,7 @@ def copied(x, order="K", shift=0):
     if order in "KA":
         order = "F" if x.flags.fnc else "C"
     new = allocate(x.shape, x.dtype, order, shift)
-    new.host[...] = x
+    new.for_writing()[...] = x
     return new
 
 
@@ -78,10 +67,20 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
 
     @property
     def host(self):
-        """The numbers, for an operation of the current stream; a capture is no place for one of CuPy's own."""
+        """The numbers, to be read by an operation of the current stream."""
+        self._touch()
+        self.memory.written.require(self._raw, "an operation of CuPy's own")
+        return self._raw
+
+    def for_writing(self):
+        """The numbers, all of which an operation of the current stream overwrites."""
+        self._touch()
+        self.memory.written.note(self._raw)
+        return self._raw
+
+    def _touch(self):
         assert not fake_streams.current().is_capturing(), "an operation of CuPy's own in a capture"
         self.memory.users.touch(fake_streams.current())
-        return self._raw
 
     shape = property(lambda self: self._raw.shape)
     dtype = property(lambda self: self._raw.dtype)
@@ -116,7 +115,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         if out is None:
             return wrapped(ufunc(*values, **kwargs))
         (target,) = out
-        ufunc(*values, out=host(target), **kwargs)
+        ufunc(*values, out=target.for_writing(), **kwargs)
         return target
 
     def __array_function__(self, func, types, args, kwargs):
@@ -131,7 +130,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         return wrapped(self.host[_index(key)])
 
     def __setitem__(self, key, value):
-        self.host[_index(key)] = host(value)
+        value, key = host(value), _index(key)
+        self.memory.written.note(self._raw, key)
+        self._touch()
+        self._raw[key] = value
 
     def __len__(self):
         return len(self._raw)
@@ -157,13 +159,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         assert isinstance(arr, np.ndarray), type(arr)
         assert (arr.shape, arr.dtype) == (self.shape, self.dtype), "set: CuPy would take it for bytes"
         assert self._raw.flags.c_contiguous, "set: CuPy would make a copy"
-        self.host[...] = arr
+        self.for_writing()[...] = arr
 
     def item(self):
         return self.get().item()
 
     def fill(self, value):
-        self.host.fill(value)
+        self.for_writing().fill(value)
 
     def copy(self, order="C"):
         return copied(self.host, order)
@@ -183,7 +185,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
             raise TypeError("Output dtype mismatch")
         if out.shape != result.shape:
             raise ValueError("Output shape mismatch")
-        out.host[...] = result
+        out.for_writing()[...] = result
         return out
 
     def _reduce(self, name, axis=None, out=None, keepdims=False, **kwargs):
@@ -191,7 +193,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801 - CuPy's name
         if out is None:
             return wrapped(result)
         assert out.shape == result.shape, f"{name}: out {out.shape}, expected {result.shape}"
-        out.host[...] = result
+        out.for_writing()[...] = result
         return out
 
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
@@ -301,7 +303,7 @@ def _ufunc(function):
         values = [host(x) for x in inputs]
         if out is None:
             return wrapped(function(*values, **({} if dtype is None else {"dtype": dtype})))
-        function(*values, out=host(out))
+        function(*values, out=out.for_writing())
         return out
 
     return call
@@ -341,9 +343,9 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
     cupy.asarray, cupy.asnumpy = _asarray, _asnumpy
     cupy.empty = empty
     cupy.empty_like = lambda x: allocate(x.shape, x.dtype)
-    cupy.zeros_like = lambda x: wrapped(np.zeros_like(x.host))
-    cupy.ones_like = lambda x: wrapped(np.ones_like(x.host))
-    cupy.where = lambda condition, x, y: wrapped(np.where(condition.host, host(x), host(y)))
+    cupy.zeros_like = lambda x: wrapped(np.zeros_like(x._raw))
+    cupy.ones_like = lambda x: wrapped(np.ones_like(x._raw))
+    cupy.where = lambda condition, x, y: wrapped(np.where(host(condition), host(x), host(y)))
     for name in _UFUNCS:
         setattr(cupy, name, _ufunc(getattr(np, name)))
 
@@ -361,11 +363,13 @@ def make(*, devices=1, driver=13020, runtime=13020, multiprocessors=2):
     cupy.cuda = types.SimpleNamespace(
         Device=current,
         Event=fake_streams.Event,
+        MemoryPool=MemoryPool,
         Stream=fake_streams.Stream,
         alloc_pinned_memory=fake_streams.alloc_pinned_memory,
         get_current_stream=fake_streams.current,
         is_available=lambda: devices > 0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        using_allocator=using_allocator,
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             cudaDevAttrMultiProcessorCount=16,

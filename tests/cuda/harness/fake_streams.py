@@ -12,7 +12,6 @@ it, and who touches it next without coming after that in order is in a race, alt
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import threading
 import weakref
@@ -241,7 +240,7 @@ def is_pinned(address, n_bytes):
         return any(range_.start <= address and address + n_bytes <= range_.stop for range_ in list(_pinned))
 
 
-def copy_from_host_async(users, target, source, n_bytes, stream, keep):
+def copy_from_host_async(users, source, n_bytes, stream, copy):
     """MemoryPointer.copy_from_host_async; `source` has to be pinned: else the copy would not be asynchronous."""
     assert is_pinned(source, n_bytes), "an asynchronous copy from memory that is not pinned"
-    users.touch(stream, lambda: keep is None or ctypes.memmove(target, source, n_bytes))
+    users.touch(stream, copy)

@@ -20,16 +20,16 @@ static inline float tensor_core_operand(float x) {
     return x;
 }
 
-static inline void tensor_core_multiply(float& d0, float& d1, float& d2, float& d3, const float (&a)[4], const float (&b)[2]) {
+UNOBSERVED static inline void tensor_core_multiply(float& d0, float& d1, float& d2, float& d3, const float (&a)[4], const float (&b)[2]) {
     const unsigned number = current->number, lane = number % WARP, g = lane / 4, q = lane % 4;
     Fragments* warp = fragments + (number - lane);
     for (int i = 0; i < 4; ++i) warp[lane].a[i] = tensor_core_operand(a[i]);
     for (int i = 0; i < 2; ++i) warp[lane].b[i] = tensor_core_operand(b[i]);
-    __syncwarp();
+    ask(__LINE__, SHUFFLE, ~0u, 0, 0);
     float* d[2][2] = {{&d0, &d1}, {&d2, &d3}};
     for (int row = 0; row < 2; ++row)
         for (int column = 0; column < 2; ++column)
             for (unsigned k = 0; k < 8; ++k)
                 *d[row][column] += warp[4 * g + k % 4].a[row + 2 * (k / 4)] * warp[4 * (2 * q + column) + k % 4].b[k / 4];
-    __syncwarp();
+    ask(__LINE__, SHUFFLE, ~0u, 0, 0);
 }

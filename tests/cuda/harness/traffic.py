@@ -1,17 +1,14 @@
 """Counts the bytes that kernels and whole steps move to and from the memory of the fake GPU.
 
 Of a kernel the distinct bytes that it reads, and those that it writes: what goes through memory if the caches hold all
-that is used again. Kernels are compiled once more for this, so that every access is noted (``traffic.h``). Of a product
-by cuBLAS and of CuPy's own operations, the operands and the result, each once.
+that is used again. Of a product by cuBLAS and of CuPy's own operations, the operands and the result, each once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from typing import NamedTuple
 
-import numpy as np
 from harness import fake_cupy
 from harness.emulator import compile_source
 
@@ -26,30 +23,11 @@ class Moved(NamedTuple):
     stored: int
 
 
-class _Watched(ctypes.Structure):
-    _fields_ = [
-        ("begin", ctypes.c_size_t),
-        ("end", ctypes.c_size_t),
-        ("loaded", ctypes.c_void_p),
-        ("stored", ctypes.c_void_p),
-        ("writer", ctypes.c_void_p),
-    ]
-
-
 def run_and_count(kernel, grid, block, args, shared_mem=0):
-    """Run a kernel of a counting module; what it moved within the allocations of its arguments."""
-    pieces = {x.memory.piece.ctypes.data: x.memory.piece for x in args if isinstance(x, fake_cupy.ndarray)}
-    maps = [[np.zeros(piece.size, dtype) for dtype in (np.uint8, np.uint8, np.uint32)] for piece in pieces.values()]
-    watched = [
-        _Watched(begin, begin + piece.size, *(x.ctypes.data for x in of_piece))
-        for (begin, piece), of_piece in zip(pieces.items(), maps, strict=True)
-    ]
-    assert kernel.library.watch((_Watched * len(watched))(*watched), len(watched)), f"{len(watched)} arrays"
-    try:
-        kernel(grid, block, args, shared_mem)
-    finally:
-        kernel.library.watch(None, 0)
-    loaded, stored = (sum(int(of_piece[i].sum()) for of_piece in maps) for i in (0, 1))
+    """Run a kernel; what it moved within the allocations of its arguments."""
+    counts = {}
+    kernel(grid, block, args, shared_mem, counts)
+    loaded, stored = (sum(int(x[i].sum()) for x in counts.values()) for i in (0, 1))
     return Moved(kernel.name, loaded, stored)
 
 
@@ -105,7 +83,7 @@ def count(monkeypatch, cupy):
 
     class Module(cupy.RawModule):
         def get_function(self, name):
-            kernel = compile_source(self._code, self.options, counting=True).get_function(name, self.options)
+            kernel = compile_source(self._code).get_function(name, self.options)
             return Kernel(kernel, self.launches)
 
     monkeypatch.setattr(cupy, "RawModule", Module)

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 constexpr unsigned WARP = 32;
+#define UNOBSERVED __attribute__((no_sanitize("thread")))  // its accesses are not the kernel's (accesses.h)
 
 enum Wait { RUNNING, AT_BARRIER, IN_WARP, ARRIVED, AT_CLUSTER, ENDED };  // ARRIVED and AT_CLUSTER: clusters.h
 enum Question { SHUFFLE, MEET };
@@ -36,6 +37,8 @@ struct Fiber {
     const MbarrierState* awaited;  // an mbarrier that it waits at, and for the end of which phase
     int parity;
     AsyncCopies copies;
+    uint32_t lanes[WARP];  // what it knows of its warp and of all threads (races.h)
+    const uint32_t* known;
     void* context;
     unsigned char* stack;
 };
@@ -95,6 +98,8 @@ struct Meeting {
 #define __syncwarp Meeting{__LINE__}
 #define __shfl_xor_sync(...) shuffle_across(__LINE__, __VA_ARGS__)
 
+#include "races.h"
+
 // For the scheduler ----------------------------------------------------------------------------------------------------
 
 // The lanes of a warp that have not ended.
@@ -130,6 +135,7 @@ static inline bool answer_warp(size_t first) {
         for (unsigned other = 0; other < WARP; ++other)
             if (present >> other & 1) fibers[first + other].answer = answer_to(fibers[first + other], first, present);
         answered |= present;
+        if (asker.question == MEET) lanes_have_met(first, present);
     }
     for (unsigned lane = 0; lane < WARP; ++lane)
         if (answered >> lane & 1) fibers[first + lane].wait = RUNNING;
@@ -156,6 +162,7 @@ static inline bool release() {
                         : "a barrier that not all threads of the block reach";
         return false;
     }
+    block_has_met();
     for (Fiber& fiber : fibers) fiber.wait = RUNNING;
     return true;
 }

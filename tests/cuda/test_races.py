@@ -1,0 +1,187 @@
+"""Mistakes planted in the kernels and in the host code: each is reported, whatever the numbers come out as.
+
+A barrier that is missing, and memory that is read before anything wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from harness import fake_cupy
+from harness.emulator import compile_source
+from harness.written_bytes import UnwrittenError
+from test_narrow_step import Case
+
+from fusedmlp import Network
+from fusedmlp.backends.cupy import CupyBackend, kernel_sources
+from fusedmlp.backends.cupy.narrow_step import Variant
+from fusedmlp.backends.cupy.sums import sum_rows
+
+
+def add_rows(backend):
+    sum_rows(backend.launcher, fake_cupy.copied(np.ones((300, 70))), fake_cupy.allocate((70,), "float64"))
+
+
+def network_step(*sizes):
+    """A loss and its gradients: several rounds of every block, several sums of it."""
+
+    def call(backend):
+        rng = np.random.default_rng(0)
+        net = Network(sizes, "tanh", "squared_error", dtype="float64", backend=backend, random_state=0)
+        net.loss_and_gradients(rng.normal(size=(sizes[0], 600)), rng.normal(size=(sizes[-1], 600)))
+
+    return call
+
+
+def narrow(n, *variant):
+    def call(backend):
+        Case(backend, Variant(*variant), 9, n, 300, 1).loss_and_gradients()
+
+    return call
+
+
+ONE_TILE, TWO_TILES = narrow(60, 1, 2, 4, "float32"), narrow(200, 1, 2, 4, "float32")
+CLUSTER = narrow(500, 1, 2, 8, "float32", True)
+
+
+class Planted(NamedTuple):
+    """A mistake: where, what text is replaced, which of its places, by what; and what runs that code."""
+
+    file: str
+    text: str
+    place: int
+    by: str
+    call: object
+
+    def __str__(self):
+        return f"{self.file}: {self.text} {self.place}"
+
+    def source(self, name, read=kernel_sources._read):
+        """The text of a file with the mistake in it."""
+        text = read(name)
+        if name != self.file:
+            return text
+        begins = [found.start() for found in re.finditer(re.escape(self.text), text)]
+        at = begins[self.place]
+        return text[:at] + self.by + text[at + len(self.text) :]
+
+
+def without(file, places, call, text="__syncthreads();"):
+    return [Planted(file, text, place, "", call) for place in places]
+
+
+MISTAKES = [
+    *without("sum_rows.cu", [0], add_rows),
+    *without("common.cuh", [0, 1], network_step(5, 20, 7)),
+    Planted("common.cuh", "threadIdx.x == 0 ? sums[0] : 0", 0, "sums[0]", network_step(5, 20, 7)),
+    *without("hidden_layer.cu", range(4), network_step(5, 20, 7)),
+    *without("narrow_step.cu", range(3), TWO_TILES),  # those of narrow_forward
+    *without("narrow_step.cu", range(3, 6), ONE_TILE),
+    *without("narrow_block.cuh", range(2), ONE_TILE, "__syncwarp();"),
+    *without("narrow_block.cuh", range(2), narrow(60, 1, 2, 4, "tf32"), "__syncwarp();"),
+    *without("narrow_cluster.cu", range(3), CLUSTER),
+    *without("narrow_cluster.cu", [0], CLUSTER, "block.receive_outputs(count);"),
+    Planted("narrow_cluster.cu", "parts + count % 2 * (", 0, "parts + 0 * (", CLUSTER),
+]
+
+
+def test_every_barrier_has_its_mistake():
+    """All barriers of the kernels are among those that are taken away."""
+    for path in kernel_sources.folder().glob("*.cu*"):
+        barriers = len(re.findall(r"__syncthreads\(\);", path.read_text(encoding="utf-8")))
+        places = {x.place for x in MISTAKES if x.file == path.name and x.text == "__syncthreads();"}
+        assert places == set(range(barriers)), path.name
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+def test_a_race_is_reported(cupy, monkeypatch, mistake):
+    class Module(cupy.RawModule):
+        def get_function(self, name):
+            """The one kernel alone, which compiles in a second."""
+            kernel = compile_source(self._code, self.options).get_function(name, self.options)
+            return fake_cupy.RawKernel(kernel, self.launches, self.device)
+
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    mistake.call(CupyBackend())
+    monkeypatch.setattr(kernel_sources, "_read", mistake.source)
+    with pytest.raises(AssertionError, match=r"a race: thread \d+ (reads|writes) byte \d+ of shared memory, which "):
+        mistake.call(CupyBackend())
+
+
+# Memory that nobody has written ---------------------------------------------------------------------------------------
+
+KERNELS = """
+extern "C" __global__ void shifted(const float* x, const float* y, float* out, int shift) {
+    out[threadIdx.x] = x[threadIdx.x] + y[threadIdx.x + shift];
+}
+"""
+
+
+@pytest.fixture
+def shifted(compiler, cupy):
+    return cupy.RawModule(code=KERNELS).get_function("shifted")
+
+
+def test_a_kernel_that_reads_what_nobody_wrote(shifted):
+    """By the argument and the place in it, though two arguments lie in one allocation."""
+    memory = fake_cupy.allocate((100,), np.float32)
+    memory[:40] = np.float32(1)
+    out = fake_cupy.allocate((32,), np.float32)
+    shifted((1,), (32,), (memory, memory[8:], out, np.int32(0)))
+    assert (out.get() == 2).all()
+    with pytest.raises(
+        AssertionError, match="shifted: a read of memory that nobody has written: argument 1, at byte 128"
+    ):
+        shifted((1,), (32,), (memory, memory[8:], out, np.int32(1)))
+    memory[40] = np.float32(1)
+    shifted((1,), (32,), (memory, memory[8:], out, np.int32(1)))
+
+
+def test_it_is_reported_when_the_graph_runs(shifted, cupy):
+    """A launch that is captured reads when its graph does."""
+    x, out = (fake_cupy.allocate((32,), np.float32) for _ in range(2))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        shifted((1,), (32,), (x, x, out, np.int32(0)))
+        graph = stream.end_capture()
+    with pytest.raises(AssertionError, match="argument 1, at byte 0"):
+        graph.launch(stream)
+
+
+OPERATIONS = {
+    "get": lambda x: x.get(),
+    "ufunc": lambda x: x + x,
+    "sum": lambda x: x.sum(),
+    "copy": lambda x: x[:, ::2].copy(),
+    "assignment": lambda x: x.__setitem__(0, x[1]),
+    "take": lambda x: x.take(fake_cupy.copied(np.array([1])), axis=0),
+    "product": lambda x: CupyBackend().matmul(x, fake_cupy.copied(np.ones((6, 2)))),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_other_operations_that_read_what_nobody_wrote(cupy, name):
+    x = fake_cupy.allocate((4, 6), np.float64)
+    x[:2] = 1.0
+    x[2, 1:] = 1.0
+    OPERATIONS[name](x[:2])
+    with pytest.raises((UnwrittenError, RuntimeError)):
+        OPERATIONS[name](x[1:3] if name != "assignment" else x[2:])
+
+
+@pytest.mark.parametrize("sizes", [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)])
+def test_a_captured_step_before_its_first_batch(emulated, monkeypatch, sizes):
+    """Batch buffers that nothing filled before the first pass, as that once was."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(sizes[0], 100)), rng.integers(0, 2, (sizes[-1], 100))
+    net = Network(sizes, "tanh", backend=emulated, random_state=0)
+    net.fit(X, Y, epochs=1, batch_size=16)
+    monkeypatch.setattr(fake_cupy.ndarray, "fill", lambda x, value: None)
+    with pytest.raises((AssertionError, RuntimeError)) as caught:
+        net.fit(X, Y, epochs=1, batch_size=16)
+    narrow = net.engine.path == "narrow"
+    assert ("a read of memory that nobody has written: argument 0, at byte 0" in str(caught.value)) is narrow
