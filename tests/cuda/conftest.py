@@ -22,6 +22,7 @@ def compiler():
 def cupy(compiler, monkeypatch):
     """A fake CuPy in place of the real one; `cupy.launches` names the kernels that were launched."""
     fake = fake_cupy.make()
+    fake_cupy.POOL.forget_free_blocks()
     monkeypatch.setattr(fake_streams, "violations", [])
     fake_cupy.install(monkeypatch, fake)
     monkeypatch.setattr(selection, "_instances", {})

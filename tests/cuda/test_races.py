@@ -78,7 +78,7 @@ MISTAKES = [
     *without("common.cuh", [0, 1], network_step(5, 20, 7)),
     Planted("common.cuh", "threadIdx.x == 0 ? sums[0] : 0", 0, "sums[0]", network_step(5, 20, 7)),
     *without("hidden_layer.cu", range(4), network_step(5, 20, 7)),
-    *without("narrow_step.cu", range(3), TWO_TILES),  # those of narrow_forward
+    *without("narrow_step.cu", range(1, 3), TWO_TILES),  # those of narrow_forward
     *without("narrow_step.cu", range(3, 6), ONE_TILE),
     *without("narrow_block.cuh", range(2), ONE_TILE, "__syncwarp();"),
     *without("narrow_block.cuh", range(2), narrow(60, 1, 2, 4, "tf32"), "__syncwarp();"),
@@ -86,14 +86,16 @@ MISTAKES = [
     *without("narrow_cluster.cu", [0], CLUSTER, "block.receive_outputs(count);"),
     Planted("narrow_cluster.cu", "parts + count % 2 * (", 0, "parts + 0 * (", CLUSTER),
 ]
+SPARE = {"narrow_step.cu": {0}}
+"""Barriers without which there is no race: the other two of narrow_forward order X and z of its tiles as well."""
 
 
 def test_every_barrier_has_its_mistake():
-    """All barriers of the kernels are among those that are taken away."""
+    """All barriers of the kernels are among those that are taken away, but for the spare ones."""
     for path in kernel_sources.folder().glob("*.cu*"):
         barriers = len(re.findall(r"__syncthreads\(\);", path.read_text(encoding="utf-8")))
         places = {x.place for x in MISTAKES if x.file == path.name and x.text == "__syncthreads();"}
-        assert places == set(range(barriers)), path.name
+        assert places | SPARE.get(path.name, set()) == set(range(barriers)), path.name
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=str)

@@ -16,15 +16,15 @@ struct Sent {
     Snapshot sender;
 };
 
-struct Announced {  // an mbarrier that has begun: what those knew who announced something or sent it, in this phase and the last
+struct Announced {  // an mbarrier in use: what the senders and the announcer of a phase knew, of this one and the last
     size_t rank, place;
     Gathered phase;
     Knowledge last;
 };
 static std::vector<Announced> mbarriers;  // of the cluster
 
-struct Arrived {  // at the barrier of the cluster, for the so-and-so-manieth time
-    unsigned number;
+struct Arrived {  // what the threads knew when they arrived at the cluster's barrier
+    unsigned number;  // of the arrival, from 1
     Gathered all;
 };
 static Arrived arrived[2];

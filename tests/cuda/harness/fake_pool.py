@@ -130,6 +130,11 @@ class MemoryPool:
                     free.remove(chunk)
                     self._total -= chunk.size
 
+    def forget_free_blocks(self):
+        """Start as if nothing had been freed before: what other tests have left behind is no matter of the next one."""
+        with self._lock:
+            self._free, self._total = {}, self._used
+
     malloc = take  # what `using_allocator` is given
 
 

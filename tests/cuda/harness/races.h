@@ -1,19 +1,19 @@
 // Races in shared memory: two accesses of which at least one writes, by different threads, and nothing between that puts
 // them in order. What the threads happen to read does not matter, nor the order in which they run.
 //
-// Time is a counter, `now`, that goes on whenever threads meet. A thread knows of every other one up to which time its
-// accesses lie behind it: __syncthreads() joins what the threads of a block know, __syncwarp() the lanes of its mask, the
-// barrier of a cluster all its blocks; who waits at an mbarrier learns what those knew who sent or announced something.
-// Shuffles and products on tensor cores order nothing, as on a GPU. Every word of shared memory remembers who wrote it
-// last, and who has read it since: the next access has to know of those.
+// Time is a counter, `now`, that goes on at every barrier. For each thread there is a table of all others: the time up to
+// which their accesses come before whatever it does next (vector clocks). __syncthreads() joins the tables of a block,
+// __syncwarp() those of the lanes in its mask, the barrier of a cluster those of all its blocks. A wait at an mbarrier joins
+// those that the senders and the announcer had. Shuffles and products on tensor cores order nothing, as on a GPU. For every
+// word of shared memory there are its last writer and its readers since: the next access has to come after those.
 //
 // Words have 4 bytes; a smaller number counts as all of its word.
 #include <stdio.h>
 
 #include <deque>
 
-using Times = std::vector<uint32_t>;  // by thread of the cluster, then by mbarrier: what it brings is a thread of its own
-using Knowledge = const uint32_t*;  // Times, or null, for a thread that has met nobody
+using Times = std::vector<uint32_t>;  // by thread of the cluster; then by mbarrier, as the writer of the messages it counts
+using Knowledge = const uint32_t*;    // Times, or null before the first barrier
 constexpr size_t WORD = 4, MOST_MBARRIERS = 64;
 
 static uint32_t now = 1;
