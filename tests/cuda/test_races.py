@@ -144,14 +144,15 @@ def test_a_kernel_that_reads_what_nobody_wrote(shifted):
 
 def test_it_is_reported_when_the_graph_runs(shifted, cupy):
     """A launch that is captured reads when its graph does."""
-    x, out = (fake_cupy.allocate((32,), np.float32) for _ in range(2))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
+        x, out = (fake_cupy.allocate((32,), np.float32) for _ in range(2))
         stream.begin_capture()
         shifted((1,), (32,), (x, x, out, np.int32(0)))
         graph = stream.end_capture()
     with pytest.raises(AssertionError, match="argument 1, at byte 0"):
         graph.launch(stream)
+    stream.synchronize()
 
 
 OPERATIONS = {
