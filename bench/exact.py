@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +72,11 @@ def loss_and_gradients(
 ) -> tuple[float, list[np.ndarray]]:
     """J and the gradients of W1, b1, W2, ... by X (m, n1) and Y (m, nL), numpy or CuPy arrays."""
     layers = [x.astype(np.float64) for x in layers]
-    weights, biases, m = layers[::2], layers[1::2], len(X)
+    weights, biases = layers[::2], layers[1::2]
+    divisor = 1 if loss == "sum_squared_error" else len(X)
 
     def part(rows: slice) -> Any:
-        return oracle.loss_and_gradients(weights, biases, X[rows], Y[rows], activation, loss, divisor=m)
+        return oracle.loss_and_gradients(weights, biases, X[rows], Y[rows], activation, loss, divisor=divisor)
 
     J, dWs, dbs = 0.0, [0.0] * len(weights), [0.0] * len(biases)
     for more_J, more_dWs, more_dbs in _map(X, part, _chunks(X, [len(b) for b in biases])):
@@ -91,6 +94,7 @@ def epoch_of_adam(
     loss: str,
     batches: Sequence[np.ndarray],
     adam: Adam,
+    corrected_epsilon: bool = False,
 ) -> tuple[float, np.ndarray]:
     """An epoch from zero moments.
 
@@ -101,6 +105,8 @@ def epoch_of_adam(
     batches : sequence of arrays of int
         The samples of each batch.
     adam : Adam
+    corrected_epsilon : bool
+        Whether epsilon is added to √(v / (1 - β₂ᵗ)), the root of the corrected moment, as torch does it, and not to √v.
 
     Returns
     -------
@@ -109,16 +115,20 @@ def epoch_of_adam(
     change : array of shape (n_parameters,)
         The sum of all steps, in the order of `layers`.
     """
-    theta = np.concatenate([np.ravel(x).astype(np.float64) for x in layers])
-    start, ends = theta, np.cumsum([x.size for x in layers])[:-1]
+    theta = np.concatenate([np.asarray(np.ravel(x), np.float64, like=X) for x in layers])
+    start, ends = theta, np.cumsum([x.size for x in layers])[:-1].tolist()
     moments = np.zeros_like(theta), np.zeros_like(theta)
     total = 0.0
     for t, samples in enumerate(batches, start=1):
         now = [part.reshape(x.shape) for part, x in zip(np.split(theta, ends), layers, strict=True)]
-        J, gradients = loss_and_gradients(now, X[samples], Y[samples], activation, loss)
+        rows = np.asarray(samples, like=X)
+        J, gradients = loss_and_gradients(now, X[rows], Y[rows], activation, loss)
         total += J * len(samples)
-        theta, *moments = adam_step(theta, np.concatenate([np.ravel(g) for g in gradients]), *moments, t, adam)
-    return total / sum(map(len, batches)), theta - start
+        flat = np.concatenate([np.asarray(np.ravel(g), like=X) for g in gradients])
+        # η √c / (1 - β₁ᵗ) · m / (√v + ε √c) is η / (1 - β₁ᵗ) · m / (√(v / c) + ε), with c = 1 - β₂ᵗ.
+        factor = math.sqrt(1 - adam.beta_2**t) if corrected_epsilon else 1.0
+        theta, *moments = adam_step(theta, flat, *moments, t, replace(adam, epsilon=adam.epsilon * factor))
+    return total / sum(map(len, batches)), to_host(theta - start)
 
 
 def adam_step(theta: Any, gradient: Any, m: Any, v: Any, t: int, adam: Adam) -> Any:

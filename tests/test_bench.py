@@ -21,13 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is a package of the checkout, not of the wheel
 
 from bench import operations, report, results  # noqa: E402
-from bench import peers as peers_package  # noqa: E402
 from bench.grid import Shape  # noqa: E402
 from bench.measure import WrongResultError, measure  # noqa: E402
 from bench.peers import __main__ as command  # noqa: E402
-from bench.peers import floor, gpu, registry, verify  # noqa: E402
+from bench.peers import floor  # noqa: E402
 from bench.peers import measure as peers_measure  # noqa: E402
-from bench.peers.cases import Case, Group  # noqa: E402
+from bench.peers.cases import Case  # noqa: E402
 from bench.peers.device import Cpu  # noqa: E402
 from bench.peers.session import Session  # noqa: E402
 
@@ -225,47 +224,6 @@ def test_floor_is_measured_by_right_arithmetic(monkeypatch):
     rates = floor.measure(1)
     assert rates["flops_per_second"] > 0
     assert 0 < rates["step_ns"]["tanh"] < 100
-
-
-class HostAsGpu(Cpu):
-    """The CPU with the schedule of a GPU."""
-
-    kind = "cuda"
-    backend = "numpy"
-
-
-def test_gpu_run_and_report(here, monkeypatch, tmp_path):
-    device = HostAsGpu()
-    monkeypatch.setitem(peers_package.session.DEVICES, "cuda", HostAsGpu)
-    monkeypatch.setattr(registry.peer_class("fused"), "fused", False)  # numpy has no fused engine
-    for sizes in (
-        peers_package.rates.COPY_BYTES,
-        peers_package.rates.PRODUCT_SIZE,
-        peers_package.rates.PRIMITIVE_SHAPE,
-    ):
-        monkeypatch.setitem(sizes, "cuda", sizes["cpu"])
-    monkeypatch.setattr(verify, "sanitizer", lambda: None)
-    shapes = [sys.executable, "-m", "bench.peers.small_shapes", "--backend", "numpy", "--seconds", "0.1"]
-    real = verify.run_limited
-    monkeypatch.setattr(verify, "run_limited", lambda command, *rest: real(shapes, *rest))
-    groups = {"small": Group((STEP, replace(STEP, precision="tf32")), 2.0), "epoch": Group((EPOCH,), 5.0, "composed")}
-    work = gpu.Work(groups, ["fused", "composed"], 100.0, 2, tests=False, unfinished=tmp_path)
-    found = gpu.run(device, {"device": "Test"}, work, print)
-    assert found.mistakes() == []
-    assert found.sanitizer["no tool"]["status"] == "passed"
-    gpu.write(found, tmp_path)
-    text = (tmp_path / "gpu.md").read_text()
-    assert "| 5-6-1, m = 70 | " in text
-    assert "fused_backward" in text
-    done = CliRunner().invoke(gpu.main, ["--report", str(tmp_path / "gpu.json")])
-    assert done.output == text
-
-
-def test_no_gpu_is_told(monkeypatch):
-    monkeypatch.setattr(gpu.Cuda, "unavailable_reason", lambda: "no driver")
-    done = CliRunner().invoke(gpu.main, ["--quick"])
-    assert done.exit_code == gpu.NO_GPU
-    assert "no GPU can be used: no driver" in done.output
 
 
 def test_committed_results_can_be_read():

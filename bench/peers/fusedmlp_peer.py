@@ -39,7 +39,7 @@ class Fused(Peer):
         if case.precision == "tf32" and not self.fused:
             raise NotHereError("measured in strict float32 alone")
         sizes, activation, loss = list(case.layer_sizes), case.hidden_activation, case.loss
-        network = Network(sizes, activation, loss, backend=self._backend, precision=case.precision)
+        network = Network(sizes, activation, loss, dtype=case.dtype, backend=self._backend, precision=case.precision)
         network.parameters.flat[...] = network.backend.asarray(problem.flat)
         self._engine = network.engine if self.fused else network.backend.engine(network.architecture, fused=False)
         expected = "fused" if self.fused else "composed"

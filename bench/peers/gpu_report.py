@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.peers import rates
-from bench.peers.cases import group_of
+from bench.peers.gpu_cases import group_of
 from bench.peers.report import details, left_out, rounds, table
 from bench.peers.results import Measured, Results
 from bench.table import significant
@@ -16,11 +16,12 @@ GROUPS = {
 
 def markdown(results: Results) -> str:
     """The whole report."""
-    parts = [_conditions(results), _verification(results)]
+    parts = [_conditions(results), *filter(None, (_parts(results), _verification(results), _test_groups(results)))]
     for task, heading in GROUPS.items():
         measured = [m for m in results.measured if m.case.task == task]
         if measured:
-            parts.append("\n\n".join([f"### {heading}", *filter(None, (_times(measured), details(measured)))]))
+            tables = _times(measured), _notes(measured), details(measured)
+            parts.append("\n\n".join([f"### {heading}", *filter(None, tables)]))
     parts += filter(None, [_roofline(results), _primitives(results), left_out(results)])
     return "\n\n".join(parts) + "\n"
 
@@ -40,12 +41,46 @@ def _conditions(results: Results) -> str:
     rows = [[name, str(value)] for name, value in facts.items() if value]
     return (
         f"## {device['device']}\n\n{table(['', ''], rows)}\n\n"
-        "float32, sigmoid hidden layer, one sigmoid output with binary cross-entropy, biases. TF32: allowed to every "
-        "library; else products are in strict float32.\n\n"
+        "float32, sigmoid hidden layers, sigmoid outputs with binary cross-entropy, biases, where not said otherwise. "
+        "TF32: allowed to every library; else products are in strict float32.\n\n"
         "Each library has a process of its own; every result is compared with float64 before it is timed. Times are "
         f"medians of {rounds(results)} rounds in which all have a turn, one library after the other where memory does "
         "not hold them side by side, in milliseconds, with the fastest and the slowest round; by the device's events, "
         "jax's by the clock over many steps. In brackets: how many times as fast `fused` is."
+    )
+
+
+def _parts(results: Results) -> str:
+    """The parts of the run, with their time; nothing for a run of before there were parts."""
+    if not results.parts:
+        return ""
+    rows = [
+        [
+            part["name"],
+            f"**{part['status']}**" if part["status"] == "not finished" else part["status"],
+            *(f"{part[key]:.0f}" for key in ("seconds", "limit")),
+            part.get("reason", ""),
+        ]
+        for part in results.parts
+    ]
+    return "### Parts\n\nThe first three run side by side, because nothing is timed.\n\n" + table(
+        ["", "", "s", "at most, s", ""], rows
+    )
+
+
+def _test_groups(results: Results) -> str:
+    """Seconds of every file of tests."""
+    groups = results.tests.get("groups")
+    if not groups:
+        return ""
+    rows = [
+        [name, *(f"{group[key]:,.0f}" for key in ("tests", "seconds", "compile_seconds"))]
+        for name, group in groups.items()
+    ]
+    total = [f"{sum(group[key] for group in groups.values()):,.0f}" for key in ("tests", "seconds", "compile_seconds")]
+    return (
+        f"Seconds of the tests, summed over {results.tests['processes']} processes, and those of NVRTC among them:\n\n"
+        + table(["", "tests", "s", "NVRTC, s"], [*rows, ["all", *total]])
     )
 
 
@@ -54,6 +89,8 @@ def _verification(results: Results) -> str:
     status = tests.get("status", "left out")
     if "passed" in tests:
         counts = ", ".join(f"{tests[name]} {name}" for name in ("passed", "failed", "skipped"))
+        if "collected" in tests:
+            counts = f"{tests['collected']} collected, {counts}"
         status = f"{status}: {counts}, {tests['seconds']:.0f} s"
     lines.append(f"- Tests on the device: {status}.")
     lines += [f"  - {name}" for name in tests.get("failures", [])]
@@ -88,6 +125,16 @@ def _times(measured: list[Measured]) -> str:
             ]
         )
     return table(["", *names, "against", "target"], rows)
+
+
+def _notes(measured: list[Measured]) -> str:
+    """What explains a difference from the common reference, once for each text."""
+    found: dict[str, list[str]] = {}
+    for m in measured:
+        for e in m.entries:
+            if e.note:
+                found.setdefault(f"{e.peer} {e.note}", []).append(str(m.case))
+    return "\n".join(f"- {note} ({'; '.join(cases)})." for note, cases in found.items())
 
 
 def _time(m: Measured, name: str) -> str:

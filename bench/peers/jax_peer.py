@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.cases import ADAM, SOFTMAX, Case
+from bench.peers.cases import ADAM, BCE, SOFTMAX, Case
 from bench.peers.device import Device
 from bench.peers.peer import Bound, Latest, NotHereError, Peer, named_epoch, named_step, repeat
 from bench.peers.problem import Problem
@@ -57,21 +57,18 @@ class Jax(Peer):
 
     def _logits(self, case: Case, layers: Any, X: Any) -> Any:
         jax = self._jax
-        activation = {"sigmoid": jax.nn.sigmoid, "tanh": jax.numpy.tanh, "relu": jax.nn.relu}[case.hidden_activation]
-        A = X
+        activation, A = _activation(jax, case.hidden_activation), X
         for layer in range(0, len(layers), 2):
             Z = A @ layers[layer] + layers[layer + 1]
             A = activation(Z)
         return Z
 
     def _loss(self, case: Case) -> Any:
-        jax = self._jax
+        per_sample = _per_sample(self._jax, case.loss)
 
         def loss(layers: Any, X: Any, Y: Any) -> Any:
-            Z = self._logits(case, layers, X)
-            if case.loss == SOFTMAX:
-                return -(Y * jax.nn.log_softmax(Z)).sum(axis=1).mean()
-            return (jax.nn.softplus(Z) - Y * Z).mean()
+            j = per_sample(self._logits(case, layers, X), Y)
+            return j.sum() if case.loss == "sum_squared_error" else j.mean()
 
         return loss
 
@@ -80,10 +77,11 @@ class Jax(Peer):
         if self._cuda:
             precision = "tensorfloat32" if case.precision == "tf32" else "highest"
             jax.config.update("jax_default_matmul_precision", precision)
+        jax.config.update("jax_enable_x64", case.dtype == "float64")
         X, Y = self._array(problem.X), self._array(problem.Y)
         layers = [self._array(x) for x in problem.layers()]
         if case.task == "forward":
-            output = jax.nn.softmax if case.loss == SOFTMAX else jax.nn.sigmoid
+            output = _output(jax, case.loss)
             forward = jax.jit(lambda layers, X: output(self._logits(case, layers, X)))
             A = Latest(lambda: self._finished(forward(layers, X)))
             return Bound(A, lambda: {"A": A.value})
@@ -122,6 +120,47 @@ class Jax(Peer):
 
         zeros = [jnp.zeros_like(x) for x in layers]
         latest = Latest(lambda: None)
-        latest.value = ((layers, zeros, zeros, jnp.float32(0)), None)
+        latest.value = ((layers, zeros, zeros, jnp.zeros((), case.dtype)), None)
         latest.function = lambda: self._finished(epoch(latest.value[0], order))
         return Bound(latest, lambda: named_epoch(problem, latest.value[1], latest.value[0][0]))
+
+
+def _activation(jax: Any, name: str) -> Any:
+    """A hidden activation of the package, by jax's function for it."""
+    if name == "gelu":
+        return lambda Z: jax.nn.gelu(Z, approximate=False)
+    others = {"tanh": jax.numpy.tanh, "identity": lambda Z: Z, "softsign": jax.nn.soft_sign}
+    return others.get(name) or getattr(jax.nn, name)
+
+
+def _output(jax: Any, loss: str) -> Any:
+    """The output activation of a loss."""
+    outputs = {
+        BCE: jax.nn.sigmoid,
+        "sum_squared_error": jax.nn.sigmoid,
+        SOFTMAX: jax.nn.softmax,
+        "poisson": jax.numpy.exp,
+    }
+    return outputs.get(loss, lambda Z: Z)
+
+
+def _per_sample(jax: Any, loss: str) -> Any:
+    """j of every sample, shape (m,), from the logits."""
+    jnp = jax.numpy
+
+    def huber(Z: Any, Y: Any) -> Any:
+        r = jnp.abs(Z - Y)
+        return jnp.where(r > 1, r - 0.5, 0.5 * r * r)
+
+    values = {
+        BCE: lambda Z, Y: jax.nn.softplus(Z) - Y * Z,
+        SOFTMAX: lambda Z, Y: -Y * jax.nn.log_softmax(Z),
+        "squared_error": lambda Z, Y: 0.5 * (Z - Y) ** 2,
+        "poisson": lambda Z, Y: jax.scipy.special.xlogy(Y, Y) - Y * Z - Y + jnp.exp(Z),
+        "sum_squared_error": lambda Z, Y: 0.5 * (jax.nn.sigmoid(Z) - Y) ** 2,
+        "absolute_error": lambda Z, Y: jnp.abs(Z - Y),
+        "huber": huber,
+        "quantile": lambda Z, Y: 0.5 * jnp.abs(Z - Y),
+    }
+    value = values[loss]
+    return lambda Z, Y: value(Z, Y).sum(axis=1)

@@ -9,45 +9,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
-from bench import exact
 from bench.measure import WrongResultError
 from bench.peers import registry
-from bench.peers.cases import ADAM, Case
+from bench.peers.cases import Case
+from bench.peers.check import Right, check_whole_epoch, compare
 from bench.peers.device import Device
 from bench.peers.load import Load, settle
-from bench.peers.peer import names
-from bench.peers.problem import draw
 from bench.peers.registry import OURS
-from bench.peers.results import OURS_FIRST, Entry, Measured
+from bench.peers.results import Entry, Measured
 from bench.peers.session import Started
 from bench.peers.worker import LIMIT_SECONDS, PeerError, Worker
 
-TOLERANCE = {
-    # (kind of device, task): the largest error of our fused engine and of the others, relative to the largest number
-    # of each part of the result
-    ("cpu", "step"): (1e-5, 1e-4),
-    ("cpu", "forward"): (1e-5, 1e-5),
-    ("cuda", "step"): (1e-4, 1e-3),
-    # The change of all parameters by an epoch, in the Euclidean norm. Adam divides by the gradient's size: where that
-    # is near 0, rounding decides the result, and so does epsilon, which torch adds in another place than the others.
-    ("cpu", "epoch"): (1e-4, 2e-2),
-    ("cuda", "epoch"): (1e-3, 2e-2),
-}
-LOSS_TOLERANCE = {("cpu", "step"): 1e-5, ("cpu", "epoch"): 1e-4, ("cuda", "step"): 1e-4, ("cuda", "epoch"): 1e-4}
-"""The largest relative error of J. On a CPU our fused engine is allowed a tenth of it."""
-TF32_TOLERANCE, TF32_LOSS_TOLERANCE = 1e-2, 1e-3
-MANY_SAMPLES, MANY_SAMPLES_TOLERANCE = 500_000, 1e-2
-"""From so many samples on, the others' gradients may be off by this, and ours on a GPU by a tenth of it.
-
-torch and jax add up dW2 term by term in float32. At 2-64-1 and m = 1,000,000 one unit is nearly the same for all
-samples, each addition is rounded the same way, and their dW2 is off by 0.0034. A float32 sum in a loop gives that
-number too.
-"""
 TURN_SECONDS = {"cpu": 0.03, "cuda": 0.05}
 """A turn is as many calls as fill this."""
-MOST_SECONDS, FEWEST_ROUNDS = 60.0, 3
+MOST_SECONDS, FEWEST_ROUNDS = {"cpu": 60.0, "cuda": 8.0}, 3
 """Rounds of a case end after so many seconds, but not before so many of them."""
 MEMORY_SHARE = {"cpu": 0.4, "cuda": 0.92}
 """The part of the free memory that libraries may take, one by one on a CPU, side by side on a GPU."""
@@ -84,59 +59,6 @@ class Clock:
     def left(self) -> float:
         """Seconds, 0 at least."""
         return max(0.0, self.limit - self.spent())
-
-
-def expected(case: Case, xp: Any) -> dict[str, np.ndarray]:
-    """The right result: of a step J, dW1, db1, ...; of an epoch J and the parameters' change; of a prediction A."""
-    problem = draw(case, xp)
-    X, Y, what = problem.X, problem.Y, (case.hidden_activation, case.loss)
-    if case.task == "epoch":
-        host = exact.to_host(X), exact.to_host(Y)
-        J, change = exact.epoch_of_adam(problem.layers(), *host, *what, problem.batches(), ADAM)
-        return {"J": np.array(J), "change": change}
-    layers = [xp.asarray(x) for x in problem.layers()]
-    if case.task == "forward":
-        return {"A": exact.forward(layers, X, *what)}
-    J, gradients = exact.loss_and_gradients(layers, X, Y, *what)
-    return {"J": np.array(J), **{f"d{name}": g for name, g in zip(names(case), gradients, strict=True)}}
-
-
-def errors_of(result: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> dict[str, float]:
-    """The relative error of each part; infinity where a part is missing, of another shape, or not finite."""
-    errors = {}
-    for name, wanted in right.items():
-        got = result.get(name)
-        if got is None or got.shape != wanted.shape or not np.isfinite(got).all():
-            errors[name] = float("inf")
-            continue
-        difference, size = np.ravel(got - wanted).astype(np.float64), np.ravel(wanted)
-        norm = np.linalg.norm if name == "change" else (lambda x: np.max(np.abs(x)))
-        errors[name] = float(norm(difference) / norm(size))
-    return errors
-
-
-def tolerance(case: Case, kind: str, ours: bool, part: str) -> float:
-    """The error that is allowed in a part of the result."""
-    if case.precision == "tf32":
-        return TF32_LOSS_TOLERANCE if part == "J" else TF32_TOLERANCE
-    if part == "J":
-        return LOSS_TOLERANCE[kind, case.task] / (10 if ours and kind == "cpu" else 1)
-    if case.task == "step" and case.m >= MANY_SAMPLES and (kind == "cuda" or not ours):
-        return MANY_SAMPLES_TOLERANCE / (10 if ours else 1)
-    return TOLERANCE[kind, case.task][0 if ours else 1]
-
-
-def check(case: Case, kind: str, peer: str, errors: dict[str, float]) -> None:
-    """Compare the errors with what is allowed.
-
-    Raises
-    ------
-    WrongResultError
-    """
-    for part, error in errors.items():
-        allowed = tolerance(case, kind, peer == OURS_FIRST, part)
-        if not error <= allowed:
-            raise WrongResultError(f"{part}: error {error:.2g} of the largest value; expected at most {allowed:g}")
 
 
 def needed_bytes(case: Case, peer: str) -> int:
@@ -230,13 +152,13 @@ class Field:
                     if entries[case, name].status == "not run":
                         entries[case, name] = Entry(name, "skipped", reason)
         batches = side_by_side(needs, free, MEMORY_SHARE[self.kind])
-        right: dict[Any, dict[str, np.ndarray]] = {}  # the precision changes nothing in it
+        right: dict[Any, Right] = {}  # the precision changes nothing in it
         others: dict[Case, float | None] = {}
         for batch in batches:
             for case in cases:
                 if self.clock.left() > LEAST_SECONDS:
                     if case.batch_size not in right:
-                        right[case.batch_size] = expected(case, self.device.xp)
+                        right[case.batch_size] = Right.of(case, self.device.xp)
                         self.device.forget_peak()  # the libraries need this memory
                     mine = {n: entries[case, n] for n in batch if entries[case, n].status == "not run"}
                     others[case] = self._measure(case, mine, right[case.batch_size], rounds)
@@ -265,9 +187,7 @@ class Field:
             return None
         return f"needs about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
 
-    def _measure(
-        self, case: Case, entries: dict[str, Entry], right: dict[str, np.ndarray], rounds: int
-    ) -> float | None:
+    def _measure(self, case: Case, entries: dict[str, Entry], right: Right, rounds: int) -> float | None:
         """One case on some libraries; the number of cores that were busy with other processes meanwhile."""
         self._all(list(entries), lambda name: self._start(case, entries[name], right))
         pids = [pid for worker in self.workers.values() if (pid := worker.pid) is not None]
@@ -278,7 +198,7 @@ class Field:
         start = time.monotonic()
         for number in range(rounds):
             late = self.clock.left() < LEAST_SECONDS
-            if (late and number) or (number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS):
+            if (late and number) or (number >= FEWEST_ROUNDS and time.monotonic() - start > MOST_SECONDS[self.kind]):
                 break
             shift = number % max(1, len(turning))
             for name in turning[shift:] + turning[:shift]:
@@ -290,17 +210,20 @@ class Field:
                 self.say(f"{entry.status}: {entry.peer} at {case}: {entry.reason}")
         return load.others_cores() if load else None
 
-    def _start(self, case: Case, entry: Entry, right: dict[str, np.ndarray]) -> None:
+    def _start(self, case: Case, entry: Entry, right: Right) -> None:
         """First calls and the check: a result that is wrong is not timed."""
+        head = case.checked
 
         def start(entry: Entry) -> None:
-            started: Started = self.ask(entry.peer, "start", case)
+            started: Started = self.ask(entry.peer, "start", head)
             if started.reason:
                 entry.status, entry.reason = "skipped", started.reason
                 return
+            entry.errors, entry.note = compare(head, self.kind, entry.peer, started.result, right)
+            if head != case:
+                started = self.ask(entry.peer, "start", case)
+                check_whole_epoch(started.result, right)
             entry.engine, entry.first_seconds = started.engine, started.first_seconds
-            entry.errors = errors_of(started.result, right)
-            check(case, self.kind, entry.peer, entry.errors)
 
         entry.status, entry.reason = "ok", ""
         try:

@@ -27,7 +27,7 @@ class Bound(NamedTuple):
     call : callable
         The work that is timed. On a CPU it returns when the work is done. An epoch continues from the one before it.
     result : callable
-        The latest call's result, named as by `measure.expected`.
+        The latest call's result, named as by `check.expected`.
     """
 
     call: Callable[[], Any]

@@ -7,19 +7,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import shuffle
 
-from bench.peers.cases import SOFTMAX, Case
+from bench.peers.cases import BCE, SOFTMAX, Case
 from fusedmlp.model.parameters import glorot_uniform
 
 ORDER_SEED = 5
 """scikit-learn draws the order of an epoch's samples from a seed. Every other library is given the same order."""
 USED_INPUTS = 8
 """The labels depend on at most this many inputs."""
+LABELS = (BCE, "sum_squared_error")
+"""Losses whose targets are 0 and 1."""
 ELEMENTS_AT_ONCE = 2**22
 """Elements of X that are made at a time: temporary arrays stay small."""
 
 
 class Problem(NamedTuple):
-    """Data and initial parameters of a case: float32, rows as samples, as the other libraries take them.
+    """Data and initial parameters of a case, of its dtype: rows as samples, as the other libraries take them.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ def draw(case: Case, xp: Any) -> Problem:
     be a matter of luck.
     """
     n1, n3, m = case.layer_sizes[0], case.layer_sizes[-1], case.m
-    X, Y = xp.empty((m, n1), np.float32), xp.zeros((m, n3), np.float32)
+    X, Y = xp.empty((m, n1), case.dtype), xp.zeros((m, n3), case.dtype)
     rng, used = np.random.default_rng(2), min(n1, USED_INPUTS)
     rule = (rng.choice((-1.0, 1.0), (n3, used)) * rng.uniform(0.5, 1.5, (n3, used))).astype(np.float32)
     rows = max(1, ELEMENTS_AT_ONCE // n1)
@@ -77,12 +79,19 @@ def draw(case: Case, xp: Any) -> Problem:
         if case.loss == SOFTMAX:
             Y[xp.arange(start, stop), xp.stack(scores).argmax(axis=0)] = 1
         else:
-            Y[start:stop] = xp.stack(scores, axis=1) > np.float32(0.3)
+            Y[start:stop] = _targets(xp, case.loss, xp.stack(scores, axis=1))
     flat = glorot_uniform(case.architecture, np.random.default_rng(1))
     if case.task == "step" and case.hidden_activation == "relu":
-        _leave_the_kink(case, X, Y, flat)
+        _leave_the_kink(xp, case, X, Y, flat)
     order = shuffle(np.arange(m), random_state=ORDER_SEED) if case.task == "epoch" else np.empty(0, np.int64)
     return Problem(case, X, Y, flat, order)
+
+
+def _targets(xp: Any, loss: str, scores: Any) -> Any:
+    """Targets of a loss other than the softmax's: labels, counts or numbers."""
+    if loss in LABELS:
+        return scores > np.float32(0.3)
+    return xp.floor(xp.abs(scores)) if loss == "poisson" else scores * np.float32(0.3)
 
 
 def _uniform(xp: Any, start: int, stop: int, seed: int) -> Any:
@@ -100,20 +109,20 @@ KINK = 2e-5
 """No Z of a relu step is nearer to 0 than this, which is several times the rounding error of float32."""
 
 
-def _leave_the_kink(case: Case, X: np.ndarray, Y: np.ndarray, flat: np.ndarray) -> None:
+def _leave_the_kink(xp: Any, case: Case, X: Any, Y: Any, flat: np.ndarray) -> None:
     """Replace the samples where some Z is so near to 0 that rounding decides its sign, by copies of others.
 
     relu has no derivative at 0. One Z of the other sign would change the gradient by far more than rounding does.
     """
-    layers = [x.astype(np.float64) for x in Problem(case, X, Y, flat, X[:0, 0]).layers()]
-    rows = max(1, 2**19 // sum(case.layer_sizes))
+    layers = [xp.asarray(x, np.float64) for x in Problem(case, X, Y, flat, X[:0, 0]).layers()]
+    rows = max(1, (2**19 if xp is np else 2**26) // sum(case.layer_sizes))
     for start in range(0, case.m, rows):
-        A, near = X[start : start + rows].astype(np.float64), np.zeros(min(rows, case.m - start), bool)
+        A, near = X[start : start + rows].astype(np.float64), xp.zeros(min(rows, case.m - start), bool)
         for layer in range(0, len(layers) - 2, 2):
             Z = A @ layers[layer] + layers[layer + 1]
-            near |= (np.abs(Z) < KINK).any(axis=1)
-            A = np.maximum(Z, 0)
-        clear = np.flatnonzero(~near)
+            near |= (xp.abs(Z) < KINK).any(axis=1)
+            A = xp.maximum(Z, 0)
+        near, clear = xp.flatnonzero(near), xp.flatnonzero(~near)
         for table in (X, Y):
             part = table[start : start + rows]
-            part[near] = part[np.resize(clear, int(near.sum()))]
+            part[near] = part[clear[xp.arange(near.size) % clear.size]]

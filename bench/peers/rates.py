@@ -27,12 +27,13 @@ PRIMITIVE_TOLERANCE = 1e-5
 
 
 def measure(device: Device) -> dict[str, float]:
-    """The rates of a copy on the device and of large float32 products.
+    """The rates of a copy on the device and of large products.
 
     Returns
     -------
     dict
-        bytes_per_second, read and written; strict_flops_per_second; tf32_flops_per_second where the device has TF32.
+        bytes_per_second, read and written; strict_flops_per_second and float64_flops_per_second;
+        tf32_flops_per_second where the device has TF32.
     """
     xp = device.xp
     source = xp.ones(COPY_BYTES[device.kind] // 4, np.float32)
@@ -46,6 +47,9 @@ def measure(device: Device) -> dict[str, float]:
             seconds = _median(device, lambda: xp.matmul(a, b, out=out))
             found[f"{precision}_flops_per_second"] = 2 * n**3 / seconds
     device.allow_tf32(False)
+    small = slice(n // 4)  # some GPUs multiply float64 numbers 64 times as slowly
+    a, b = a[small, small].astype(np.float64), b[small, small].astype(np.float64)
+    found["float64_flops_per_second"] = 2 * len(a) ** 3 / _median(device, lambda: xp.matmul(a, b))
     return found
 
 
@@ -100,7 +104,8 @@ def least_seconds(case: Case, rates: dict[str, float], path: str) -> float | Non
         With one fused kernel between two products of cuBLAS, the hidden activations are moved four times and X twice;
         where a sample's activations never leave the chip, X and Y once.
     """
-    flops = rates.get(f"{case.precision}_flops_per_second")
+    kind = case.precision if case.dtype == "float32" else case.dtype
+    flops = rates.get(f"{kind}_flops_per_second")
     if case.task != "step" or flops is None:
         return None
     n_bytes = case.sample_bytes

@@ -23,23 +23,30 @@ class Library(NamedTuple):
         The pip command that installs it.
     devices : dict
         The tasks on each kind of device.
+    corrected_epsilon : bool
+        Whether its Adam adds epsilon to the root of the corrected second moment: see `exact.epoch_of_adam`.
     """
 
     location: str
     module: str
     command: str
     devices: dict[str, tuple[str, ...]]
+    corrected_epsilon: bool = False
 
 
 ALL, GPU = ("step", "epoch", "forward"), ("step", "epoch")
 _OWN, _PEERS = "pip install fusedmlp", "pip install 'fusedmlp[peers]'"
 PEERS = {
     "fused": Library("fusedmlp_peer:Fused", "fusedmlp", _OWN, {"cpu": ALL, "cuda": GPU}),
-    "composed": Library("fusedmlp_peer:Composed", "fusedmlp", _OWN, {"cpu": ALL, "cuda": GPU}),
+    "composed": Library("fusedmlp_peer:Composed", "fusedmlp", _OWN, {"cpu": ALL, "cuda": ("step",)}),
     "numpy": Library("fusedmlp_peer:Numpy", "fusedmlp", _OWN, {"cpu": ALL}),
-    "torch": Library("torch_peer:Torch", "torch", _PEERS, {"cpu": ALL, "cuda": GPU}),
-    "torch.compile": Library("torch_peer:TorchCompile", "torch", _PEERS, {"cpu": ("step", "forward"), "cuda": GPU}),
-    "torch.compile, graphs": Library("torch_peer:TorchCompileGraphs", "torch", _PEERS, {"cuda": GPU}),
+    "torch": Library("torch_peer:Torch", "torch", _PEERS, {"cpu": ALL, "cuda": GPU}, corrected_epsilon=True),
+    "torch.compile": Library(
+        "torch_peer:TorchCompile", "torch", _PEERS, {"cpu": ("step", "forward"), "cuda": ("step",)}
+    ),
+    "torch, CUDA graph": Library(
+        "torch_peer:TorchGraph", "torch", _PEERS, {"cuda": ("epoch",)}, corrected_epsilon=True
+    ),
     "jax": Library("jax_peer:Jax", "jax", _PEERS, {"cpu": ALL, "cuda": GPU}),
     "scikit-learn": Library("sklearn_peer:Sklearn", "sklearn", "pip install scikit-learn", {"cpu": ALL}),
 }

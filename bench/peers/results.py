@@ -39,6 +39,8 @@ class Entry:
         Memory while it was timed, beyond X and Y.
     engine : str
         The engine that ran, where the library has a name for it.
+    note : str
+        Why its result differs from the common reference by more than rounding, where that is explained.
     """
 
     peer: str
@@ -50,6 +52,7 @@ class Entry:
     errors: dict[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
     engine: str = ""
+    note: str = ""
 
     @property
     def gradient_error(self) -> float | None:
@@ -111,6 +114,9 @@ class Results:
         The day, UTC, ISO 8601.
     limit_seconds, seconds : float
         The time that was allowed on a GPU, and the time that was taken.
+    parts : list of dict
+        The parts of a run on a GPU, in their order: name, status ("running", "finished", "not finished", "left out"),
+        limit and seconds, and a reason where it did not come to its end.
     tests, sanitizer : dict
         The results of `verify.verify`, on a GPU.
     rates, primitives : dict
@@ -124,6 +130,7 @@ class Results:
     date: str = ""
     limit_seconds: float = 0.0
     seconds: float = 0.0
+    parts: list[dict[str, Any]] = field(default_factory=list)
     tests: dict[str, Any] = field(default_factory=dict)
     sanitizer: dict[str, dict[str, Any]] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
@@ -132,7 +139,11 @@ class Results:
 
     def mistakes(self) -> list[str]:
         """The faults of the package, a line each. Peers that failed on a GPU are not among them."""
-        found = []
+        found = [
+            f"{part['name']}: did not come to its end: {part['reason']}"
+            for part in self.parts
+            if part["status"] == "not finished"
+        ]
         if self.tests.get("status") == "failed":
             found.append(f"tests: {self.tests['failed']} failed")
         for tool, run in self.sanitizer.items():
@@ -147,6 +158,20 @@ class Results:
                 if absent or (e.peer in OURS and e.status in ("wrong", "failed")):
                     found.append(f"{e.peer} at {m.case}: {e.status}: {e.reason}")
         return found
+
+    def not_verified(self) -> list[str]:
+        """Why the package's results on this GPU are not verified, a line each; such results are not published."""
+        found = []
+        if self.tests.get("status") != "passed":
+            found.append(f"tests: {self.tests.get('status', 'left out')}")
+        for tool, run in self.sanitizer.items():
+            wanted = tool == "no tool" or run["status"] not in ("not installed", "left out", "does not work here")
+            if wanted and (run.get("counts") or run["status"] in ("not finished", "left out")):
+                found.append(f"small shapes, {tool}: {run['status']}")
+        if "wrong" in self.primitives:
+            found.append("primitives: wrong")
+        wrong = [m for m in self.measured for e in m.entries if e.peer in OURS and e.status == "wrong"]
+        return found + [f"wrong at {m.case}" for m in wrong]
 
     def group(self, name: str) -> list[Measured]:
         return [m for m in self.measured if m.case.group == name]

@@ -14,8 +14,8 @@ from bench.peers.peer import NotHereError
 from bench.peers.problem import draw
 from bench.peers.registry import PEERS, peer_class
 
-WARM_UP_CALLS = 4
-"""Calls on a GPU before anything is timed: CUDA graphs are captured in the second or third call."""
+WARM_UP_CALLS, WARM_UP_SECONDS = 4, 1.0
+"""Calls on a GPU before anything is timed, fewer where they take so long: engines capture steps in the first calls."""
 MOST_CALLS = {"cpu": 2000, "cuda": 5000}
 """The most calls of a turn."""
 SLOW_CALL_SECONDS = 0.2
@@ -28,7 +28,7 @@ class Started(NamedTuple):
     Attributes
     ----------
     result : dict
-        As `measure.expected` names it; empty where the library has none.
+        As `check.expected` names it; empty where the library has none.
     first_seconds : float
         The time of binding and of the first call: copies, compilation.
     engine : str
@@ -90,7 +90,10 @@ class Session:
         self._bound = bound = found[0]
         result = bound.result() if case.task == "epoch" or self.device.kind == "cpu" else {}
         if self.device.kind == "cuda":
-            self._seconds_per_call = min(self.peer.seconds(bound, 1) for _ in range(WARM_UP_CALLS))
+            times = [self.peer.seconds(bound, 1)]
+            while len(times) < WARM_UP_CALLS and sum(times) < WARM_UP_SECONDS:
+                times.append(self.peer.seconds(bound, 1))
+            self._seconds_per_call = min(times)
         result = result or bound.result()
         self.peer.forget_peak()
         return Started(result, first_seconds, self.peer.engine())
@@ -100,11 +103,13 @@ class Session:
 
         On a CPU it is the median of the calls, on a GPU the average of calls that follow each other without a wait.
         """
-        first = self.peer.seconds(self._bound, 1)
         most = MOST_CALLS[self.device.kind]
         if self.device.kind == "cuda":
             calls = max(1, min(most, int(seconds / self._seconds_per_call)))
+            if calls > 1:
+                self.peer.seconds(self._bound, 1)
             return self.peer.seconds(self._bound, calls) / calls
+        first = self.peer.seconds(self._bound, 1)
         times = [first] if first > SLOW_CALL_SECONDS else []
         while sum(times) < seconds and len(times) < most:
             times.append(self.peer.seconds(self._bound, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness import emulator, fake_cupy, fake_streams
+from harness.loaded import check_loaded
 
 from fusedmlp.backends import selection
 from fusedmlp.backends.cupy import CupyBackend, resident_costs
@@ -60,5 +61,10 @@ def shuffled():
 
 @pytest.fixture(scope="session")
 def gpu():
-    """CupyBackend on a real GPU, or a visible skip; a failure where FUSEDMLP_REQUIRE_BACKENDS names cupy."""
-    return require("cupy")
+    """CupyBackend on a real GPU, or a visible skip; a failure where FUSEDMLP_REQUIRE_BACKENDS names cupy.
+
+    At the end all kernels that this process has loaded are checked: tests may be spread over several processes.
+    """
+    backend = require("cupy")
+    yield backend
+    check_loaded(backend.launcher)
