@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,13 +17,15 @@ from click.testing import CliRunner
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is a package of the checkout, not of the wheel
 
-from bench.peers import device_tests, gpu, gpu_run, processes, rates, registry, session, verify  # noqa: E402
+from bench.peers import device_tests, gpu, gpu_run, processes, rates, registry, session, verify, warm_up  # noqa: E402
 from bench.peers import measure as peers_measure  # noqa: E402
 from bench.peers.cases import Case  # noqa: E402
 from bench.peers.device import Cpu, Cuda  # noqa: E402
 from bench.peers.gpu_cases import Group  # noqa: E402
 from bench.peers.results import Entry, Measured, Results, load  # noqa: E402
 from fusedmlp.engines.composed import ComposedEngine  # noqa: E402
+from fusedmlp.model.activations import HIDDEN_ACTIVATIONS  # noqa: E402
+from fusedmlp.model.losses import LOSSES  # noqa: E402
 
 STEP, EPOCH = Case("step", (5, 6, 1), 70), Case("epoch", (5, 6, 1), 70, batch_size=3)
 
@@ -80,15 +83,17 @@ GROUPS = {
 
 
 def work_in(folder, **more):
-    wanted = verify.Wanted(tests=(), tools=("memcheck",))
+    wanted = verify.Wanted(tests=(), tools=("memcheck",), kernels=False)
     return gpu.Work(GROUPS, ["fused", "composed", "jax"], 200.0, 2, wanted, unfinished=folder, **more)
 
 
+@pytest.mark.slow
 def test_run_and_report(host, tmp_path):
     found = gpu_run.run(host, {"device": "Test"}, work_in(tmp_path), print)
     assert found.mistakes() == []
     assert found.sanitizer["no tool"]["status"] == "passed", found.sanitizer
     assert {part["name"]: part["status"] for part in found.parts} == {
+        "compiling kernels": "left out",
         "small shapes": "finished",
         "tests": "left out",
         "compute-sanitizer": "left out",
@@ -106,7 +111,7 @@ def test_run_and_report(host, tmp_path):
 
 
 def test_a_run_whose_time_is_over_is_red(host, monkeypatch, tmp_path):
-    work = replace(work_in(tmp_path), wanted=verify.Wanted((), (), False))
+    work = replace(work_in(tmp_path), wanted=verify.Wanted((), (), False, False))
     monkeypatch.setattr(gpu_run, "Clock", lambda limit: peers_measure.Clock(3.0))
     found = gpu_run.run(host, {"device": "Test"}, work, print)
     assert found.parts[-1]["status"] == "not finished"
@@ -119,7 +124,7 @@ def test_a_run_whose_time_is_over_is_red(host, monkeypatch, tmp_path):
 def test_wrong_results_of_the_package_are_not_published(host, monkeypatch, tmp_path):
     real = ComposedEngine.loss_and_gradients
     monkeypatch.setattr(ComposedEngine, "loss_and_gradients", lambda self, *args: 1.01 * real(self, *args))
-    work = replace(work_in(tmp_path), groups={"small": GROUPS["small"]}, wanted=verify.Wanted((), (), False))
+    work = replace(work_in(tmp_path), groups={"small": GROUPS["small"]}, wanted=verify.Wanted((), (), False, False))
     found = gpu_run.run(host, {"device": "Test"}, work, print)
     assert any("wrong" in fault for fault in found.not_verified())
     assert any(mistake.startswith("fused at 5-6-1") for mistake in found.mistakes())
@@ -159,17 +164,17 @@ def test_only_verified_results_are_published(fault, tmp_path):
 
 def test_parts_that_were_running_are_named():
     def parts(*statuses):
-        names = (gpu_run.SHAPES, gpu_run.TESTS, gpu_run.SANITIZERS, gpu_run.TIMINGS)
+        names = (gpu_run.KERNELS, gpu_run.SHAPES, gpu_run.TESTS, gpu_run.SANITIZERS, gpu_run.TIMINGS)
         return [{"name": n, "status": s, "seconds": 1.0, "limit": 9.0} for n, s in zip(names, statuses, strict=True)]
 
-    stopped = replace(VERIFIED, parts=parts("running", "running", "left out", "running"))
+    stopped = replace(VERIFIED, parts=parts("finished", "running", "running", "left out", "running"))
     gpu.end(stopped, None)
     assert [text.partition(":")[0] for text in stopped.mistakes()] == ["small shapes", "tests", "timings"]
     assert stopped.mistakes()[2].endswith("the time of the run was over, with 1 cases measured")
-    died = replace(VERIFIED, parts=parts("finished", "finished", "finished", "running"))
+    died = replace(VERIFIED, parts=parts(*4 * ["finished"], "running"))
     gpu.end(died, -11)
     assert "ended with exit status -11" in died.mistakes()[0]
-    fine = replace(VERIFIED, parts=parts("finished", "finished", "finished", "finished"))
+    fine = replace(VERIFIED, parts=parts(*5 * ["finished"]))
     gpu.end(fine, 0)
     assert fine.mistakes() == []
 
@@ -181,6 +186,7 @@ def sleeps_with_a_child(path):
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_with_its_children(tmp_path):
     path, start = tmp_path / "pids", time.monotonic()
     assert processes.call_limited(sleeps_with_a_child, (str(path),), 20.0) is None
@@ -190,6 +196,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path):
         assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+@pytest.mark.slow
 def test_no_gpu_is_told(tmp_path):
     reason = Cuda.unavailable_reason()
     if reason is None:
@@ -251,6 +258,7 @@ def suite(tmp_path, monkeypatch):
     return [*words, "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_record_of_the_tests(suite, tmp_path, count):
     found = device_tests.run(suite, tmp_path, 120.0, count, print)
@@ -269,6 +277,7 @@ def test_record_of_the_tests(suite, tmp_path, count):
     assert sum("test_cupy_hangs" in text for text in stacks) == 1
 
 
+@pytest.mark.slow
 def test_tests_whose_time_is_over_are_not_finished(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(device_tests, "TEST_SECONDS", 600.0)
     monkeypatch.setattr(device_tests, "ALONE_SECONDS", 15.0)
@@ -277,6 +286,22 @@ def test_tests_whose_time_is_over_are_not_finished(suite, tmp_path, monkeypatch)
     assert found["passed"] >= 7  # what was known when the time was over, and the test that runs alone
     assert found["passed"] + found["failed"] + found["skipped"] == 9
     assert found["seconds"] < 60
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_in_several_processes(monkeypatch, tmp_path):
+    real, few = verify.run_limited, list(warm_up.items())
+    kinds = {(item.activation, item.dtype) for item in few}
+    assert kinds == set(itertools.product(HIDDEN_ACTIVATIONS, ("float32", "float64")))
+    assert {item.loss for item in few} == set(LOSSES)
+    monkeypatch.setattr(verify, "run_limited", lambda words, *rest: real([*words, "--backend", "numpy"], *rest))
+    found = verify.compile_kernels(tmp_path / "log", 200.0, 2)
+    assert found["status"] == "finished", found["tail"]
+    assert f"covered {len(few)} of {len(few)} networks" in (tmp_path / "log").read_text()
+    monkeypatch.setattr(verify, "run_limited", lambda words, *rest: real([*words, "--backend", "absent"], *rest))
+    found = verify.compile_kernels(tmp_path / "log", 200.0, 1)
+    assert found["status"] == "not finished"
+    assert "absent" in " ".join(found["tail"])
 
 
 def test_processes_are_bounded_by_memory():

@@ -54,6 +54,7 @@ def result_of(peer, case):
     return bound.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jax", "torch"])
 def test_gradients_of_every_activation_and_loss(name):
     peer = library(name)
@@ -62,6 +63,7 @@ def test_gradients_of_every_activation_and_loss(name):
         check_result(peer, name, Case("step", (5, 6, outputs), 70, activation, loss, dtype="float64"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("task", ["step", "epoch", "forward"])
 @pytest.mark.parametrize("name", ["jax", "torch", "torch, CUDA graph"])

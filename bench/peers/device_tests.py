@@ -25,7 +25,7 @@ TESTS = (
 QUICK_TESTS = TESTS[:1]
 SELECTED = "cupy or test_on_gpu"
 """pytest's -k: the backend's parameter, and the tests that need a GPU."""
-TEST_SECONDS = 60.0
+TEST_SECONDS = 90.0
 """A test that takes longer ends its process."""
 ALONE_SECONDS = 25.0
 """The part of the time that is kept for the tests that run alone."""

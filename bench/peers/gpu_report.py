@@ -63,8 +63,9 @@ def _parts(results: Results) -> str:
         ]
         for part in results.parts
     ]
-    return "### Parts\n\nThe first three run side by side, because nothing is timed.\n\n" + table(
-        ["", "", "s", "at most, s", ""], rows
+    return (
+        "### Parts\n\nSmall shapes, tests and compute-sanitizer run side by side, because nothing is timed.\n\n"
+        + table(["", "", "s", "at most, s", ""], rows)
     )
 
 

@@ -29,7 +29,13 @@ NO_GPU = 3
 """The exit status where there is no GPU."""
 RESERVE_SECONDS = 12.0
 """Time that is kept for ending the libraries' processes and for the report."""
-SHAPES, TESTS, SANITIZERS, TIMINGS = "small shapes", "tests", "compute-sanitizer", "timings"
+KERNELS, SHAPES, TESTS, SANITIZERS, TIMINGS = (
+    "compiling kernels",
+    "small shapes",
+    "tests",
+    "compute-sanitizer",
+    "timings",
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,15 @@ def run(device: Device, machine: dict[str, str], work: Work, say: Callable[[str]
     results = Results({**machine, "versions": {}}, date=date, limit_seconds=work.limit)
     say(f"{machine['device']}: at most {work.limit:.0f} s")
     limits = work.limits.within(clock.left())
-    chosen = (work.wanted.shapes, work.wanted.tests, work.wanted.tools, work.groups)
-    for name, limit, wanted in zip((SHAPES, TESTS, SANITIZERS, TIMINGS), (*limits, clock.left()), chosen, strict=True):
-        status = "running" if wanted else "left out"
+    wanted, names = work.wanted, (KERNELS, SHAPES, TESTS, SANITIZERS, TIMINGS)
+    chosen = (wanted.kernels, wanted.shapes, wanted.tests, wanted.tools, work.groups)
+    for name, limit, asked in zip(names, (*limits, clock.left()), chosen, strict=True):
+        status = "running" if asked else "left out"
         results.parts.append({"name": name, "status": status, "limit": limit, "seconds": 0.0})
     save(results, work.partial)
-    found = verify.verify(work.unfinished, limits, work.wanted, device.free_bytes(), say)
+    found = verify.verify(work.unfinished, limits, wanted, device.free_bytes(), say)
     results.tests, results.sanitizer, results.seconds = found["tests"], found["sanitizer"], clock.spent()
-    _end_verification(results)
+    _end_verification(results, found["kernels"])
     part = results.parts[-1]
     part["limit"] = clock.left()
     save(results, work.partial)
@@ -107,10 +114,15 @@ def run(device: Device, machine: dict[str, str], work: Work, say: Callable[[str]
     return results
 
 
-def _end_verification(results: Results) -> None:
+def _end_verification(results: Results, kernels: dict[str, Any]) -> None:
     """Say of each part of the verification whether it came to its end."""
     tools = {tool: run for tool, run in results.sanitizer.items() if tool != verify.ALONE}
-    runs = {SHAPES: {SHAPES: results.sanitizer[verify.ALONE]}, TESTS: {TESTS: results.tests}, SANITIZERS: tools}
+    runs = {
+        KERNELS: {KERNELS: kernels},
+        SHAPES: {SHAPES: results.sanitizer[verify.ALONE]},
+        TESTS: {TESTS: results.tests},
+        SANITIZERS: tools,
+    }
     for part in results.parts:
         mine: dict[str, dict[str, Any]] = runs.get(part["name"], {})
         if part["status"] != "running" or not mine:
@@ -121,6 +133,8 @@ def _end_verification(results: Results) -> None:
         part["status"] = "not finished" if late else "left out" if absent else "finished"
         if late:
             part["reason"] = f"after {part['seconds']:.0f} s of {part['limit']:.0f}: {', '.join(late)}"
+            if part["name"] == KERNELS and kernels["tail"]:
+                part["reason"] += f": {kernels['tail'][-1]}"
 
 
 def _time(results: Results, device: Device, work: Work, clock: Clock, say: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Verification on a GPU: small shapes against float64, the tests, compute-sanitizer. Each has a time limit."""
+"""Verification on a GPU, each part within a limit: kernels, small shapes, the tests, compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ START_SECONDS = 25.0
 class Limits(NamedTuple):
     """The most seconds of each part."""
 
+    kernels: float = 80.0
     shapes: float = 120.0
     tests: float = 170.0
     sanitizers: float = 150.0
@@ -49,11 +50,33 @@ class Wanted(NamedTuple):
         Some of `TOOLS`.
     shapes : bool
         Small shapes without a tool.
+    kernels : bool
+        Compile what the tests need first.
     """
 
     tests: tuple[str, ...] = device_tests.TESTS
     tools: tuple[str, ...] = TOOLS
     shapes: bool = True
+    kernels: bool = True
+
+
+def compile_kernels(log: Path, seconds: float, processes: int) -> dict[str, Any]:
+    """Run `warm_up`, so that the tests and the sanitizers find their kernels compiled.
+
+    Returns
+    -------
+    dict
+        status ("finished", "not finished"), seconds, processes, tail.
+    """
+    start = time.monotonic()
+    command = [sys.executable, "-m", "bench.peers.warm_up", "--processes", str(processes)]
+    code = run_limited(command, log, seconds, {})
+    return {
+        "status": "finished" if code == 0 else "not finished",
+        "seconds": time.monotonic() - start,
+        "processes": processes,
+        "tail": [] if code == 0 else tail(log),
+    }
 
 
 def sanitizer(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -109,7 +132,7 @@ def error_count(text: str) -> int | None:
 def verify(
     folder: Path, limits: Limits, wanted: Wanted, free_bytes: int | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Small shapes, the tests and compute-sanitizer, begun in this order, side by side, because nothing is timed.
+    """First the kernels; then small shapes, the tests and compute-sanitizer side by side: nothing is timed.
 
     Parameters
     ----------
@@ -125,11 +148,15 @@ def verify(
     Returns
     -------
     dict
-        tests, and sanitizer by tool, with `ALONE` for the small shapes without one.
+        kernels, tests, and sanitizer by tool, with `ALONE` for the small shapes without one.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    processes = device_tests.processes_for(free_bytes)
     program = sanitizer() if wanted.tools else None
-    found: dict[str, Any] = {"tests": {"status": "left out"}, "sanitizer": {}}
+    found: dict[str, Any] = {"kernels": {"status": "left out"}, "tests": {"status": "left out"}, "sanitizer": {}}
+    if wanted.kernels:
+        found["kernels"] = done = compile_kernels(folder / "warm_up.log", limits.kernels, processes)
+        say(f"kernels: {done['status']}, {done['seconds']:.0f} s in {processes} processes")
     for tool in (ALONE, *TOOLS):
         chosen = wanted.shapes if tool == ALONE else tool in wanted.tools
         found["sanitizer"][tool] = {"status": "not installed" if chosen and tool != ALONE else "left out"}
@@ -142,7 +169,6 @@ def verify(
         say(f"small shapes, {tool}: {done['status']}, {done['covered']}, {done['seconds']:.0f} s")
 
     def tests() -> None:
-        processes = device_tests.processes_for(free_bytes)
         words = device_tests.command(wanted.tests)
         found["tests"] = done = device_tests.run(words, folder, limits.tests, processes, say)
         counts = ", ".join(f"{done[name]} {name}" for name in ("collected", "passed", "failed", "skipped"))

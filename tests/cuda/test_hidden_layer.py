@@ -76,7 +76,8 @@ class Case:
         samples = np.int32(samples or shape.samples)
         tiles = tiles_of(n, n_out, dtype)
         logits = fake_cupy.allocate((m, n_out), dtype)
-        partial = fake_cupy.allocate((blocks, n * n_out + (0 if self.b is None else n + n_out)), dtype)
+        length = n * n_out + (0 if self.b is None else n + n_out)
+        partial = fake_cupy.copied(np.full((blocks, length), np.nan, dtype))
         kernel = module.get_function(f"hidden_layer_{N}_{self.activation}_{dtype}_{layout}")
         weights = self.given("weights")
 
