@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from bench.peers import measure as peers_measure  # noqa: E402
 from bench.peers.cases import Case  # noqa: E402
 from bench.peers.device import Cpu, Cuda  # noqa: E402
 from bench.peers.gpu_cases import Group  # noqa: E402
-from bench.peers.results import Entry, Measured, Results, load  # noqa: E402
+from bench.peers.results import Entry, Measured, Results, load, save  # noqa: E402
 from fusedmlp.engines.composed import ComposedEngine  # noqa: E402
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS  # noqa: E402
 from fusedmlp.model.losses import LOSSES  # noqa: E402
@@ -136,7 +137,7 @@ VERIFIED = Results(
     {"device": "NVIDIA H200", "versions": {}},
     tests={"status": "passed"},
     sanitizer={"no tool": PASSED, "memcheck": PASSED, "racecheck": {"status": "not installed"}},
-    measured=[Measured(STEP, [Entry("fused", seconds=1.0)], 0.1)],
+    measured=[Measured(STEP, [Entry("fused", seconds=1.0, rounds=[1.0])], 0.1)],
 )
 
 
@@ -177,6 +178,28 @@ def test_parts_that_were_running_are_named():
     fine = replace(VERIFIED, parts=parts(*5 * ["finished"]))
     gpu.end(fine, 0)
     assert fine.mistakes() == []
+
+
+@pytest.mark.parametrize(("code", "reason"), [(None, "the time of the run was over"), (-9, "exit status -9")])
+def test_the_command_reports_what_was_known_when_the_run_ended(monkeypatch, tmp_path, code, reason):
+    def stopped(function, arguments, seconds):
+        (work,) = arguments
+        assert function is gpu_run.in_process
+        assert seconds < work.limit
+        part = {"name": gpu_run.TIMINGS, "status": "running", "seconds": 0.0, "limit": 9.0}
+        save(replace(VERIFIED, parts=[part]), work.partial)
+        return code
+
+    monkeypatch.setattr(gpu, "call_limited", stopped)
+    monkeypatch.setattr(gpu, "Work", partial(gpu.Work, unfinished=tmp_path))
+    done = CliRunner().invoke(gpu.main, ["--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert f"wrong: timings: did not come to its end: {reason}" in done.output.replace("its process ended with ", "")
+    assert "| timings | **not finished** |" in (tmp_path / "out" / "nvidia-h200" / "gpu.md").read_text()
+    monkeypatch.setattr(gpu, "call_limited", lambda *arguments: code)
+    done = CliRunner().invoke(gpu.main, [])
+    assert done.exit_code == 1
+    assert "without results" in done.output
 
 
 def sleeps_with_a_child(path):

@@ -33,6 +33,10 @@ TF32_TOLERANCE = {"step": 1e-2, "epoch": 0.25}
 smaller than TF32's rounding may have any sign. On a CPU, float32 with operands of products rounded to TF32 is off by up
 to 0.12 in the first steps at 784-512-512-10, and by up to 0.08 at the other sizes."""
 TF32_LOSS_TOLERANCE = 1e-3
+KINK_FACTOR = 5
+"""With relu, steps with TF32 and strict epochs may be off by so many times as much: a Z near 0 whose sign is decided by
+rounding changes the gradient of its unit. On a CPU TF32 is off by 0.013 at 784-512-512-10 and m = 4,096. The samples
+of a strict step are chosen so that there is no such Z."""
 MANY_SAMPLES, MANY_SAMPLES_TOLERANCE = 500_000, 1e-2
 """From so many samples on, the others' gradients may be off by this, and ours on a GPU by a tenth of it.
 
@@ -103,13 +107,16 @@ def tolerance(case: Case, kind: str, ours: bool, part: str) -> float:
     """The error that is allowed in a part of the result."""
     if case.dtype == "float64" and case.task == "step":
         return FLOAT64_TOLERANCE
+    kink = KINK_FACTOR if case.hidden_activation == "relu" else 1
     if case.precision == "tf32":
-        return TF32_LOSS_TOLERANCE if part == "J" else TF32_TOLERANCE[case.task]
+        if part == "J":
+            return TF32_LOSS_TOLERANCE
+        return TF32_TOLERANCE[case.task] * (kink if case.task == "step" else 1)
     if part == "J":
         return LOSS_TOLERANCE[kind, case.task] / (10 if ours and kind == "cpu" else 1)
     if case.task == "step" and case.m >= MANY_SAMPLES and (kind == "cuda" or not ours):
         return MANY_SAMPLES_TOLERANCE / (10 if ours else 1)
-    return TOLERANCE[kind, case.task][0 if ours else 1]
+    return TOLERANCE[kind, case.task][0 if ours else 1] * (kink if case.task == "epoch" else 1)
 
 
 def check(case: Case, kind: str, peer: str, errors: dict[str, float]) -> None:
