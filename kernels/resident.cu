@@ -28,13 +28,23 @@ __device__ __forceinline__ void resident(const Job<T>* jobs, const int* plan, in
     Trainer<T, TF32, Alone>(jobs[blockIdx.x], own, numbers, Alone(), activation, loss, most).train();
 }
 
-#define RESIDENT(T, TF32, t, blocks)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks)                                                 \
+// Of a multiprocessor: what the registers leave room for.
+template <typename T>
+constexpr int BLOCKS = sizeof(T) == 4 ? 3 : 1;
+
+#define RESIDENT(T, TF32, t)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<T>)                                              \
         resident_##t(const Job<T>* jobs, const int* plan, int ints, int activation, int loss, T most) {           \
         resident<T, TF32>(jobs, plan, ints, activation, loss, most);                                              \
     }
-RESIDENT(float, false, float32, 3)
-RESIDENT(double, false, float64, 1)
+
+#ifdef ONE  // -DONE=float,false,float32: a network uses one of these kernels
+#define JUST(...) RESIDENT(__VA_ARGS__)
+JUST(ONE)
+#else
+RESIDENT(float, false, float32)
+RESIDENT(double, false, float64)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-RESIDENT(float, true, tf32, 3)
+RESIDENT(float, true, tf32)
+#endif
 #endif

@@ -95,7 +95,11 @@ __device__ __forceinline__ void resident_cluster(const Job<T>* jobs, const int* 
         const Job<T>* jobs, const int* plans, int ints, int activation, int loss, T most) {                         \
         resident_cluster<T, TF32>(jobs, plans, ints, activation, loss, most);                                       \
     }
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+#ifdef ONE  // -DONE=float,false,float32: a network uses one of these kernels
+#define JUST(...) RESIDENT_CLUSTER(__VA_ARGS__)
+JUST(ONE)
+#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 RESIDENT_CLUSTER(float, false, float32)
 RESIDENT_CLUSTER(double, false, float64)
 RESIDENT_CLUSTER(float, true, tf32)

@@ -44,7 +44,7 @@ def arrange(x, layout):
     else:
         one = fake_cupy.copied(x[:, :1])
         return fake_cupy.ndarray(np.broadcast_to(one.host, x.shape), one.memory)
-    view.host[...] = x
+    view[...] = fake_cupy.copied(x)
     return view
 
 
@@ -169,6 +169,7 @@ class TestPrecision:
         with pytest.raises(ValueError, match="precision: expected one of strict, tf32; got 'half'"):
             emulated.at_precision("half")
 
+    @pytest.mark.usefixtures("never_resident")
     @pytest.mark.parametrize("sizes", [(5, 8, 2), (5, 8, 7), (5, 8, 20)])  # narrow, middle, composed
     def test_networks(self, emulated, cupy, sizes):
         rng = np.random.default_rng(0)

@@ -246,6 +246,9 @@ class FakeCublasLt:
                 for x, layout in zip((a, b, d), (layouts[0], layouts[1], layouts[3]), strict=True)
             )
             assert not any(np.may_share_memory(D, x) for x in (A, B)), "D overlaps an operand"
+            for x, matrix in ((a, A), (b, B)):
+                self._memory_at(x, 1).written.require(matrix, "cublasLtMatmul")
+            self._memory_at(d, 1).written.note(D)
             A, B = (x.T if attributes[key] else x for x, key in ((A, TRANS_A), (B, TRANS_B)))
             if precision == "tf32":
                 A, B = to_tf32(np.ascontiguousarray(A)), to_tf32(np.ascontiguousarray(B))
@@ -271,10 +274,14 @@ class FakeCublasLt:
         """The epilogue."""
         epilogue, (rows, columns) = attributes[EPILOGUE], product.shape
         if epilogue & BIAS:
-            product = product + matrix_at(self._memory_at, attributes[BIAS_POINTER], FLOAT32, rows, 1, rows)
+            b = matrix_at(self._memory_at, attributes[BIAS_POINTER], FLOAT32, rows, 1, rows)
+            self._memory_at(attributes[BIAS_POINTER], 1).written.require(b, "cublasLtMatmul")
+            product = product + b
         if epilogue & AUX:
             line = attributes[AUX_LD] // 8
             bits = matrix_at(self._memory_at, attributes[AUX_POINTER], np.dtype(np.uint8), line, columns, line)
+            written = self._memory_at(attributes[AUX_POINTER], 1).written
+            written.note(bits) if epilogue & RELU else written.require(bits, "cublasLtMatmul")
         if epilogue & RELU and epilogue & AUX:
             bits[...] = 0xFF  # where there is no number
             packed = np.packbits(product > 0, axis=0, bitorder="little")
@@ -286,5 +293,6 @@ class FakeCublasLt:
             product = np.where(mask == 1, product, FLOAT32.type(0))
         if epilogue & BGRAD:
             bias = matrix_at(self._memory_at, attributes[BIAS_POINTER], FLOAT32, rows, 1, rows)
+            self._memory_at(attributes[BIAS_POINTER], 1).written.note(bias)
             bias[...] = product.sum(axis=1, keepdims=True)
         return product
