@@ -12,6 +12,7 @@ __version__ = "0.2.0.dev0"
 
 _HOME = {
     "Network": "fusedmlp.network",
+    "fit_many": "fusedmlp.training.many",
     "Architecture": "fusedmlp.model.architecture",
     "Gradients": "fusedmlp.model.parameters",
     "Parameters": "fusedmlp.model.parameters",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from fusedmlp.training.callbacks import StopAfter as StopAfter
     from fusedmlp.training.history import History as History
     from fusedmlp.training.loop import Training as Training
+    from fusedmlp.training.many import fit_many as fit_many
     from fusedmlp.training.schedules import Constant as Constant
     from fusedmlp.training.schedules import CosineDecay as CosineDecay
     from fusedmlp.training.schedules import ExponentialDecay as ExponentialDecay

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
@@ -14,21 +13,19 @@ from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_flag, check_number
 from fusedmlp.engines.checked import loss_and_gradients_of, outputs_of
 from fusedmlp.engines.options import GradientPhase
-from fusedmlp.engines.samples import Samples
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model import reference
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.names import ActivationName, ArrayInput, DtypeName, OptimizerName, PrecisionName, ScheduleName
-from fusedmlp.model.optimizers import Optimizer, as_optimizer
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
-from fusedmlp.training.loop import Training, TrainingSettings
+from fusedmlp.training.loop import Training
 from fusedmlp.training.progress import ProgressOfFit
-from fusedmlp.training.schedules import Schedule, as_schedule
-from fusedmlp.training.setup import hold_back, state_for
+from fusedmlp.training.schedules import Schedule
+from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.state import TrainingState
 
 
@@ -289,62 +286,53 @@ class Network(PlacedNetwork):
         With sample weights, the sums of a batch are divided by the mean weight of all training samples times the
         samples of the batch. So the expectation of a batch's gradient is the gradient of J, whatever the batch size.
         """
-        if not isinstance(callbacks, Iterable):
-            raise ValueError(f"callbacks: expected an iterable of them; got {callbacks!r}")
-        if not self._fitting.acquire(blocking=False):
-            raise RuntimeError("fit: this network is being trained already, by another thread or a callback")
-        try:
-            if state is not None and random_state is not None and getattr(state, "used", False):
-                raise ValueError("random_state: expected None, as the state has a generator of its own")
-            generator = self._generator if random_state is None else as_generator(random_state)
-            state = state_for(state, as_optimizer(optimizer, learning_rate), generator, self.architecture)
-            settings = TrainingSettings(
-                epochs,
-                batch_size,
-                as_schedule(schedule, state.planned_epochs or epochs),
-                alpha,
-                shuffle,
-                early_stopping,
-                patience,
-                tolerance,
-                clip_norm,
-                as_rates(dropout, len(self.weights)),
-                gradient_phase,
-            )
-            self._check_weights()
+        arguments = FitArguments(
+            optimizer,
+            epochs,
+            batch_size,
+            learning_rate,
+            schedule,
+            alpha,
+            shuffle,
+            validation_fraction,
+            early_stopping,
+            patience,
+            tolerance,
+            callbacks,
+            random_state,
+            clip_norm,
+            dropout,
+            gradient_phase,
+            state,
+        )
+        with self._fitting_alone():
+            plan = self._plan(arguments)
             train = self._samples(X, Y, sample_weight)
-            if 1 < train.X.shape[0] == train.X.shape[1] and _has_contiguous_rows(X):
-                warnings.warn(
-                    f"X: as many rows as columns, {train.m}: a column is taken for a sample. Pass X.T for a table with "
-                    "a row per sample",
-                    stacklevel=2,
-                )
-            if validation_data is None:
-                train, validation = hold_back(state, train, validation_fraction, self.backend.workspace_bytes)
-            elif validation_fraction:
-                raise ValueError("validation_fraction: expected 0 where validation_data is given")
-            else:
-                validation = self._validation(validation_data)
-            if settings.dropout is not None and state.dropout_seed is None:
-                state.dropout_seed = int.from_bytes(state.generator.bytes(8), "little")  # type: ignore[union-attr]
+            warn_of_rows(X, train, stacklevel=2)
+            plan.check_samples(train)
+            validation = None
+            if validation_data is not None:
+                if validation_fraction:
+                    raise ValueError("validation_fraction: expected 0 where validation_data is given")
+                validation = self._samples(*as_validation(validation_data), "validation_").prepared(self.engine)
             progress = ProgressOfFit() if check_flag("verbose", verbose) else None
-            watching = callbacks if progress is None else (*callbacks, progress)
-            training = Training(self.engine, self.parameters, state, settings, watching)
-            training.network = self
-            self.history = training.history
+            watching = () if progress is None else (progress,)
+            train = train.prepared(self.engine)
+            begun = plan.begin(self.engine, train, validation, copies=True, watching=watching)
+            training, train, validation = begun
             try:
                 return training.run(train, validation)
             finally:
                 if progress is not None:
                     progress.close()
-        finally:
-            self._fitting.release()
 
-    def _validation(self, data: tuple[Any, ...]) -> Samples:
-        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-            raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
-        X, Y, sample_weight = (*data, None)[:3]
-        return self._samples(X, Y, sample_weight, "validation_")
+    def _plan(self, arguments: FitArguments) -> Plan:
+        """A training of this network by arguments that are checked, as its weights are."""
+        random_state = arguments.random_state
+        generator = self._generator if random_state is None else as_generator(random_state)
+        plan = Plan(self, arguments, generator)
+        self._check_weights()
+        return plan
 
     # Files -----------------------------------------------------------------------------------------------------------
 
@@ -379,11 +367,6 @@ class Network(PlacedNetwork):
             The file was written by version 0.1.0 and has no checksum.
         """
         return cls.from_parameters(load_model(path).parameters, backend=backend, precision=precision)
-
-
-def _has_contiguous_rows(X: Any) -> bool:
-    """Whether X lies in memory as a table with a row per sample usually does."""
-    return isinstance(X, list | tuple) or bool(getattr(getattr(X, "flags", None), "c_contiguous", False))
 
 
 def _transposed(table: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -122,6 +124,16 @@ class PlacedNetwork:
 
     def _numpy_parameters(self) -> Parameters:
         return Parameters(self.architecture, self.backend.to_numpy(self.parameters.flat))
+
+    @contextmanager
+    def _fitting_alone(self) -> Iterator[None]:
+        """Let no other thread, and no callback, train this network meanwhile."""
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("fit: this network is being trained already, by another thread or a callback")
+        try:
+            yield
+        finally:
+            self._fitting.release()
 
     # Arrays in and out -----------------------------------------------------------------------------------------------
 

@@ -89,8 +89,16 @@ class Samples:
             return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))
         if isinstance(X, np.ndarray | SparseMatrix) and (X.nbytes > largest_copy or isinstance(X, np.memmap)):
             return Samples(X, Y, weight, self.ordered(columns))
+        columns = columns if self.order is None else self.order[columns]
         taken = X[:, columns] if isinstance(X, SparseMatrix) else X.T[columns].T
         return Samples(taken, Y.T[columns].T, None if weight is None else weight[:, columns])
+
+    def part(self, columns: np.ndarray) -> Samples:
+        """Some of the samples, wherever they lie, without a copy; a column may come more than once."""
+        X, Y, weight = self.X, self.Y, self.sample_weight
+        if isinstance(X, HostMatrix):
+            return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))
+        return Samples(X, Y, weight, self.ordered(columns))
 
     def prepared(self, engine: Engine) -> Samples:
         """These samples with X as an engine's epochs read it fastest."""
@@ -359,16 +367,22 @@ def _blocks(x: Array) -> Iterator[tuple[int, Array]]:
     return x.blocks() if isinstance(x, HostMatrix) else iter([(0, x)])
 
 
-def validation_part(
-    m: int, fraction: float, generator: np.random.Generator | np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray]:
-    """(samples to train on, samples to validate on) of m: a random split, with at least one sample to validate on."""
+def held_back(m: int, fraction: float) -> int:
+    """How many of m samples are held back for validation; at least one, and not all."""
     check_number("validation_fraction", fraction, 0, 1)
     n_validation = max(1, round(m * fraction))
     if n_validation >= m:
         raise ValueError(
             f"validation_fraction: {fraction} of {m} samples leaves none to train on; expected more samples"
         )
+    return n_validation
+
+
+def validation_part(
+    m: int, fraction: float, generator: np.random.Generator | np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """(samples to train on, samples to validate on) of m: a random split, with at least one sample to validate on."""
+    n_validation = held_back(m, fraction)
     order = generator.permutation(m)
     return order[n_validation:], order[:n_validation]
 

@@ -28,6 +28,8 @@ class History:
         The epoch (from 0) with the lowest validation loss (training loss, where there are no validation samples).
     stopped : str
         Why the training ended.
+    error : str or None
+        The message of the error that ended the training, where it diverged.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -37,6 +39,7 @@ class History:
     samples: int = 0
     best_epoch: int | None = None
     stopped: str = ""
+    error: str | None = None
 
     def to_frame(self) -> Any:
         """A pandas data frame with a row per epoch: epoch (from 1), loss, validation_loss, learning_rate and seconds.

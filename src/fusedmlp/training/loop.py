@@ -126,7 +126,7 @@ class Training:
         if state.first_weights is None:
             state.first_weights = parameters.flat.copy()
         self.history = state.history
-        self.history.stopped = ""
+        self.history.stopped, self.history.error = "", None
         self.epoch = state.epoch
         self.epochs = state.epoch + settings.epochs
         self.deadline: float | None = None
@@ -161,6 +161,11 @@ class Training:
     def run(self, train: Samples, validation: Samples | None = None) -> History:
         """Train to the end of the settings' epochs, or until something stops it.
 
+        Parameters
+        ----------
+        train, validation : Samples
+            As `Samples.prepared` gives them for the engine.
+
         Raises
         ------
         TrainingDivergedError
@@ -170,8 +175,6 @@ class Training:
             state are kept.
         """
         self.history.samples = train.m
-        train = train.prepared(self.engine)
-        validation = None if validation is None else validation.prepared(self.engine)
         for callback in self._callbacks:
             callback.on_fit_begin(self)
         try:
@@ -181,14 +184,23 @@ class Training:
         except KeyboardInterrupt:
             self.stop(f"interrupted in epoch {self.epoch + 1}")
             raise
+        except TrainingDivergedError as error:
+            self.history.error = str(error)
+            raise
         finally:
-            self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
-            if self.settings.early_stopping and self.history.stopped:
-                self.state.weights = self.parameters.flat.copy()
-                self._put_back_best(train, validation)
+            self.leave(train, validation)
         for callback in self._callbacks:
             callback.on_fit_end(self)
         return self.history
+
+    def leave(self, train: Samples, validation: Samples | None) -> None:
+        """The end of a training, however it came: the state has all of it, the network the weights to keep."""
+        self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
+        if self.history.error is not None:
+            self.stop(f"diverged in epoch {self.epoch + 1}")  # the best weights were put back
+        elif self.settings.early_stopping and self.history.stopped:
+            self.state.weights = self.parameters.flat.copy()
+            self._put_back_best(train, validation)
 
     def _run_epochs(self, train: Samples, validation: Samples | None) -> None:
         self._stop_without_patience()

@@ -88,6 +88,50 @@ class ProgressOfFit(Callback):
             self._bar = None
 
 
+class ProgressOfMany:
+    """One bar for the epochs of many trainings, or a line for every tenth of them.
+
+    Parameters
+    ----------
+    networks, epochs : int
+        Of all trainings together.
+    """
+
+    def __init__(self, networks: int, epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._networks, self._epochs, self._start = networks, epochs, time.monotonic()
+        self._done, self._done_networks, self._tenth = 0, 0, 0
+        self._bar: Any = None
+        console = Console(stderr=True)
+        if console.is_terminal or console.is_jupyter:
+            columns = TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            networks_column = TextColumn("{task.fields[networks]}")
+            self._bar = Progress(*columns, networks_column, console=console, transient=True)
+            self._task = self._bar.add_task("", total=epochs, networks="")
+            self._bar.start()
+
+    def advance(self, epochs: int, networks: int = 0) -> None:
+        """So many more epochs, and trainings, are done; the epochs that one does not need count as done."""
+        self._done, self._done_networks = self._done + epochs, self._done_networks + networks
+        text = f"{self._done_networks} of {self._networks} networks"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, networks=text)
+            return
+        tenth = 10 * self._done // self._epochs
+        if tenth != self._tenth and sys.stderr is not None:
+            self._tenth = tenth
+            seconds = time.monotonic() - self._start
+            print(f"{self._done} of {self._epochs} epochs, {seconds:.0f} s, {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Take the bar away, after an exception too."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
 def losses_of(training: RunningTraining, second_loss: str) -> str:
     """The newest losses in words."""
     history = training.history

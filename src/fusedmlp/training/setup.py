@@ -1,18 +1,174 @@
-"""What has to be settled before a training's first epoch: its state, and which samples are held back for validation."""
+"""What has to be settled before a training's first epoch: arguments, state, and samples held back for validation."""
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
 from fusedmlp.checks import check_number
-from fusedmlp.engines.samples import Samples, split, validation_part
+from fusedmlp.engines.base import Engine
+from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.engines.options import GradientPhase
+from fusedmlp.engines.samples import Samples, held_back, split, validation_part
+from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.optimizers import Optimizer
+from fusedmlp.model.dropout import as_rates
+from fusedmlp.model.optimizers import Optimizer, as_optimizer
+from fusedmlp.model.parameters import Parameters
+from fusedmlp.training.callbacks import Callback
+from fusedmlp.training.history import History
+from fusedmlp.training.loop import Training, TrainingSettings
+from fusedmlp.training.schedules import Schedule, as_schedule
 from fusedmlp.training.state import Generator, TrainingState
 
 
-def state_for(
-    state: TrainingState | None, optimizer: Optimizer, generator: Generator, architecture: Architecture
-) -> TrainingState:
-    """The state to go on with: a new one, or the caller's, once it is known to fit.
+class TrainableNetwork(Protocol):
+    """What a training uses of a network; `fusedmlp.Network` has it all."""
+
+    architecture: Architecture
+    backend: Any
+    parameters: Parameters
+    history: History | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitArguments:
+    """The arguments of ``Network.fit`` that say how to train, as the caller gave them."""
+
+    optimizer: str | Optimizer
+    epochs: int
+    batch_size: int
+    learning_rate: float | None
+    schedule: str | Schedule
+    alpha: float
+    shuffle: bool
+    validation_fraction: float
+    early_stopping: bool
+    patience: int
+    tolerance: float
+    callbacks: Iterable[Callback | Callable[[Training], object]]
+    random_state: Any
+    clip_norm: float | None
+    dropout: float | Sequence[float]
+    gradient_phase: GradientPhase | None
+    state: TrainingState | None
+
+
+class Plan:
+    """A training whose arguments are checked. Until it begins, nothing is drawn and nothing is changed.
+
+    Parameters
+    ----------
+    network : Network
+    arguments : FitArguments
+    generator : numpy.random.Generator or numpy.random.RandomState
+        That of the arguments' `random_state`, else the network's own.
+
+    Raises
+    ------
+    ValueError
+        An argument is wrong.
+    """
+
+    __slots__ = ("callbacks", "fraction", "generator", "network", "optimizer", "settings", "state")
+
+    def __init__(self, network: TrainableNetwork, arguments: FitArguments, generator: Generator) -> None:
+        given = arguments
+        self.network, self.generator, self.state = network, generator, given.state
+        self.callbacks, self.fraction = given.callbacks, given.validation_fraction
+        if not isinstance(given.callbacks, Iterable):
+            raise ValueError(f"callbacks: expected an iterable of them; got {given.callbacks!r}")
+        if given.state is not None and given.random_state is not None and getattr(given.state, "used", False):
+            raise ValueError("random_state: expected None, as the state has a generator of its own")
+        self.optimizer = as_optimizer(given.optimizer, given.learning_rate)
+        check_state(given.state, self.optimizer, network.architecture)
+        planned = given.epochs if given.state is None else given.state.planned_epochs or given.epochs
+        self.settings = TrainingSettings(
+            given.epochs,
+            given.batch_size,
+            as_schedule(given.schedule, planned),
+            given.alpha,
+            given.shuffle,
+            given.early_stopping,
+            given.patience,
+            given.tolerance,
+            given.clip_norm,
+            as_rates(given.dropout, len(network.architecture.weight_shapes)),
+            given.gradient_phase,
+        )
+
+    def check_samples(self, train: Samples) -> None:
+        """See that a part of the samples can be held back, without drawing it.
+
+        Raises
+        ------
+        ValueError
+            As `hold_back`.
+        """
+        if not check_number("validation_fraction", self.fraction, 0, 1, include_low=True):
+            return
+        state = self.state or TrainingState()
+        training, validation = state.training_samples, state.validation_samples
+        if training is None or validation is None:
+            count = held_back(train.m, self.fraction)
+            weight = train.sample_weight
+            if weight is None or isinstance(weight, HostMatrix):
+                return
+            zeros = train.m - int((_own(weight, train) > 0).sum())
+            if zeros < min(count, train.m - count):
+                return  # neither part can consist of zeros
+            parts = validation_part(train.m, self.fraction, copy.deepcopy(state.generator or self.generator))
+        else:
+            parts = training, validation
+            _check_same_samples(parts, train)
+        split(train, parts, 0)
+
+    def begin(
+        self, engine: Engine, train: Samples, validation: Samples | None, *, copies: bool, watching: Sequence[Any] = ()
+    ) -> tuple[Training, Samples, Samples | None]:
+        """(the training, samples to train on, samples to validate on or None): what it draws first is drawn.
+
+        Parameters
+        ----------
+        engine : Engine
+        train, validation : Samples
+            As the engine's epochs read them.
+        copies : bool
+            Whether a part that is held back, and the rest, may be copies.
+        watching : sequence of Callback
+            Called after the arguments' callbacks.
+        """
+        network, state = self.network, self.state
+        if state is None:
+            state = TrainingState(optimizer=self.optimizer, generator=self.generator)
+        elif not state.used:
+            state.optimizer, state.generator = self.optimizer, state.generator or self.generator
+        assert state.generator is not None
+        if self.fraction:
+            # Dropout's masks are drawn by the columns of X, and a sparse X is cut into slots by its mean number of
+            # nonzeros: copies, which are made where there is room, would change the bits.
+            kept = not copies or self.settings.dropout is not None or isinstance(train.X, SparseMatrix)
+            largest_copy = 0 if kept else network.backend.workspace_bytes
+            train, validation = hold_back(state, train, self.fraction, largest_copy)
+        if self.settings.dropout is not None and state.dropout_seed is None:
+            state.dropout_seed = int.from_bytes(state.generator.bytes(8), "little")
+        training = Training(engine, network.parameters, state, self.settings, (*self.callbacks, *watching))
+        training.network = network
+        network.history = training.history
+        return training, train, validation
+
+
+def _own(weight: Any, samples: Samples) -> Any:
+    return weight if samples.order is None else weight[:, samples.order]
+
+
+def check_state(state: TrainingState | None, optimizer: Optimizer, architecture: Architecture) -> None:
+    """See that a training can go on with the caller's state, or begin with it.
 
     Raises
     ------
@@ -20,30 +176,26 @@ def state_for(
         It is no TrainingState, of another optimizer, or of another number of parameters.
     """
     if state is None:
-        return TrainingState(optimizer=optimizer, generator=generator)
+        return
     if not isinstance(state, TrainingState):
         raise ValueError(f"state: expected a TrainingState; got {state!r}")
     if not state.used:
-        state.optimizer, state.generator = optimizer, state.generator or generator
-        return state
+        return
     if state.optimizer != optimizer:
         raise ValueError(f"optimizer: expected that of the state, {state.optimizer}; got {optimizer}")
     sizes = {name: len(moment) for name, moment in state.moments.items()}
     if any(size != architecture.n_parameters for size in sizes.values()):
         raise ValueError(f"state: expected moments of {architecture.n_parameters} parameters; got {sizes}")
-    return state
 
 
-def hold_back(
-    state: TrainingState, samples: Samples, fraction: float, largest_copy: int
-) -> tuple[Samples, Samples | None]:
-    """(samples to train on, samples to validate on or None): a random part, drawn once for a state.
+def hold_back(state: TrainingState, samples: Samples, fraction: float, largest_copy: int) -> tuple[Samples, Samples]:
+    """(samples to train on, samples to validate on): a random part, drawn once for a state.
 
     Parameters
     ----------
     state : TrainingState
     samples : Samples
-    fraction : float in [0, 1)
+    fraction : float in (0, 1)
     largest_copy : int
         Arrays in host memory of more bytes are not copied.
 
@@ -52,12 +204,33 @@ def hold_back(
     ValueError
         The fraction leaves no sample to train on, or the state has held back a part of other samples.
     """
-    if not check_number("validation_fraction", fraction, 0, 1, include_low=True):
-        return samples, None
     if state.training_samples is None or state.validation_samples is None:
         assert state.generator is not None
         state.training_samples, state.validation_samples = validation_part(samples.m, fraction, state.generator)
     parts = state.training_samples, state.validation_samples
+    _check_same_samples(parts, samples)
+    return split(samples, parts, largest_copy)
+
+
+def _check_same_samples(parts: tuple[np.ndarray, np.ndarray], samples: Samples) -> None:
     if sum(map(len, parts)) != samples.m:
         raise ValueError(f"state: expected the {sum(map(len, parts))} samples of the calls before; got {samples.m}")
-    return split(samples, parts, largest_copy)
+
+
+def as_validation(data: Any) -> tuple[Any, Any, Any]:
+    """(X, Y, sample_weight or None) of the argument `validation_data`."""
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
+    return (*data, None)[:3]
+
+
+def warn_of_rows(X: Any, samples: Samples, stacklevel: int) -> None:
+    """Warn where X has as many rows as columns, and lies in memory as a table with a row per sample usually does."""
+    contiguous = isinstance(X, list | tuple) or bool(getattr(getattr(X, "flags", None), "c_contiguous", False))
+    rows, m = samples.X.shape
+    if 1 < rows == m and contiguous:
+        warnings.warn(
+            f"X: as many rows as columns, {m}: a column is taken for a sample. Pass X.T for a table with a row per "
+            "sample",
+            stacklevel=stacklevel + 1,
+        )
