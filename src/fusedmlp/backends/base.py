@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from fusedmlp.backends.libraries import library_versions
 from fusedmlp.engines.base import Engine
+from fusedmlp.engines.crowd import Crowd
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.architecture import Architecture
 
@@ -33,3 +34,7 @@ class Backend(Primitives):
     @abstractmethod
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """An engine for whole passes: this backend's fused one where it has one, else the composed one."""
+
+    def crowd(self) -> Crowd | None:
+        """What trains many networks of this backend at once, for one `fit_many`; None: they are trained in turn."""
+        return None

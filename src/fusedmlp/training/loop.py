@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,6 +22,7 @@ from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.training.callbacks import Callback, as_callback
 from fusedmlp.training.history import History
+from fusedmlp.training.interrupts import Interrupts
 from fusedmlp.training.schedules import Schedule
 from fusedmlp.training.state import TrainingState
 
@@ -132,7 +129,7 @@ class Training:
         self.deadline: float | None = None
         self.network: Any = None
         self._callbacks = [as_callback(callback) for callback in callbacks]
-        self._interrupted = False
+        self._interrupts = Interrupts()
 
     def __repr__(self) -> str:
         loss = f", loss {self.history.loss[-1]:.4g}" if self.history.loss else ""
@@ -203,7 +200,7 @@ class Training:
             self._put_back_best(train, validation)
 
     def _run_epochs(self, train: Samples, validation: Samples | None) -> None:
-        self._stop_without_patience()
+        self.stop_without_patience()
         while not self.history.stopped:
             with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is reported once, as that
                 self._train_epoch(train, validation)
@@ -222,13 +219,10 @@ class Training:
         start = time.perf_counter()
         assert self.state.generator is not None
         settings = self.settings
-        planned = settings.schedule(self.epoch, self.optimizer_state.optimizer.learning_rate)
-        rate = check_number("schedule", planned, 0, include_low=True) * self.rate_factor
+        rate = self.rate_of(self.epoch)
         self.optimizer_state.learning_rate = rate
-        order = None
-        if settings.shuffle and settings.batch_size < train.m:
-            order = self.state.generator.permutation(train.m)
-        with self._catching_interrupts():
+        order = self.state.generator.permutation(train.m) if self.shuffles(train) else None
+        with self._interrupts.caught():
             loss = self.engine.train_epoch(
                 self.parameters,
                 self.optimizer_state,
@@ -237,7 +231,7 @@ class Training:
                 train.sample_weight,
                 train.ordered(order),
                 settings.batch_size,
-                self._options(train),
+                self.options(train),
             )
         self.engine.backend.synchronize()
         history = self.history
@@ -247,7 +241,17 @@ class Training:
         if validation is not None:
             history.validation_loss.append(self._loss(validation))
 
-    def _options(self, train: Samples) -> EpochOptions:
+    def rate_of(self, epoch: int) -> float:
+        """The learning rate of an epoch, by the schedule and the callbacks' factor."""
+        planned = self.settings.schedule(epoch, self.optimizer_state.optimizer.learning_rate)
+        return check_number("schedule", planned, 0, include_low=True) * self.rate_factor
+
+    def shuffles(self, train: Samples) -> bool:
+        """Whether every epoch draws an order of these samples."""
+        return self.settings.shuffle and self.settings.batch_size < train.m
+
+    def options(self, train: Samples) -> EpochOptions:
+        """What the batches of every epoch have in common."""
         settings, dropout = self.settings, None
         if settings.dropout is not None:
             assert self.state.dropout_seed is not None
@@ -266,34 +270,9 @@ class Training:
 
     def _poll(self) -> None:
         """Called by the engine between batches, and within long ones."""
-        if self._interrupted:
-            raise KeyboardInterrupt
+        self._interrupts.poll()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise _DeadlineError
-
-    @contextmanager
-    def _catching_interrupts(self) -> Iterator[None]:
-        """Let Ctrl-C end the epoch between two batches: an update is not interrupted in its middle.
-
-        Only in the main thread, and only where Ctrl-C has Python's own meaning. A second Ctrl-C acts at once.
-        """
-        main = threading.current_thread() is threading.main_thread()
-        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-
-        def remember(number: int, frame: FrameType | None) -> None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._interrupted = True
-
-        self._interrupted = False
-        signal.signal(signal.SIGINT, remember)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._interrupted:  # after the last poll
-            raise KeyboardInterrupt
 
     # The best weights ------------------------------------------------------------------------------------------------
 
@@ -301,7 +280,7 @@ class Training:
         """Remember the best weights; stop on a plateau if that was asked for, and at NaN or infinity in any case."""
         loss, state = self.monitored_loss, self.state
         if not (math.isfinite(loss) and math.isfinite(self.history.loss[-1])):
-            self._diverged(f"the loss became {loss}", train, validation)
+            self.diverged(f"the loss became {loss}", train, validation)
         self._check_weights(train, validation)
         improved = loss < state.best_loss - (self.settings.tolerance if self.settings.early_stopping else 0)
         state.epochs_since_best = 0 if improved else state.epochs_since_best + 1
@@ -312,9 +291,10 @@ class Training:
             else:
                 state.best_weights[...] = self.parameters.flat
             self.history.best_epoch = self.epoch
-        self._stop_without_patience()
+        self.stop_without_patience()
 
-    def _stop_without_patience(self) -> None:
+    def stop_without_patience(self) -> None:
+        """End the training where it has not improved for long enough."""
         settings = self.settings
         if settings.early_stopping and self.state.epochs_since_best >= settings.patience:
             self.stop(f"no improvement of more than {settings.tolerance:g} for {settings.patience} epochs")
@@ -323,9 +303,10 @@ class Training:
     def _check_weights(self, train: Samples, validation: Samples | None) -> None:
         # The last step comes after the last loss, and callbacks after that: only the weights tell what they did.
         if not self.engine.backend.all_finite(self.parameters.flat):
-            self._diverged("the weights became NaN or infinite", train, validation)
+            self.diverged("the weights became NaN or infinite", train, validation)
 
-    def _diverged(self, what: str, train: Samples, validation: Samples | None) -> None:
+    def diverged(self, what: str, train: Samples, validation: Samples | None) -> NoReturn:
+        """Put the best weights back, and raise TrainingDivergedError."""
         best, loss = self._put_back_best(train, validation)
         raise TrainingDivergedError(
             f"{what} in epoch {self.epoch + 1} at learning rate {self.history.learning_rate[-1]:g}; "

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 from fusedmlp.checks import check_choice, check_flag, shown
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.options import GradientPhase
 from fusedmlp.engines.samples import Samples
-from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.names import ArrayInput, OptimizerName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer
-from fusedmlp.training.callbacks import Callback, RunningTraining
 from fusedmlp.training.history import History
 from fusedmlp.training.many_arguments import as_indices, index_lists, naming, spread
+from fusedmlp.training.many_run import ManyRun, Member
 from fusedmlp.training.progress import ProgressOfMany
 from fusedmlp.training.schedules import Schedule
-from fusedmlp.training.setup import FitArguments, Plan, TrainableNetwork, as_validation, warn_of_rows
+from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.shared_samples import SharedSamples
 from fusedmlp.training.state import TrainingState
 
@@ -136,20 +135,10 @@ def fit_many(
         if verbose:
             progress = ProgressOfMany(len(members), sum(member.plan.settings.epochs for member in members))
             stack.callback(progress.close)
-        return _Run(members, on_error == "raise", progress).histories()
+        return ManyRun(members, networks[0].backend.crowd(), on_error == "raise", progress).histories()
 
 
 _OF_FIT = frozenset(FitArguments.__dataclass_fields__) | {"Y", "sample_weight", "validation_data"}
-
-
-class Member(NamedTuple):
-    """One of the networks: its checked training, the engine of its architecture, and its samples."""
-
-    number: int
-    plan: Plan
-    engine: Engine
-    train: Samples
-    validation: Samples | None
 
 
 def _checked_networks(networks: Any) -> list[Any]:
@@ -255,55 +244,3 @@ class _Sources:
         user = self._users.setdefault(id(source), number)
         if user != number:
             raise ValueError(f"{expected}; networks[{user}] has the same one")
-
-
-class _EpochCounter(Callback):
-    """Tells the progress of all of one training's epochs."""
-
-    def __init__(self, progress: ProgressOfMany) -> None:
-        self._progress = progress
-
-    def on_epoch_end(self, training: RunningTraining) -> None:
-        self._progress.advance(1)
-
-
-class _Run:
-    """The order of events: which trainings run when, and what becomes of errors and of Ctrl-C."""
-
-    def __init__(self, members: list[Member], raises: bool, progress: ProgressOfMany | None) -> None:
-        self._members, self._raises, self._progress = members, raises, progress
-        self._histories: dict[int, History] = {}
-
-    def histories(self) -> list[History]:
-        """Train all of them."""
-        try:
-            for member in self._members:
-                self._train_alone(member)
-        except KeyboardInterrupt:
-            for member in self._members:
-                if member.number not in self._histories:
-                    _never_begun(member.plan.network, member.plan.state)
-            raise
-        return [self._histories[member.number] for member in self._members]
-
-    def _train_alone(self, member: Member) -> None:
-        """One training from its first epoch to its last."""
-        watching = () if self._progress is None else (_EpochCounter(self._progress),)
-        with naming(member.number):
-            training, train, validation = member.plan.begin(
-                member.engine, member.train, member.validation, copies=False, watching=watching
-            )
-        self._histories[member.number] = training.history
-        try:
-            training.run(train, validation)
-        except TrainingDivergedError as error:
-            if self._raises:
-                raise TrainingDivergedError(f"networks[{member.number}]: {error}") from error
-        if self._progress is not None:
-            self._progress.advance(training.epochs - training.history.epochs, 1)
-
-
-def _never_begun(network: TrainableNetwork, state: TrainingState | None) -> None:
-    """The history of a network that Ctrl-C left as it was."""
-    network.history = History() if state is None else state.history
-    network.history.stopped = "interrupted before its first epoch"

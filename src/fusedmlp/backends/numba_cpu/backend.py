@@ -17,6 +17,7 @@ from fusedmlp.backends.numba_cpu.machine.buffers import address_of
 from fusedmlp.backends.numba_cpu.workers import blas, gemm, threads
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.engines.crowd import Crowd
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 
@@ -79,6 +80,12 @@ class NumbaCpuBackend(Backend):
         from fusedmlp.backends.numba_cpu.tiled_engine import TiledEngine
 
         return (TiledEngine if TiledEngine.covers(architecture) else ComposedEngine)(self, architecture)
+
+    def crowd(self) -> Crowd:
+        """A network for each worker."""
+        from fusedmlp.backends.numba_cpu.many import CpuCrowd
+
+        return CpuCrowd()
 
     def all_finite(self, x: np.ndarray) -> bool:
         """Whether no element is NaN or infinite."""

@@ -37,6 +37,31 @@ def _computed_corrections(beta_1: float, beta_2: float, first: int, count: int) 
 _kept_corrections = lru_cache(8)(_computed_corrections)
 
 
+def step_tables(state: OptimizerState, rates: list[float], batches: int) -> np.ndarray:
+    """The numbers of all steps of several epochs: those that `Epoch` has for each, to the bit.
+
+    Returns
+    -------
+    array of shape (3, epochs, batches), float64
+        `rates`, `epsilons` and `decays` of a `RunRecord`, with a row per epoch.
+    """
+    optimizer, first = state.optimizer, state.t + 1
+    table = np.empty((3, len(rates), batches))
+    numbers = [optimizer.numbers(rate, first + epoch * batches) for epoch, rate in enumerate(rates)]
+    table[0] = np.array([each.rate for each in numbers])[:, None]
+    table[1] = np.array([each.epsilon for each in numbers])[:, None]
+    table[2] = np.array([-each.decay for each in numbers])[:, None]
+    if optimizer.rule in ("adam", "adamw") and batches > 1:
+        beta_1, beta_2 = numbers[0].beta_1, numbers[0].beta_2
+        root, divisor = (
+            part.reshape(-1, batches) for part in _kept_corrections(beta_1, beta_2, first, len(rates) * batches)
+        )
+        np.divide(np.array(rates)[:, None] * root, divisor, out=table[0])
+        if optimizer.rule == "adamw":
+            table[1] *= root / root[:, :1]
+    return table
+
+
 class Epoch:
     """Fields of a run with `batches` batches, and what must live as long as it.
 

@@ -19,7 +19,7 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.numba_cpu import layout
 from fusedmlp.backends.numba_cpu.epochs import Epoch
-from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, passes, sparse_products
+from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, many, passes, sparse_products
 from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback
 from fusedmlp.backends.numba_cpu.machine.records import Run
@@ -67,8 +67,8 @@ class TiledEngine(Engine):
         self._gemm = gemm.gemm(a.dtype, gemm.library())
         # SciPy's BLAS is held to one thread while workers call it; MKL's layer has no other.
         by_scipy = self._gemm.library == "SciPy" and not all(self._blocked)
-        self._blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
-        self._sizes = sizes = WorkSizes(a)
+        self.blas: AbstractContextManager[Any] = blas.scipy_one_thread if by_scipy else nullcontext()
+        self.sizes = sizes = WorkSizes(a)
         self._n_parameters, self._dtype = a.n_parameters, np.dtype(a.dtype)
         self._slots = AlignedArray(0, a.dtype)
         self._slot_sums = AlignedArray(2 * sizes.most_slots, "float64")
@@ -111,8 +111,8 @@ class TiledEngine(Engine):
     def _outputs(self, parameters: Parameters, X: Inputs, invalid: int) -> np.ndarray:
         m = X.shape[1]
         out = np.empty((self.architecture.n_outputs, m), self._dtype)
-        part = self._sizes.part_of(X, self._plain.layout.tile)
-        nanoseconds = m * self._sizes.sample_ns_of(X) / 3
+        part = self.sizes.part_of(X, self._plain.layout.tile)
+        nanoseconds = m * self.sizes.sample_ns_of(X) / 3
         self._share(
             -(-m // part), nanoseconds, parameters.flat, X, None, (address_of(out), part, invalid, *_NO_BATCHES)
         )
@@ -174,10 +174,7 @@ class TiledEngine(Engine):
                 optimizer_state.t += int(self._state.numbers[_STEPS])
         else:
             losses = self._step_in_python(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
-        if not self._mean:
-            return float(losses.sum())
-        last = m - (batches - 1) * batch_size
-        return float(losses[:-1].sum() * batch_size + losses[-1] * last) / m
+        return float(many.compiled_epoch_loss()(address_of(losses), batches, batch_size, m, int(self._mean)))
 
     def _step_in_python(
         self,
@@ -223,7 +220,7 @@ class TiledEngine(Engine):
     ) -> np.ndarray:
         """The loss of every batch; the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
-        sizes = self._sizes
+        sizes = self.sizes
         batches, slots = -(-samples // batch_size), sizes.slots_of(batch_size, X)
         losses = self._losses.with_room(batches)
         weights = None if sample_weight is None else np.ascontiguousarray(sample_weight.reshape(-1))
@@ -269,34 +266,42 @@ class TiledEngine(Engine):
         if order is not None:
             order = np.ascontiguousarray(order, np.int64)
         workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
-        workspaces = self._workspaces(epoch is not None and epoch.masked)
+        workspaces = self.workspaces(epoch is not None and epoch.masked)
         callback = None
         if nanoseconds > _WORTH_POLLING_NS:
             callback = GuardedCallback((epoch and epoch.poll) or _nothing, self._stop, STOP_EARLY)
             fields = fields | {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
-        X_fields: tuple[int, ...]
-        samples, order_address = (X.shape[1], 0) if order is None else (len(order), address_of(order))
-        if isinstance(X, SparseMatrix):
-            X_fields = (address_of(X.values), 0, 0, inputs.SPARSE, 0, samples, order_address)
-            fields = fields | self._sparse_fields(X)
-        else:
-            x_access = self._x_access(X, order is not None, epoch is not None and epoch.masks_inputs)
-            convert = 0 if X.dtype == flat.dtype else inputs.convert_address(flat.dtype.name, X.dtype.name)
-            X_fields = (address_of(X), *X.strides, x_access, convert, samples, order_address)
+        X_fields, more = self.fields_of(X, order, epoch is not None and epoch.masks_inputs)
+        fields = fields | more if more else fields
         self._state.numbers.fill(0)
         if flat is not self._flat:
             self._flat, self._flat_address = flat, address_of(flat)
         self._run.write((workspaces.network, self._flat_address, *X_fields, *batches), fields)
-        with self._blas:
+        with self.blas:
             crew.crew().share(self._work, self._run.address, workspaces.workers(workers), workers, nanoseconds)
         for source in (callback, epoch):
             if source is not None and source.error is not None:
                 raise source.error
 
-    def _sparse_fields(self, X: SparseMatrix) -> dict[str, int]:
-        """The fields of a run that a sparse X adds."""
-        routines = sparse_products.sparse_products(self.architecture.dtype)
-        return {"x_starts": address_of(X.starts), "x_inputs": address_of(X.inputs)} | routines._asdict()
+    def fields_of(self, X: Inputs, order: np.ndarray | None, masked: bool) -> tuple[tuple[int, ...], dict[str, int]]:
+        """The fields of a `RunRecord` from `X` to `order`, and those that a sparse X adds.
+
+        Parameters
+        ----------
+        X : array or SparseMatrix of shape (n1, m)
+        order : array of int64, optional
+            Contiguous.
+        masked : bool
+            Whether numbers of X are dropped.
+        """
+        samples, order_address = (X.shape[1], 0) if order is None else (len(order), address_of(order))
+        if isinstance(X, SparseMatrix):
+            routines = sparse_products.sparse_products(self.architecture.dtype)
+            more = {"x_starts": address_of(X.starts), "x_inputs": address_of(X.inputs)} | routines._asdict()
+            return (address_of(X.values), 0, 0, inputs.SPARSE, 0, samples, order_address), more
+        x_access = self._x_access(X, order is not None, masked)
+        convert = 0 if X.dtype == self._dtype else inputs.convert_address(self._dtype.name, X.dtype.name)
+        return (address_of(X), *X.strides, x_access, convert, samples, order_address), {}
 
     def _x_access(self, X: np.ndarray, ordered: bool, masked: bool) -> int:
         """See `inputs`."""
@@ -315,10 +320,10 @@ class TiledEngine(Engine):
 
     # Compilation -----------------------------------------------------------------------------------------------------
 
-    def _workspaces(self, masked: bool) -> Workspaces:
+    def workspaces(self, masked: bool) -> Workspaces:
         """The workers' memory and code. The first call compiles, and logs that if it takes more than a second."""
         if masked and self._masked is None:
-            self._masked = Workspaces(self.architecture, self._gemm.address, self._sizes.sample_ns, dropout=True)
+            self._masked = Workspaces(self.architecture, self._gemm.address, self.sizes.sample_ns, dropout=True)
         workspaces = self._masked if masked and self._masked is not None else self._plain
         if not workspaces.ready:
             with self._announced():

@@ -30,8 +30,10 @@ _SLOT_SHARE, _SPARSE_SLOT_SHARE = 16, 4
 _STEP_BYTE_NS, _WORTH_SHARING_STEPS_NS = 0.3, 1_000_000
 # Memory of all slots: so much, or more of it for large networks, so that several workers have something to do.
 _SLOT_BYTES, _MOST_SLOT_BYTES = 32 * 2**20, 256 * 2**20
-_MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
+MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
 MOST_PIECES = 16
+# A network of more bytes of parameters is not trained beside others, if its batches have enough slots.
+_LARGEST_OWN_BYTES = 4 * 2**20
 # Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
 _FEW_PARTS, _SMALLEST_PART = 8, 64
 
@@ -61,6 +63,7 @@ class WorkSizes:
         number_bytes = a.layer_sizes[1] * a.itemsize
         self._number_ns = number_bytes * _SPARSE_WEIGHT_BYTE_NS
         self._without_inputs_ns = self.sample_ns - a.n_inputs * number_bytes * _WEIGHT_BYTE_NS
+        self._vector_bytes = vector_bytes
         self._sums_ns = vector_bytes * _BYTE_NS
         self._long_steps = vector_bytes * _STEP_BYTE_NS > _WORTH_SHARING_STEPS_NS
         self._slot_samples = self._samples_of_a_slot(_SLOT_SHARE, self.sample_ns)
@@ -90,6 +93,14 @@ class WorkSizes:
         """Whether a helper is worth having for the steps of batches of one slot."""
         return self._long_steps and isinstance(X, SparseMatrix)
 
+    def better_shared(self, batch_size: int, X: Inputs) -> bool:
+        """Whether workers are faster on the parts of one network than each on a network of its own.
+
+        That is so where vectors of parameters, moments and slots of several networks do not fit into the caches beside
+        each other, and a batch has parts for all workers.
+        """
+        return self._vector_bytes > _LARGEST_OWN_BYTES and self.slots_of(batch_size, X) >= _ENOUGH_SLOTS
+
     def part_of(self, X: Inputs, tile: int) -> int:
         """Samples to predict at a time: whole tiles, unless there are too few of them to share."""
         m = X.shape[1]
@@ -110,4 +121,4 @@ def most_slots(vector_bytes: int) -> int:
     """
     fitting = _SLOT_BYTES // vector_bytes
     slots = max(fitting, min(_ENOUGH_SLOTS, _MOST_SLOT_BYTES // vector_bytes), _FEWEST_SLOTS)
-    return 1 << (min(slots, _MOST_SLOTS).bit_length() - 1)
+    return 1 << (min(slots, MOST_SLOTS).bit_length() - 1)

@@ -281,7 +281,8 @@ _PLACES = {name: place for place, name in enumerate(RunRecord._fields)}
 _ALWAYS = RunRecord._fields[RunRecord._fields.index("network") : RunRecord._fields.index("result") + 1]
 
 
-def _reader(kind: type) -> Any:
+def reader(kind: type) -> Any:
+    """Compiled: the record of a kind at an address."""
     record = from_dtype(np.dtype(list(get_type_hints(kind).items()), align=True))
 
     @intrinsic
@@ -295,7 +296,6 @@ def _reader(kind: type) -> Any:
 
 
 layer_at, network_at, run_at, worker_at = (
-    _reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord)
+    reader(kind) for kind in (LayerRecord, NetworkRecord, RunRecord, WorkerRecord)
 )
-"""Compiled: the record at an address."""
 LAYER_BYTES = size_of(LayerRecord)
