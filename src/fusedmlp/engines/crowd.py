@@ -130,7 +130,9 @@ class Crowd(ABC):
         """About how long an epoch takes, on one worker."""
 
     @abstractmethod
-    def run(self, stretches: Sequence[Stretch], poll: Callable[[], None]) -> None:
+    def run(
+        self, stretches: Sequence[Stretch], poll: Callable[[], None], meanwhile: Callable[[], None] | None = None
+    ) -> None:
         """Do all stretches, the first ones first, and write down what came of them.
 
         Parameters
@@ -139,4 +141,7 @@ class Crowd(ABC):
         poll : callable
             Called at least every 0.1 s, in this thread. An exception from it ends all stretches between two of their
             batches, or before the first, as `End.INTERRUPTED`, and is raised again when that is written down.
+        meanwhile : callable, optional
+            Called once, in this thread, while the stretches are being done; its exceptions are treated as those of
+            `poll`.
         """

@@ -130,6 +130,7 @@ class Training:
         self.network: Any = None
         self._callbacks = [as_callback(callback) for callback in callbacks]
         self._interrupts = Interrupts()
+        self._last_planned = math.nan
 
     def __repr__(self) -> str:
         loss = f", loss {self.history.loss[-1]:.4g}" if self.history.loss else ""
@@ -244,7 +245,9 @@ class Training:
     def rate_of(self, epoch: int) -> float:
         """The learning rate of an epoch, by the schedule and the callbacks' factor."""
         planned = self.settings.schedule(epoch, self.optimizer_state.optimizer.learning_rate)
-        return check_number("schedule", planned, 0, include_low=True) * self.rate_factor
+        if planned != self._last_planned:  # a number that is checked already need not be checked again
+            self._last_planned = check_number("schedule", planned, 0, include_low=True)
+        return self._last_planned * self.rate_factor
 
     def shuffles(self, train: Samples) -> bool:
         """Whether every epoch draws an order of these samples."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import NamedTuple
 
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.crowd import Crowd
+from fusedmlp.engines.crowd import Crowd, Stretch
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.training.callbacks import Callback, RunningTraining
@@ -19,7 +20,7 @@ from fusedmlp.training.stretches import TrainingBeside
 
 _STRETCH_SECONDS, _LONGEST_STRETCH = 0.02, 50
 """A stretch takes about so long, or has so many epochs: Python has some 0.1 ms of work for each."""
-_ROUND_SECONDS = 0.25
+_ROUND_SECONDS = 0.1
 _ORDER_BYTES, _VECTOR_BYTES, _MOST_BEGUN = 16 * 2**20, 256 * 2**20, 1024
 """Orders of a round; the vectors of the trainings that are begun, if these are more than the workers; their number."""
 _VECTORS = 5
@@ -84,6 +85,7 @@ class ManyRun:
         self._members, self._crowd, self._raises, self._progress = members, crowd, raises, progress
         self._histories: dict[int, History] = {}
         self._begun: list[_Beside] = []
+        self._planned: list[tuple[_Beside, Stretch]] = []
         self._interrupts = Interrupts()
 
     def histories(self) -> list[History]:
@@ -110,6 +112,7 @@ class ManyRun:
     def _leave(self, error: BaseException) -> None:
         """Let every network have its weights and its history so far."""
         interrupted = isinstance(error, KeyboardInterrupt)
+        self._absorb(self._planned)  # none of these has begun: only their draws are taken back
         for each in self._begun:
             epoch = each.training.training.epoch + 1
             each.training.end(f"interrupted in epoch {epoch}" if interrupted else "ended by another network's error")
@@ -183,47 +186,40 @@ class ManyRun:
             self._begun.append(_Beside(member, training, seconds))
 
     def _round(self, crowd: Crowd) -> None:
-        """Some epochs of those trainings that take longest."""
-        chosen = self._chosen(crowd.workers)
-        stretches = []
-        for each, epochs in chosen:
-            with naming(each.member.number):
-                stretches.append(each.training.stretch(epochs))
+        """Some epochs of those trainings that take longest; meanwhile the next round is prepared."""
+        if not self._planned:
+            self._plan(crowd, self._begun)
+        current, self._planned = self._planned, []
+        busy = {each.member.number for each, _ in current}
+        idle = [each for each in self._begun if each.member.number not in busy]
+        # A round of the few that are left would not have work for all workers.
+        meanwhile = partial(self._plan, crowd, idle) if len(idle) >= 4 * crowd.workers else None
         try:
             with self._interrupts.caught():
-                crowd.run(stretches, self._interrupts.poll)
+                crowd.run([stretch for _, stretch in current], self._interrupts.poll, meanwhile)
         finally:
-            ended, errors = set(), []
-            for (each, _), stretch in zip(chosen, stretches, strict=True):
-                error = each.training.absorb(stretch)
-                if error is not None:
-                    errors.append((each.member, error))
-                if each.training.ended:
-                    ended.add(each.member.number)
-                self._count(each.member, each.training, len(stretch.losses))
-            self._begun = [each for each in self._begun if each.member.number not in ended]
+            errors = self._absorb(current)
         for member, error in errors:
             self._failed(member, error)
 
-    def _chosen(self, workers: int) -> list[tuple[_Beside, int]]:
-        """The trainings of a round, those that take longest first, and their numbers of epochs.
+    def _absorb(self, done: list[tuple[_Beside, Stretch]]) -> list[tuple[Member, TrainingDivergedError]]:
+        """Take over what came of stretches; the errors of those trainings that diverged."""
+        ended, errors = set(), []
+        for each, stretch in done:
+            error = each.training.absorb(stretch)
+            if error is not None:
+                errors.append((each.member, error))
+            if each.training.ended:
+                ended.add(each.member.number)
+            self._count(each.member, each.training, len(stretch.losses))
+        self._begun = [each for each in self._begun if each.member.number not in ended]
+        return errors
 
-        Where few are left, there is one for each worker, or two, or three, ..., so that none waits for the last.
-        """
-        begun = sorted(self._begun, key=lambda each: each.seconds, reverse=True)
-        if workers < len(begun) < 4 * workers:
-            begun = begun[: len(begun) // workers * workers]
-        chosen: list[tuple[_Beside, int]] = []
-        seconds, order_bytes = 0.0, 0
-        for each in begun:
-            epochs = max(1, min(_LONGEST_STRETCH, int(_STRETCH_SECONDS / each.of_an_epoch), each.training.remaining))
-            seconds += epochs * each.of_an_epoch
-            order_bytes += epochs * each.training.order_bytes
-            full = seconds > _ROUND_SECONDS * workers or order_bytes > _ORDER_BYTES
-            if full and len(chosen) >= workers and len(chosen) % workers == 0:
-                break
-            chosen.append((each, epochs))
-        return chosen
+    def _plan(self, crowd: Crowd, begun: list[_Beside]) -> None:
+        """Prepare a round of some of these trainings. The planned ones are complete whenever an exception comes."""
+        for each, epochs in _chosen(begun, crowd.workers):
+            with naming(each.member.number):
+                self._planned.append((each, each.training.stretch(epochs)))
 
     def _finish(self, each: _Beside) -> None:
         """The rest of a training, with all workers on it."""
@@ -240,6 +236,30 @@ class ManyRun:
         if self._progress is not None:
             rest = training.training.epochs - training.training.history.epochs if training.ended else 0
             self._progress.advance(epochs + rest, int(training.ended))
+
+
+def _chosen(begun: list[_Beside], workers: int) -> list[tuple[_Beside, int]]:
+    """The trainings of a round, those that take longest first, and their numbers of epochs.
+
+    Where few are left, there is one for each worker, or two, or three, ..., so that none waits for the last. Where many
+    are left, half of them are for the next round.
+    """
+    begun = sorted(begun, key=lambda each: each.seconds, reverse=True)
+    if len(begun) >= 8 * workers:
+        begun = begun[: -(-len(begun) // 2)]
+    elif len(begun) > workers:
+        begun = begun[: len(begun) // workers * workers]
+    chosen: list[tuple[_Beside, int]] = []
+    seconds, order_bytes = 0.0, 0
+    for each in begun:
+        epochs = max(1, min(_LONGEST_STRETCH, int(_STRETCH_SECONDS / each.of_an_epoch), each.training.remaining))
+        seconds += epochs * each.of_an_epoch
+        order_bytes += epochs * each.training.order_bytes
+        full = seconds > _ROUND_SECONDS * workers or order_bytes > _ORDER_BYTES
+        if full and len(chosen) >= workers and len(chosen) % workers == 0:
+            break
+        chosen.append((each, epochs))
+    return chosen
 
 
 def _bytes_of(member: Member) -> int:

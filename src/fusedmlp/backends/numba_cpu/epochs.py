@@ -45,19 +45,21 @@ def step_tables(state: OptimizerState, rates: list[float], batches: int) -> np.n
     array of shape (3, epochs, batches), float64
         `rates`, `epsilons` and `decays` of a `RunRecord`, with a row per epoch.
     """
-    optimizer, first = state.optimizer, state.t + 1
+    optimizer, first, rule = state.optimizer, state.t + 1, state.optimizer.rule
+    corrected = rule in ("adam", "adamw") and batches > 1
     table = np.empty((3, len(rates), batches))
-    numbers = [optimizer.numbers(rate, first + epoch * batches) for epoch, rate in enumerate(rates)]
-    table[0] = np.array([each.rate for each in numbers])[:, None]
+    # Epsilon and decay of Adam are the same in all steps, and the rate of SGD is the epoch's.
+    alike = rule != "adamw" and (corrected or rule != "adam")
+    told = rates[:1] if alike else rates
+    numbers = [optimizer.numbers(rate, first + epoch * batches) for epoch, rate in enumerate(told)]
+    table[0] = np.array(rates if alike else [each.rate for each in numbers])[:, None]
     table[1] = np.array([each.epsilon for each in numbers])[:, None]
     table[2] = np.array([-each.decay for each in numbers])[:, None]
-    if optimizer.rule in ("adam", "adamw") and batches > 1:
-        beta_1, beta_2 = numbers[0].beta_1, numbers[0].beta_2
-        root, divisor = (
-            part.reshape(-1, batches) for part in _kept_corrections(beta_1, beta_2, first, len(rates) * batches)
-        )
+    if corrected:
+        corrections = _kept_corrections(numbers[0].beta_1, numbers[0].beta_2, first, len(rates) * batches)
+        root, divisor = (part.reshape(-1, batches) for part in corrections)
         np.divide(np.array(rates)[:, None] * root, divisor, out=table[0])
-        if optimizer.rule == "adamw":
+        if rule == "adamw":
             table[1] *= root / root[:, :1]
     return table
 

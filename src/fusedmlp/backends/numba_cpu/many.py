@@ -47,7 +47,7 @@ class CpuCrowd(Crowd):
     def takes(self, engine: Engine, optimizer: Optimizer, train: Samples, batch_size: int) -> bool:
         if not isinstance(engine, TiledEngine) or optimizer.rule is None:
             return False
-        return not engine.sizes.better_shared(min(batch_size, train.m), train.X)
+        return not engine.sizes.better_shared(min(batch_size, train.m), train.X, self.workers)
 
     def can_share(self, engine: Engine, train: Samples, batch_size: int) -> bool:
         assert isinstance(engine, TiledEngine)
@@ -60,10 +60,23 @@ class CpuCrowd(Crowd):
             seconds += validation.m * engine.sizes.sample_ns_of(validation.X) / 3
         return seconds * 1e-9
 
-    def run(self, stretches: Sequence[Stretch], poll: Callable[[], None]) -> None:
+    def run(
+        self, stretches: Sequence[Stretch], poll: Callable[[], None], meanwhile: Callable[[], None] | None = None
+    ) -> None:
         shared, workers = self._shared, min(self.workers, len(stretches))
         shared.numbers.fill(0)
         callback = GuardedCallback(poll, shared.numbers[_STOP : _STOP + 1], STOP_EARLY)
+        error: list[BaseException] = []
+
+        def guarded() -> None:
+            """`meanwhile`: helpers are at work, so that an exception has to wait until they have stopped."""
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+            except BaseException as raised:
+                shared.numbers[_STOP] = STOP_EARLY
+                error.append(raised)
+
         with ExitStack() as stack:
             for engine in {id(stretch.engine): stretch.engine for stretch in stretches}.values():
                 assert isinstance(engine, TiledEngine)
@@ -86,10 +99,11 @@ class CpuCrowd(Crowd):
             addresses = AlignedArray(workers, "int64")
             addresses.numbers[:] = [record.address for record in records]
             work = many.train_jobs_address(stretches[0].engine.architecture.dtype)
-            crew.crew().share(work, queue.address, addresses, workers, batch.nanoseconds)
+            crew.crew().share(work, queue.address, addresses, workers, batch.nanoseconds, guarded)
         batch.write_down()
-        if callback.error is not None:
-            raise callback.error
+        for raised in (callback.error, *error):
+            if raised is not None:
+                raise raised
 
 
 class _Scratch:

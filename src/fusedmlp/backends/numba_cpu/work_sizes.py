@@ -34,6 +34,8 @@ MOST_SLOTS, _ENOUGH_SLOTS, _FEWEST_SLOTS = 64, 8, 4
 MOST_PIECES = 16
 # A network of more bytes of parameters is not trained beside others, if its batches have enough slots.
 _LARGEST_OWN_BYTES = 4 * 2**20
+# Nor where the slots of all workers, each with a network of its own, were more than this.
+_OWN_SLOT_BYTES = 32 * 2**20
 # Samples to predict are cut into parts of whole tiles, or, if there are fewer tiles than this, into so many parts.
 _FEW_PARTS, _SMALLEST_PART = 8, 64
 
@@ -93,13 +95,15 @@ class WorkSizes:
         """Whether a helper is worth having for the steps of batches of one slot."""
         return self._long_steps and isinstance(X, SparseMatrix)
 
-    def better_shared(self, batch_size: int, X: Inputs) -> bool:
-        """Whether workers are faster on the parts of one network than each on a network of its own.
+    def better_shared(self, batch_size: int, X: Inputs, workers: int) -> bool:
+        """Whether the workers are better put on the parts of one network than on a network each.
 
-        That is so where vectors of parameters, moments and slots of several networks do not fit into the caches beside
-        each other, and a batch has parts for all workers.
+        That is so where a batch has parts enough, and the vectors of several networks do not fit into the caches beside
+        each other, or the slots of several batches are more memory than is meant for them.
         """
-        return self._vector_bytes > _LARGEST_OWN_BYTES and self.slots_of(batch_size, X) >= _ENOUGH_SLOTS
+        slots = self.slots_of(batch_size, X)
+        large = self._vector_bytes > _LARGEST_OWN_BYTES or workers * slots * self._vector_bytes > _OWN_SLOT_BYTES
+        return large and slots >= min(workers, _ENOUGH_SLOTS)
 
     def part_of(self, X: Inputs, tile: int) -> int:
         """Samples to predict at a time: whole tiles, unless there are too few of them to share."""

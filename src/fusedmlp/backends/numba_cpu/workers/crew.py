@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Callable
 from functools import cache
 from queue import SimpleQueue
 from time import perf_counter_ns
@@ -123,7 +124,15 @@ class Crew:
         self._last = 0
         atexit.register(self._dismiss)
 
-    def share(self, work: int, run: int, workers: AlignedArray, wanted: int, nanoseconds: float) -> None:
+    def share(
+        self,
+        work: int,
+        run: int,
+        workers: AlignedArray,
+        wanted: int,
+        nanoseconds: float,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         """Do a run: work(run, worker), here and in helpers; without them while another run has them.
 
         Parameters
@@ -137,9 +146,13 @@ class Crew:
             Workers, one for each of them.
         nanoseconds : float
             About how long one takes for it all.
+        meanwhile : callable, optional
+            Called while helpers have begun, before this thread does its part.
         """
         worker = int(workers.numbers[0])
         if wanted == 1:
+            if meanwhile is not None:
+                meanwhile()
             self._enter(work, run, worker)
             return
         # An exception of a signal handler can come after any of these calls. `_withdraw` knows what was posted.
@@ -147,6 +160,8 @@ class Crew:
             self._post(self._board.address, work, run, workers.address, wanted)
             if self._board.numbers[_LEADING // 8] == run:
                 self._wake(wanted - 1, nanoseconds)
+            if meanwhile is not None:
+                meanwhile()
             self._enter(work, run, worker)
         finally:
             self._withdraw(self._board.address, run)
