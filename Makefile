@@ -7,6 +7,7 @@
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
 #   make bench-peers        the same against torch, jax and scikit-learn
 #   make bench-sklearn      the estimators against scikit-learn's
+#   make bench-many         many networks at once, against jax and scikit-learn
 #   make docs               the documentation as pages: site/
 #   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/README.md)
 #   make demo GPU=cuda13    with CuPy for CUDA 13 (cuda12 for CUDA 12); also for test and bench
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn docs gpu clean
+.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn bench-many docs gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -48,6 +49,10 @@ parity: $(VENV)/.set-up-test
 # Their times against scikit-learn's: some fifteen minutes.
 bench-sklearn: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.estimators --out bench/out/estimators
+
+# fit_many against trainings in turn, jax.vmap and scikit-learn in two processes: some ten minutes.
+bench-many: $(VENV)/.set-up-peers
+	$(BIN)/python -m bench.many --out bench/out/many
 
 # Links are checked; the reference is made of the docstrings.
 docs: $(VENV)/.set-up-docs

@@ -239,3 +239,50 @@ def test_committed_results_of_the_estimators_are_their_table():
     for path in (ROOT / "bench" / "results").glob("*/estimators/results.json"):
         results = json.loads(path.read_text(encoding="utf-8"))
         assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown(results["machine"], results["rows"])
+
+
+# Many networks at once ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_networks(monkeypatch):
+    """A tiny case of `bench.many`, by its name."""
+    from bench.many.cases import CASES, breast_cancer
+    from bench.many.cases import Case as ManyCase
+
+    monkeypatch.setitem(CASES, "three", ManyCase(3, (4,), breast_cancer, 100, 2, 2))
+    return "three"
+
+
+@pytest.mark.parametrize("library", ["fit_many", "one after the other", "jax.vmap"])
+def test_many_networks_train_the_same_thing(few_networks, library):
+    from bench.many.libraries import check, measure
+
+    if library == "jax.vmap":
+        pytest.importorskip("jax")
+    ours, theirs = (measure(name, few_networks) for name in ("fit_many", library))
+    assert theirs["seconds"] > 0
+    np.testing.assert_allclose(theirs["losses"], ours["losses"][: len(theirs["losses"])], rtol=1e-4)
+    check(np.array(ours["losses"]), np.array(theirs["losses"]), library)
+
+
+def test_many_networks_of_another_training_are_refused():
+    from bench.many.libraries import check
+
+    with pytest.raises(AssertionError, match="jax.vmap: the mean loss is"):
+        check(np.ones(3), np.full(3, 1.1), "jax.vmap")
+
+
+def test_the_table_and_the_chart_of_many_networks(tmp_path):
+    from bench.many.__main__ import draw, markdown, row
+
+    runs = {
+        library: [{"seconds": seconds * turn, "losses": [1.0, 2.0]} for turn in (1, 2, 3)]
+        for library, seconds in {"fit_many": 1e-6, "jax.vmap": 5e-6}.items()
+    }
+    rows = [row("some", runs)]
+    assert rows[0]["seconds"] == {"fit_many": 2e-6, "jax.vmap": 1e-5}
+    machine = {"device": "a CPU", "threads": 2, "rounds": 3, "versions": {"jax": "1"}}
+    assert markdown(machine, rows).splitlines()[-1] == "| some | 2 | 10 (5.0) |"
+    draw(rows, tmp_path / "many.png")
+    assert (tmp_path / "many.png").stat().st_size > 1000
