@@ -30,11 +30,11 @@ struct Problem {
 };
 
 // The arrays in shared memory. `Variant.shared_bytes` in narrow_step.py computes their size.
-template <typename T, int R, int C, int N, bool TF32>
+template <typename T, int R, int C, int N, Arithmetic KIND>
 struct SharedArrays {
     static constexpr int U = 32 * C, INPUTS = 8 * R;
-    static constexpr int X_PITCH = Pitch<T, TF32>::of_A(INPUTS), W_PITCH = Pitch<T, TF32>::of_left_B(U),
-                         D_PITCH = Pitch<T, TF32>::of_right_B(U);
+    static constexpr int X_PITCH = Pitch<T, KIND>::of_A(INPUTS), W_PITCH = Pitch<T, KIND>::of_left_B(U),
+                         D_PITCH = Pitch<T, KIND>::of_right_B(U);
     T *X, *W1, *dZ, *b1, *W2, *z, *dz;
 
     __device__ __forceinline__ SharedArrays() {
@@ -48,15 +48,15 @@ struct SharedArrays {
     }
 };
 
-template <bool TF32, typename T>
+template <Arithmetic KIND, typename T>
 __device__ __forceinline__ T rounded(T x) {
-    if constexpr (TF32) return round_to_tf32(x);
+    if constexpr (KIND == TF32) return round_to_tf32(x);
     return x;
 }
 
-template <typename T, int R, int C, int N, bool TF32>
+template <typename T, int R, int C, int N, Arithmetic KIND>
 struct Block {
-    using Shared = SharedArrays<T, R, C, N, TF32>;
+    using Shared = SharedArrays<T, R, C, N, KIND>;
     static constexpr int U = Shared::U, INPUTS = Shared::INPUTS;
     const Problem<T>& p;
     const Shared shared;
@@ -72,7 +72,7 @@ struct Block {
             const int k = i / U, unit = first_unit + i % U;
             const bool exists = k < p.n_in && unit < p.n;
             // own: shared memory
-            shared.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<TF32>(p.W1[Index(k) * p.n + unit]) : T(0);
+            shared.W1[k * Shared::W_PITCH + i % U] = exists ? rounded<KIND>(p.W1[Index(k) * p.n + unit]) : T(0);
         }
         for (int u = threadIdx.x; u < U; u += THREADS) {
             const int unit = first_unit + u;
@@ -107,7 +107,7 @@ struct Block {
         T* x = X + sample() * Shared::X_PITCH + input();
         const int step = sample_step() * Shared::X_PITCH + input_step();
 #pragma unroll
-        for (int i = 0; i < R; ++i) x[i * step] = rounded<TF32>(next[i]);  // own: shared memory
+        for (int i = 0; i < R; ++i) x[i * step] = rounded<KIND>(next[i]);  // own: shared memory
     }
 
     // A of the tile's samples, for the thread's units.
@@ -118,14 +118,14 @@ struct Block {
 #pragma unroll
             for (int i = 0; i < M; ++i) a[i][j] = 0;
         const int depth = (p.n_in + 7) / 8 * 8;
-        Product<T, M, C, TF32>::by_rows(a, X, Shared::X_PITCH, shared.W1 + own, Shared::W_PITCH, depth);
+        Product<T, M, C, KIND>::by_rows(a, X, Shared::X_PITCH, shared.W1 + own, Shared::W_PITCH, depth);
 #pragma unroll
         for (int j = 0; j < C; ++j) {
             const T b = shared.b1[own + q * C + j];
 #pragma unroll
             for (int i = 0; i < M; ++i) a[i][j] += b;
         }
-        activate<TF32>(a, p.activation);
+        activate<KIND>(a, p.activation);
     }
 
     // W2ᵀ A over the warp's units, into shared memory.
@@ -165,9 +165,9 @@ struct Sums {
     __device__ __forceinline__ Sums() : dW1(), dW2(), db1(), db2() {}
 };
 
-template <typename T, int R, int C, int N, bool TF32>
-struct Step : Block<T, R, C, N, TF32> {
-    using Base = Block<T, R, C, N, TF32>;
+template <typename T, int R, int C, int N, Arithmetic KIND>
+struct Step : Block<T, R, C, N, KIND> {
+    using Base = Block<T, R, C, N, KIND>;
     using Shared = typename Base::Shared;
     using Base::p, Base::shared, Base::warp, Base::lane, Base::g, Base::q, Base::tile, Base::own, Base::first_unit, Base::U;
     Sums<T, R, C, N> sums;
@@ -220,7 +220,7 @@ struct Step : Block<T, R, C, N, TF32> {
 #pragma unroll
                 for (int o = 0; o < N; ++o) sums.dW2[j][o] += a[i][j] * dz[i][o];
         derive(a, p.activation);
-        constexpr int V = TF32 ? 2 : 16 / sizeof(T);
+        constexpr int V = KIND != STRICT ? 2 : 16 / sizeof(T);
 #pragma unroll
         for (int j = 0; j < C; j += V)
 #pragma unroll
@@ -233,7 +233,7 @@ struct Step : Block<T, R, C, N, TF32> {
                     for (int o = 1; o < N; ++o) d += shared.W2[o * U + own + q * C + j + v] * dz[i][o];
                     d *= a[i][j + v];
                     sums.db1[j + v] += d;
-                    pack.x[v] = rounded<TF32>(d);
+                    pack.x[v] = rounded<KIND>(d);
                 }
                 store<T, V>(shared.dZ + (g + 8 * i) * Shared::D_PITCH + own + q * C + j, pack, V);
             }
@@ -241,7 +241,7 @@ struct Step : Block<T, R, C, N, TF32> {
     }
 
     __device__ __forceinline__ void add_dW1(const T* X) {
-        Product<T, R, C, TF32>::by_columns(sums.dW1, X, Shared::X_PITCH, shared.dZ + own, Shared::D_PITCH, SAMPLES);
+        Product<T, R, C, KIND>::by_columns(sums.dW1, X, Shared::X_PITCH, shared.dZ + own, Shared::D_PITCH, SAMPLES);
     }
 
     // Over the lanes that have the same units, and over all.
@@ -278,10 +278,10 @@ struct Step : Block<T, R, C, N, TF32> {
     }
 };
 
-// NAME(N, R, C, dtype, TF32, its name): the instances of a kernel in float64. The others do not fit the registers.
+// NAME(N, R, C, dtype, arithmetic, its name): the instances of a kernel in float64. The others do not fit the registers.
 #define FOR_EACH_FLOAT64(NAME)            \
-    NAME(1, 2, 4, double, false, float64) \
-    NAME(1, 4, 4, double, false, float64) \
-    NAME(1, 8, 4, double, false, float64) \
-    NAME(4, 2, 4, double, false, float64) \
-    NAME(4, 4, 4, double, false, float64)
+    NAME(1, 2, 4, double, STRICT, float64) \
+    NAME(1, 4, 4, double, STRICT, float64) \
+    NAME(1, 8, 4, double, STRICT, float64) \
+    NAME(4, 2, 4, double, STRICT, float64) \
+    NAME(4, 4, 4, double, STRICT, float64)

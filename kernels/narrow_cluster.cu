@@ -20,9 +20,9 @@
 
 constexpr int MOST_TILES = 8;  // of a cluster on every GPU that has clusters
 
-template <typename T, int R, int C, int N, bool TF32>
-struct ClusterStep : Step<T, R, C, N, TF32> {
-    using Base = Step<T, R, C, N, TF32>;
+template <typename T, int R, int C, int N, Arithmetic KIND>
+struct ClusterStep : Step<T, R, C, N, KIND> {
+    using Base = Step<T, R, C, N, KIND>;
     using Shared = typename Base::Shared;
     using Base::p, Base::shared, Base::warp, Base::lane, Base::tile;
     T *others, *parts;   // (SAMPLES, X_PITCH): the second buffer for X; (2, MOST_TILES, SAMPLES, N)
@@ -56,9 +56,9 @@ struct ClusterStep : Step<T, R, C, N, TF32> {
     }
 };
 
-template <typename T, int R, int C, int N, bool TF32>
+template <typename T, int R, int C, int N, Arithmetic KIND>
 __device__ __forceinline__ void narrow_cluster(const Problem<T>& p, Index length) {
-    ClusterStep<T, R, C, N, TF32> block(p);
+    ClusterStep<T, R, C, N, KIND> block(p);
     if (threadIdx.x < 2) block.barriers[threadIdx.x].begin();
     __syncwarp();
     cluster_arrive();
@@ -89,31 +89,33 @@ __device__ __forceinline__ void narrow_cluster(const Problem<T>& p, Index length
 }
 
 // As steps_at_a_time of narrow_step.cu, with a tile's A beside the sums during the product. narrow_step.py has the twin.
-constexpr int blocks_at_a_time(int R, int N, bool TF32) { return TF32 && N == 1 && R <= 4 ? 2 : 1; }
+constexpr int blocks_at_a_time(int R, int N, Arithmetic KIND) { return KIND == TF32 && N == 1 && R <= 4 ? 2 : 1; }
 
 #ifndef CLUSTER  // -DCLUSTER=4: the blocks of a cluster
 #define CLUSTER 2
 #endif
-#define NARROW_CLUSTER(N, R, C, T, TF32, t)                                                                          \
+#define NARROW_CLUSTER(N, R, C, T, KIND, t)                                                                          \
     extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1)                                                       \
-        __launch_bounds__(THREADS, blocks_at_a_time(R, N, TF32)) narrow_cluster_##N##_##R##_##C##_##t(               \
+        __launch_bounds__(THREADS, blocks_at_a_time(R, N, KIND)) narrow_cluster_##N##_##R##_##C##_##t(               \
             const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,  \
             Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,    \
             Index m, int n_in, int n, int n_out, int activation, int loss, T most) {                                 \
-        narrow_cluster<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights,             \
+        narrow_cluster<T, R, C, N, KIND>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights,             \
                                           weight_step, logits, partial, m, n_in, n, n_out, activation, loss, most},  \
                                          length);                                                                    \
     }
 
-#ifdef ONE  // -DONE=1,8,8,float,false,float32: a network uses one of these kernels, and all take long
+#ifdef ONE  // -DONE=1,8,8,float,STRICT,float32: a network uses one of these kernels, and all take long
 #define JUST(...) NARROW_CLUSTER(__VA_ARGS__)
 JUST(ONE)
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define NARROW_CLUSTER_FLOAT(R, C)                 \
-    NARROW_CLUSTER(1, R, C, float, false, float32) \
-    NARROW_CLUSTER(4, R, C, float, false, float32) \
-    NARROW_CLUSTER(1, R, C, float, true, tf32)     \
-    NARROW_CLUSTER(4, R, C, float, true, tf32)
+    NARROW_CLUSTER(1, R, C, float, STRICT, float32) \
+    NARROW_CLUSTER(4, R, C, float, STRICT, float32) \
+    NARROW_CLUSTER(1, R, C, float, TF32, tf32)     \
+    NARROW_CLUSTER(4, R, C, float, TF32, tf32) \
+    NARROW_CLUSTER(1, R, C, float, TF32X3, tf32x3) \
+    NARROW_CLUSTER(4, R, C, float, TF32X3, tf32x3)
 NARROW_CLUSTER_FLOAT(2, 8)
 NARROW_CLUSTER_FLOAT(4, 8)
 NARROW_CLUSTER_FLOAT(8, 8)

@@ -24,9 +24,9 @@
 #include "common.cuh"
 #include "narrow_block.cuh"
 
-template <typename T, int R, int C, int N, bool TF32>
+template <typename T, int R, int C, int N, Arithmetic KIND>
 __device__ __forceinline__ void narrow_forward(const Problem<T>& p) {
-    Block<T, R, C, N, TF32> block(p);
+    Block<T, R, C, N, KIND> block(p);
     block.read_weights();
     const Index stride = Index(gridDim.y) * SAMPLES;
     Index first = Index(blockIdx.y) * SAMPLES;
@@ -49,9 +49,9 @@ __device__ __forceinline__ void narrow_forward(const Problem<T>& p) {
     }
 }
 
-template <typename T, int R, int C, int N, bool TF32>
+template <typename T, int R, int C, int N, Arithmetic KIND>
 __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
-    Step<T, R, C, N, TF32> block(p);
+    Step<T, R, C, N, KIND> block(p);
     const bool whole = gridDim.x == 1;
     block.read_weights();
     const Index stride = Index(gridDim.y) * SAMPLES;
@@ -83,29 +83,29 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
 
 // Two blocks of a multiprocessor at a time where their registers are enough for it: those of the sums, of A and of the
 // next X, beside those that products take, fewer on the tensor cores.
-constexpr int steps_at_a_time(int item, int R, int C, int N, bool TF32) {
-    return item / 4 * (R * C + C * N + C + N + M * C + R) <= (TF32 ? 88 : 70) ? 2 : 1;
+constexpr int steps_at_a_time(int item, int R, int C, int N, Arithmetic KIND) {
+    return item / 4 * (R * C + C * N + C + N + M * C + R) <= (KIND == TF32 ? 88 : 70) ? 2 : 1;
 }
 constexpr int forwards_at_a_time(int R) { return R <= 8 ? 2 : 1; }
 
-#define NARROW_STEP(N, R, C, T, TF32, t)                                                                               \
+#define NARROW_STEP(N, R, C, T, KIND, t)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS, forwards_at_a_time(R)) narrow_forward_##N##_##R##_##C##_##t( \
         const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, T* parts, Index m, \
         int n_in, int n, int n_out, int activation) {                                                                  \
-        narrow_forward<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, nullptr, 0, 0, nullptr, 0, parts,         \
+        narrow_forward<T, R, C, N, KIND>({X, x_line, x_step, W1, b1, W2, b2, nullptr, 0, 0, nullptr, 0, parts,         \
                                           nullptr, m, n_in, n, n_out, activation, 0, 0});                              \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, steps_at_a_time(sizeof(T), R, C, N, TF32))                   \
+    extern "C" __global__ void __launch_bounds__(THREADS, steps_at_a_time(sizeof(T), R, C, N, KIND))                   \
         narrow_step_##N##_##R##_##C##_##t(                                                                             \
             const T* X, Index x_line, Index x_step, const T* W1, const T* b1, const T* W2, const T* b2, const T* Y,    \
             Index y_line, Index y_step, const T* weights, Index weight_step, T* logits, T* partial, Index length,      \
             Index m, int n_in, int n, int n_out, int activation, int loss, T most) {                                   \
-        narrow_step<T, R, C, N, TF32>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights, weight_step,     \
+        narrow_step<T, R, C, N, KIND>({X, x_line, x_step, W1, b1, W2, b2, Y, y_line, y_step, weights, weight_step,     \
                                        logits, partial, m, n_in, n, n_out, activation, loss, most},                    \
                                       length);                                                                         \
     }
 
-#ifdef ONE  // -DONE=1,8,8,float,false,float32: a network uses one of these kernels, and all take long
+#ifdef ONE  // -DONE=1,8,8,float,STRICT,float32: a network uses one of these kernels, and all take long
 #define JUST(...) NARROW_STEP(__VA_ARGS__)
 JUST(ONE)
 #else
@@ -113,12 +113,14 @@ JUST(ONE)
 #define NARROW_STEP_TF32(R, C)
 #else
 #define NARROW_STEP_TF32(R, C)              \
-    NARROW_STEP(1, R, C, float, true, tf32) \
-    NARROW_STEP(4, R, C, float, true, tf32)
+    NARROW_STEP(1, R, C, float, TF32, tf32) \
+    NARROW_STEP(4, R, C, float, TF32, tf32) \
+    NARROW_STEP(1, R, C, float, TF32X3, tf32x3) \
+    NARROW_STEP(4, R, C, float, TF32X3, tf32x3)
 #endif
 #define NARROW_STEP_FLOAT(R, C)                 \
-    NARROW_STEP(1, R, C, float, false, float32) \
-    NARROW_STEP(4, R, C, float, false, float32) \
+    NARROW_STEP(1, R, C, float, STRICT, float32) \
+    NARROW_STEP(4, R, C, float, STRICT, float32) \
     NARROW_STEP_TF32(R, C)
 NARROW_STEP_FLOAT(2, 4)
 NARROW_STEP_FLOAT(4, 4)

@@ -21,30 +21,31 @@
 #include "resident_block.cuh"
 
 // Shared memory: the plan, then the numbers.
-template <typename T, bool TF32>
+template <typename T, Arithmetic KIND>
 __device__ __forceinline__ void resident(const Job<T>* jobs, const int* plan, int ints, int activation, int loss, T most) {
     const Plan& own = read_plan(plan, ints);
     T* numbers = reinterpret_cast<T*>(shared_memory + own.begin);
-    Trainer<T, TF32, Alone>(jobs[blockIdx.x], own, numbers, Alone(), activation, loss, most).train();
+    Trainer<T, KIND, Alone>(jobs[blockIdx.x], own, numbers, Alone(), activation, loss, most).train();
 }
 
-// Of a multiprocessor: what the registers leave room for.
-template <typename T>
-constexpr int BLOCKS = sizeof(T) == 4 ? 3 : 1;
+// Of a multiprocessor: what the registers leave room for. With TF32X3 they hold both parts of the operands.
+template <typename T, Arithmetic KIND>
+constexpr int BLOCKS = sizeof(T) == 8 ? 1 : KIND == TF32X3 ? 2 : 3;
 
-#define RESIDENT(T, TF32, t)                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS<T>)                                              \
+#define RESIDENT(T, KIND, t)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, (BLOCKS<T, KIND>))                                      \
         resident_##t(const Job<T>* jobs, const int* plan, int ints, int activation, int loss, T most) {           \
-        resident<T, TF32>(jobs, plan, ints, activation, loss, most);                                              \
+        resident<T, KIND>(jobs, plan, ints, activation, loss, most);                                              \
     }
 
-#ifdef ONE  // -DONE=float,false,float32: a network uses one of these kernels
+#ifdef ONE  // -DONE=float,STRICT,float32: a network uses one of these kernels
 #define JUST(...) RESIDENT(__VA_ARGS__)
 JUST(ONE)
 #else
-RESIDENT(float, false, float32)
-RESIDENT(double, false, float64)
+RESIDENT(float, STRICT, float32)
+RESIDENT(double, STRICT, float64)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-RESIDENT(float, true, tf32)
+RESIDENT(float, TF32, tf32)
+RESIDENT(float, TF32X3, tf32x3)
 #endif
 #endif

@@ -27,12 +27,12 @@ struct Alone {
     __device__ __forceinline__ static bool writes_losses() { return true; }
 };
 
-template <typename T, bool TF32, typename Blocks>
+template <typename T, Arithmetic KIND, typename Blocks>
 struct Trainer {
     const Job<T>& job;
     const Plan& plan;
     T* const numbers;
-    const Layers<T, TF32> layers;
+    const Layers<T, KIND> layers;
     Blocks blocks;
     const int activation, loss;
     const T most;

@@ -78,29 +78,30 @@ struct Blocks {
 };
 
 // Shared memory: the block's plan, then the numbers.
-template <typename T, bool TF32>
+template <typename T, Arithmetic KIND>
 __device__ __forceinline__ void resident_cluster(const Job<T>* jobs, const int* plans, int ints, int activation, int loss,
                                                  T most) {
     const Plan& plan = read_plan(plans + Blocks<T>::rank() * ints, ints);
     T* numbers = reinterpret_cast<T*>(shared_memory + plan.begin);
     const Blocks<T> blocks = {reinterpret_cast<Rooms*>(numbers + plan.rooms), numbers + plan.parts, plan.n_out};
-    Trainer<T, TF32, Blocks<T>>(jobs[blockIdx.y], plan, numbers, blocks, activation, loss, most).train();
+    Trainer<T, KIND, Blocks<T>>(jobs[blockIdx.y], plan, numbers, blocks, activation, loss, most).train();
 }
 
 #ifndef CLUSTER  // -DCLUSTER=4: the blocks of a cluster
 #define CLUSTER 2
 #endif
-#define RESIDENT_CLUSTER(T, TF32, t)                                                                                \
+#define RESIDENT_CLUSTER(T, KIND, t)                                                                                \
     extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) resident_cluster_##t(  \
         const Job<T>* jobs, const int* plans, int ints, int activation, int loss, T most) {                         \
-        resident_cluster<T, TF32>(jobs, plans, ints, activation, loss, most);                                       \
+        resident_cluster<T, KIND>(jobs, plans, ints, activation, loss, most);                                       \
     }
 
-#ifdef ONE  // -DONE=float,false,float32: a network uses one of these kernels
+#ifdef ONE  // -DONE=float,STRICT,float32: a network uses one of these kernels
 #define JUST(...) RESIDENT_CLUSTER(__VA_ARGS__)
 JUST(ONE)
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-RESIDENT_CLUSTER(float, false, float32)
-RESIDENT_CLUSTER(double, false, float64)
-RESIDENT_CLUSTER(float, true, tf32)
+RESIDENT_CLUSTER(float, STRICT, float32)
+RESIDENT_CLUSTER(double, STRICT, float64)
+RESIDENT_CLUSTER(float, TF32, tf32)
+RESIDENT_CLUSTER(float, TF32X3, tf32x3)
 #endif

@@ -12,9 +12,9 @@ constexpr int WARPS = THREADS / 32;
 constexpr int SIDE = 4, ROWS = 8 * SIDE, COLUMNS = 4 * SIDE;  // a warp's tile of a product; SIDE x SIDE numbers of a thread
 constexpr int NARROW = 4;                                     // outputs of a narrow layer, at most
 
-template <typename T, bool TF32>
+template <typename T, Arithmetic KIND>
 struct Layers {
-    using Tile = Product<T, SIDE, SIDE, TF32>;
+    using Tile = Product<T, SIDE, SIDE, KIND>;
     const Plan& plan;
     const Layer* const layers;
     T* const numbers;  // shared memory: the plan's offsets count from here
@@ -37,7 +37,7 @@ struct Layers {
 #pragma unroll
                 for (int i = 0; i < SIDE; ++i) c[i][j] += b;
             }
-            if (!last) activate<TF32>(c, activation);
+            if (!last) activate<KIND>(c, activation);
 #pragma unroll
             for (int i = 0; i < SIDE; ++i)
 #pragma unroll

@@ -6,16 +6,24 @@
 // `by_transpose` is `by_rows` with B along its depth as well, of the columns transposed_column(q, j). Depths are multiples
 // of 8.
 //
-// Strict products have the dtype's own arithmetic. TF32 ones take operands of 10 bits behind the point and add in float32;
-// they need sm_80. They round the operands with ROUNDS; else the caller has done so (`round_to_tf32`). The pitches, in elements, and the rows are such that the
-// lanes of an access meet in no bank of shared memory, or, with 4 columns or 2 rows, in pairs.
+// TF32 products round their operands with ROUNDS; else the caller has done so (`round_to_tf32`). TF32X3 products split
+// theirs where they load them: x = high + low to within 2^-22 |x|, and A B = low high + high low + high high, the small
+// terms first. Tensor cores cut off what a sum has no room for. A sum of many products would lose a little at every step,
+// always toward zero. Therefore the sum over 8 steps of the depth begins at 0 and is added to C by float32 additions,
+// which round to nearest. An infinite operand makes NaN. Of operands below 1e-34 the low part may be lost.
+//
+// The pitches, in elements, and the rows are such that the lanes of an access meet in no bank of shared memory, or, with 4
+// columns or 2 rows, in pairs.
 
-template <typename T, bool TF32>
+#include "arithmetics.cuh"
+
+template <typename T, Arithmetic KIND>
 struct Pitch {
+    static constexpr bool TENSOR_CORES = KIND != STRICT;
     static constexpr int PAD = 16 / sizeof(T);
     static constexpr int of_A(int columns) { return columns + PAD; }
-    static constexpr int of_left_B(int columns) { return columns + (TF32 ? 2 : 0); }     // beside A in rows
-    static constexpr int of_right_B(int columns) { return columns + (TF32 ? 2 : PAD); }  // beside A in columns
+    static constexpr int of_left_B(int columns) { return columns + (TENSOR_CORES ? 2 : 0); }     // beside A in rows
+    static constexpr int of_right_B(int columns) { return columns + (TENSOR_CORES ? 2 : PAD); }  // beside A in columns
 };
 
 // The i-th row of lane 4 g + q, of ROWS, in `by_columns`: row(g, 0) + row(0, i).
@@ -34,6 +42,9 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 #endif
 }
 
+constexpr unsigned BELOW_TF32 = 0x1fff, HALF_OF_TF32 = 0x1000;  // the bits of a float32 that TF32 has not; half of its last
+__device__ __forceinline__ float cut_to_tf32(unsigned bits) { return __uint_as_float(bits & ~BELOW_TF32); }
+
 // d += a b for a (16, 8), b (8, 8), in fragments: a = (g, q), (g + 8, q), (g, q + 4), (g + 8, q + 4); b = (q, g), (q + 4, g);
 // d = (g, 2 q), (g, 2 q + 1), (g + 8, 2 q), (g + 8, 2 q + 1).
 __device__ __forceinline__ void multiply_tf32(float& d0, float& d1, float& d2, float& d3, const float (&a)[4],
@@ -48,11 +59,44 @@ __device__ __forceinline__ void multiply_tf32(float& d0, float& d1, float& d2, f
 #endif
 }
 
-template <typename T, int ROWS, int COLUMNS, bool TF32>
+// N operands of a lane, as the tensor cores take them.
+template <Arithmetic KIND, int N>
+struct Operands {
+    float high[N], low[N];  // TF32 has no low part
+
+    template <bool ROUNDS>
+    __device__ __forceinline__ void put(int i, float x) {
+        if constexpr (KIND == TF32X3) {
+            // By integers: cvt takes three to four instructions, because of infinity and NaN. An infinite x, or one whose
+            // high part is, has a low part of infinity or NaN, and a NaN has one of NaN.
+            high[i] = cut_to_tf32(__float_as_uint(x) + HALF_OF_TF32);
+            low[i] = cut_to_tf32(__float_as_uint(x - high[i]));
+        } else {
+            high[i] = ROUNDS ? round_to_tf32(x) : x;
+        }
+    }
+};
+
+// d += a b, as `multiply_tf32`.
+template <Arithmetic KIND>
+__device__ __forceinline__ void add_product(float& d0, float& d1, float& d2, float& d3, const Operands<KIND, 4>& a,
+                                            const Operands<KIND, 2>& b) {
+    if constexpr (KIND == TF32) {
+        multiply_tf32(d0, d1, d2, d3, a.high, b.high);
+    } else {
+        float e0 = 0, e1 = 0, e2 = 0, e3 = 0;
+        multiply_tf32(e0, e1, e2, e3, a.low, b.high);
+        multiply_tf32(e0, e1, e2, e3, a.high, b.low);
+        multiply_tf32(e0, e1, e2, e3, a.high, b.high);
+        d0 += e0, d1 += e1, d2 += e2, d3 += e3;
+    }
+}
+
+template <typename T, int ROWS, int COLUMNS, Arithmetic KIND>
 struct Product;
 
 template <typename T, int ROWS, int COLUMNS>
-struct Product<T, ROWS, COLUMNS, false> {
+struct Product<T, ROWS, COLUMNS, STRICT> {
     static constexpr int V = 16 / sizeof(T);
 
     static __device__ __forceinline__ void add_step(T (&c)[ROWS][COLUMNS], const T (&a)[ROWS], const T* b) {
@@ -132,32 +176,31 @@ struct Product<T, ROWS, COLUMNS, false> {
     }
 };
 
-template <int ROWS, int COLUMNS>
-struct Product<float, ROWS, COLUMNS, true> {
-    template <bool ROUNDS>
-    static __device__ __forceinline__ float operand(float x) {
-        return ROUNDS ? round_to_tf32(x) : x;
-    }
+// On tensor cores; T is float.
+template <typename T, int ROWS, int COLUMNS, Arithmetic KIND>
+struct Product {
+    using Rows = Operands<KIND, 4>[ROWS / 2];  // of A, in pairs
 
     // 8 steps of the depth: the lane's rows of B are q and q + 4.
     template <bool ROUNDS>
-    static __device__ __forceinline__ void add_steps(float (&c)[ROWS][COLUMNS], const float (&a)[ROWS / 2][4], const float* b0,
-                                                     const float* b1) {
+    static __device__ __forceinline__ void add_steps(float (&c)[ROWS][COLUMNS], const Rows& a, const float* b0, const float* b1) {
 #pragma unroll
         for (int j = 0; j < COLUMNS; j += 2) {
-            const float b[2] = {operand<ROUNDS>(b0[j]), operand<ROUNDS>(b1[j])};
+            Operands<KIND, 2> b;
+            b.template put<ROUNDS>(0, b0[j]);
+            b.template put<ROUNDS>(1, b1[j]);
 #pragma unroll
             for (int i = 0; i < ROWS; i += 2)
-                multiply_tf32(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
+                add_product<KIND>(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
         }
     }
 
     template <bool ROUNDS>
-    static __device__ __forceinline__ void read_rows(float (&a)[ROWS / 2][4], const float* own_a, int a_pitch) {
+    static __device__ __forceinline__ void read_rows(Rows& a, const float* own_a, int a_pitch) {
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
-            a[i / 2][i % 2] = operand<ROUNDS>(own_a[8 * i * a_pitch]);
-            a[i / 2][i % 2 + 2] = operand<ROUNDS>(own_a[8 * i * a_pitch + 4]);
+            a[i / 2].template put<ROUNDS>(i % 2, own_a[8 * i * a_pitch]);
+            a[i / 2].template put<ROUNDS>(i % 2 + 2, own_a[8 * i * a_pitch + 4]);
         }
     }
 
@@ -171,7 +214,7 @@ struct Product<float, ROWS, COLUMNS, true> {
         const float *own_a = A + g * a_pitch + q, *b = B + q * b_pitch + column(g);
 #pragma unroll 1
         for (int k = 0; k < depth; k += 8, own_a += 8, b += 8 * b_pitch) {
-            float a[ROWS / 2][4];
+            Rows a;
             read_rows<ROUNDS>(a, own_a, a_pitch);
             add_steps<ROUNDS>(c, a, b, b + 4 * b_pitch);
         }
@@ -186,15 +229,17 @@ struct Product<float, ROWS, COLUMNS, true> {
         const float *own_a = A + g * a_pitch + q, *own_b = B + g * b_pitch + q;
 #pragma unroll 1
         for (int k = 0; k < depth; k += 8, own_a += 8, own_b += 8) {
-            float a[ROWS / 2][4];
+            Rows a;
             read_rows<ROUNDS>(a, own_a, a_pitch);
 #pragma unroll
             for (int j = 0; j < COLUMNS; j += 2) {
                 const float* column = own_b + 4 * j * b_pitch;
-                const float b[2] = {operand<ROUNDS>(column[0]), operand<ROUNDS>(column[4])};
+                Operands<KIND, 2> b;
+                b.template put<ROUNDS>(0, column[0]);
+                b.template put<ROUNDS>(1, column[4]);
 #pragma unroll
                 for (int i = 0; i < ROWS; i += 2)
-                    multiply_tf32(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
+                    add_product<KIND>(c[i][j], c[i][j + 1], c[i + 1][j], c[i + 1][j + 1], a[i / 2], b);
             }
         }
     }
@@ -206,11 +251,11 @@ struct Product<float, ROWS, COLUMNS, true> {
         const float *own_a = A + q * a_pitch + row<ROWS>(g, 0), *b = B + q * b_pitch + column(g);
 #pragma unroll 1
         for (int k = 0; k < depth; k += 8, own_a += 8 * a_pitch, b += 8 * b_pitch) {
-            float a[ROWS / 2][4];
+            Rows a;
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
-                a[i / 2][i % 2] = operand<ROUNDS>(own_a[row<ROWS>(0, i)]);
-                a[i / 2][i % 2 + 2] = operand<ROUNDS>(own_a[4 * a_pitch + row<ROWS>(0, i)]);
+                a[i / 2].template put<ROUNDS>(i % 2, own_a[row<ROWS>(0, i)]);
+                a[i / 2].template put<ROUNDS>(i % 2 + 2, own_a[4 * a_pitch + row<ROWS>(0, i)]);
             }
             add_steps<ROUNDS>(c, a, b, b + 4 * b_pitch);
         }

@@ -77,7 +77,7 @@ def host(monkeypatch):
 
 
 GROUPS = {
-    "small": Group((STEP, replace(STEP, precision="tf32"), replace(STEP, dtype="float64"))[:2], 2.0),
+    "small": Group((STEP, replace(STEP, precision="medium"), replace(STEP, dtype="float64"))[:2], 2.0),
     "float64": Group((replace(STEP, dtype="float64"),)),
     "epoch": Group((EPOCH,), 5.0, "jax"),
 }

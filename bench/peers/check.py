@@ -108,7 +108,7 @@ def tolerance(case: Case, kind: str, ours: bool, part: str) -> float:
     if case.dtype == "float64" and case.task == "step":
         return FLOAT64_TOLERANCE
     kink = KINK_FACTOR if case.hidden_activation == "relu" else 1
-    if case.precision == "tf32":
+    if case.precision == "medium":
         if part == "J":
             return TF32_LOSS_TOLERANCE
         return TF32_TOLERANCE[case.task] * (kink if case.task == "step" else 1)

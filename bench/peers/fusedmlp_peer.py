@@ -36,7 +36,7 @@ class Fused(Peer):
 
     def _network(self, problem: Problem) -> Network:
         case = problem.case
-        if case.precision == "tf32" and not self.fused:
+        if case.precision != "strict" and not self.fused:
             raise NotHereError("measured in strict float32 alone")
         sizes, activation, loss = list(case.layer_sizes), case.hidden_activation, case.loss
         network = Network(sizes, activation, loss, dtype=case.dtype, backend=self._backend, precision=case.precision)

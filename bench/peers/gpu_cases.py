@@ -28,14 +28,14 @@ class Group(NamedTuple):
 
 
 def _steps(layer_sizes: tuple[int, ...], m: int, target: float = 1.0, **more: Any) -> Group:
-    precisions = ("strict",) if more.get("dtype") == "float64" else ("strict", "tf32")
+    precisions = ("strict",) if more.get("dtype") == "float64" else ("strict", "medium")
     return Group(tuple(Case("step", layer_sizes, m, precision=name, **more) for name in precisions), target)
 
 
 def _epochs(layer_sizes: tuple[int, ...], m: int, batch_size: int, **more: Any) -> Group:
     cases = (
         Case("epoch", layer_sizes, m, batch_size=batch_size, precision=precision, only=only, **more)
-        for precision, only in (("strict", ()), ("tf32", AT_TF32))
+        for precision, only in (("strict", ()), ("medium", AT_TF32))
     )
     return Group(tuple(cases))
 

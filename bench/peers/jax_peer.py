@@ -75,7 +75,7 @@ class Jax(Peer):
     def bind(self, problem: Problem) -> Bound:
         jax, case = self._jax, problem.case
         if self._cuda:
-            precision = "tensorfloat32" if case.precision == "tf32" else "highest"
+            precision = "tensorfloat32" if case.precision == "medium" else "highest"
             jax.config.update("jax_default_matmul_precision", precision)
         jax.config.update("jax_enable_x64", case.dtype == "float64")
         X, Y = self._array(problem.X), self._array(problem.Y)

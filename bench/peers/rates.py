@@ -104,7 +104,7 @@ def least_seconds(case: Case, rates: dict[str, float], path: str) -> float | Non
         With one fused kernel between two products of cuBLAS, the hidden activations are moved four times and X twice;
         where a sample's activations never leave the chip, X and Y once.
     """
-    kind = case.precision if case.dtype == "float32" else case.dtype
+    kind = {"high": "strict", "medium": "tf32"}.get(case.precision, "strict") if case.dtype == "float32" else case.dtype
     flops = rates.get(f"{kind}_flops_per_second")
     if case.task != "step" or flops is None:
         return None

@@ -87,7 +87,7 @@ class Torch(Peer):
 
     def bind(self, problem: Problem) -> Bound:
         torch, case = self._torch, problem.case
-        torch.set_float32_matmul_precision("high" if case.precision == "tf32" else "highest")
+        torch.set_float32_matmul_precision("high" if case.precision == "medium" else "highest")
         X, Y = self._tensor(problem.X), self._targets(problem)
         layers = [self._tensor(x).requires_grad_(case.task != "forward") for x in problem.layers()]
         logits = self._logits(case)

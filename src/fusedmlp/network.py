@@ -54,10 +54,11 @@ class Network(PlacedNetwork):
         As in `fusedmlp.get_backend`. None: the choice of `use_backend`, else of FUSEDMLP_BACKEND, else "numba-cpu".
     random_state : int, numpy.random.Generator, numpy.random.RandomState, optional
         The source of the initial weights, and of shuffling.
-    precision : {"strict", "tf32"}, optional
-        "tf32" allows float32 products by tensor cores, which use 10 bits of the operands' mantissa, and beside them
-        activations to six digits: several times as fast on a GPU that has them. Other backends, and
-        float64 networks, ignore it. None: the environment variable FUSEDMLP_PRECISION, else "strict".
+    precision : {"strict", "high", "medium"}, optional
+        What a float32 product may be off by, relative to float64. "strict": float32 arithmetic. "high": at most 2e-6.
+        "medium", also "tf32": at most 5e-4, and activations beside such products to six digits. A permission: a GPU
+        takes what is fastest within it, on its tensor cores where that is faster. Other backends, and float64 networks,
+        ignore it. None: the environment variable FUSEDMLP_PRECISION, else "strict".
 
     Attributes
     ----------

@@ -25,11 +25,11 @@ def test_a_full_batch(run):
     assert output.startswith("network: 128-1024-1, sigmoid, binary_cross_entropy, float32, biases\n")
     assert "card:    NVIDIA H200: 4,135 GB/s, 51.1 TFLOP/s strict, with TF32 437 (measured)\n" in output
     assert "step:    all 1,000,000 samples; what follows is predicted, not measured\n" in output
-    strict, tf32 = rows(output)
-    assert strict.keys() == tf32.keys() == {"narrow", "middle", "composed"}
-    for precision, printed in (("strict", strict), ("tf32", tf32)):
+    tables = rows(output)
+    assert all(table.keys() == {"narrow", "middle", "composed"} for table in tables)
+    for precision, printed in zip(("strict", "high", "medium"), tables, strict=True):
         choice = choose_path(Architecture((128, 1024, 1)), precision, H200, 1000000)
-        assert f"{precision.replace('tf', 'TF')}: {choice.path}\n  {choice.why}\n" in output
+        assert f"{precision}: {choice.path}\n  {choice.why}\n" in output
         for estimate in (choice.estimate, *choice.rejected):
             time, moved, flops, launches = printed[estimate.path]
             assert float(time.removesuffix(" ms")) == pytest.approx(1e3 * estimate.seconds, rel=0.01)
@@ -52,18 +52,29 @@ def test_a_mini_batch(run):
     assert re.search(r"^  resident .* 0$", output, re.MULTILINE)
     assert "resident" not in run("info", *network, "--samples", 5000)
     assert strict["narrow"][0].endswith(" µs")
-    assert "TF32:" not in output
+    assert "medium:" not in output
     assert "a batch of 50 of 50 samples" in run("info", *network, "--samples", 50, "--batch-size", 64)
 
 
 @pytest.mark.parametrize(
-    ("options", "why"), [(("--card", "t4"), "not on the NVIDIA T4"), (("--dtype", "float64"), "is f")]
+    ("options", "why"),
+    [(("--card", "t4"), "TF32 is not on the NVIDIA T4"), (("--dtype", "float64"), "for float32 alone")],
 )
 def test_without_tf32_there_is_one_table(run, options, why):
     assert len(rows(run("info", "--shape", "9-8-1", *options))) == 1
-    output = run("info", "--shape", "9-8-1", "--precision", "tf32", *options)
-    assert len(rows(output)) == 1
-    assert re.search(rf"^TF32: .*{why}.*, so that products are strict$", output, re.MULTILINE)
+    for asked, precision in (("tf32", "medium"), ("medium", "medium"), ("high", "high")):
+        output = run("info", "--shape", "9-8-1", "--precision", asked, *options)
+        assert len(rows(output)) == 1
+        assert re.search(rf"^{precision}: +products are strict, because .*{why}$", output, re.MULTILINE)
+
+
+def test_high_is_strict_where_three_products_take_longer(run):
+    shape = ("info", "--shape", "16-256-1", "--card", "rtx4090")
+    assert re.findall(r"^(\w+): narrow|^(\w+): middle", run(*shape), re.MULTILINE)
+    assert len(rows(run(*shape))) == 2
+    strict, high = (rows(run(*shape, "--precision", name)) for name in ("strict", "high"))
+    assert strict == high
+    assert "high:    products are strict, because three products" in run(*shape, "--precision", "high")
 
 
 def test_a_path_that_is_not_possible(run):

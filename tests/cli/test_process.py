@@ -50,7 +50,7 @@ def test_errors_are_one_line(tmp_path):
     ("variable", "value", "message"),
     [
         ("FUSEDMLP_BLAS", "nonsense", "FUSEDMLP_BLAS: expected one of mkl, scipy; got 'nonsense'"),
-        ("FUSEDMLP_PRECISION", "half", "FUSEDMLP_PRECISION: expected one of strict, tf32; got 'half'"),
+        ("FUSEDMLP_PRECISION", "half", "FUSEDMLP_PRECISION: expected one of strict, high, medium, tf32; got 'half'"),
         ("NUMBA_DISABLE_JIT", "1", "backend 'numba-cpu' is unavailable: NUMBA_DISABLE_JIT is set"),
         ("FUSEDMLP_BLAS", "mkl", "backend 'numba-cpu' is unavailable: FUSEDMLP_BLAS is mkl, but it is not installed"),
     ],

@@ -50,7 +50,7 @@ REGISTERS = {
     "squares_": 40,
     "finish_": 64,
     "resident_float32": 80,
-    "resident_tf32": 80,
+    "resident_tf32": 128,  # that of 3xTF32: both parts of the operands
     "resident_float64": 168,
     "resident_cluster_": 176,
 }
@@ -64,12 +64,12 @@ def kernels_in(file, architecture):
         "hidden_layer.cu": 4 * 2 * (2 * 2 + 1),
         "lower_layer.cu": (3 + 1) * 3 * 2 * 2,
         "mini_batch.cu": 3 * 2,
-        "narrow_step.cu": 2 * (7 * 2 + 5) + 2 * 7 * 2,
-        "narrow_cluster.cu": 2 * 4 * 2 + 5,
+        "narrow_step.cu": 2 * (3 * 7 * 2 + 5),
+        "narrow_cluster.cu": 3 * 4 * 2 + 5,
         "optimizer.cu": 5 * 2 * 2 + 2 + 1,
         "output_layer.cu": 2 * 2,
-        "resident_cluster.cu": 3,
-        "resident.cu": 2 if architecture == "sm_75" else 3,  # no TF32
+        "resident_cluster.cu": 4,
+        "resident.cu": 2 if architecture == "sm_75" else 4,  # no TF32
         "sum_rows.cu": 2,
     }[file]
 

@@ -13,17 +13,18 @@ from harness.emulator import compile_source
 from fusedmlp.backends.cupy import costs, kernel_sources
 from fusedmlp.backends.cupy.cards import CARDS, H200, card_named, card_of, derived
 from fusedmlp.backends.cupy.hidden_layer import blocks_at_a_time
-from fusedmlp.backends.cupy.narrow_step import Variant, variant_of
+from fusedmlp.backends.cupy.narrow_step import KINDS, Variant, variant_of
 from fusedmlp.backends.cupy.paths import estimate
 from fusedmlp.model.architecture import Architecture
 
-PRECISIONS = ("strict", "tf32")
+PRECISIONS = ("strict", "tf32")  # as the rows of times are named
 
 
 def predicted(row, precision):
     """Milliseconds."""
     architecture = Architecture(row.sizes, *row.described, dtype=row.dtype)
-    variant = variant_of(architecture, precision, H200.shared_bytes, clusters=True) if row.path == "narrow" else None
+    arithmetic = "tf32" if precision == "tf32" else row.dtype
+    variant = variant_of(architecture, arithmetic, H200.shared_bytes, clusters=True) if row.path == "narrow" else None
     step = estimate(row.path, architecture, precision, H200, row.m, row.batch, variant=variant, launches=row.launches)
     return 1e3 * step.seconds
 
@@ -92,7 +93,7 @@ def test_the_page_says_how_far_every_prediction_is_off():
 
 
 BOUNDS = """
-extern "C" __global__ void bounds(int* out, int item, int R, int C, int N, int tf32) {
+extern "C" __global__ void bounds(int* out, int item, int R, int C, int N, int kind) {
     static_cast<void>(item), static_cast<void>(C);
     out[0] = %s;
 }
@@ -101,15 +102,15 @@ extern "C" __global__ void bounds(int* out, int item, int R, int C, int N, int t
 
 @pytest.mark.parametrize("clustered", [False, True])
 def test_blocks_of_a_narrow_kernel_are_those_of_the_source(compiler, clustered):
-    file, call = "narrow_step.cu", "steps_at_a_time(item, R, C, N, tf32)"
+    file, call = "narrow_step.cu", "steps_at_a_time(item, R, C, N, Arithmetic(kind))"
     if clustered:
-        file, call = "narrow_cluster.cu", "blocks_at_a_time(R, N, tf32)"
-    module = compile_source(kernel_sources.source(file) + BOUNDS % call, ("-DONE=1,2,4,float,false,float32",))
+        file, call = "narrow_cluster.cu", "blocks_at_a_time(R, N, Arithmetic(kind))"
+    module = compile_source(kernel_sources.source(file) + BOUNDS % call, ("-DONE=1,2,4,float,STRICT,float32",))
     out = fake_cupy.copied(np.zeros(1, np.int32))
-    for numbers in itertools.product((1, 4), (2, 4, 8, 16), (4, 8), ("float32", "tf32", "float64")):
+    for numbers in itertools.product((1, 4), (2, 4, 8, 16), (4, 8), KINDS):
         variant = Variant(*numbers, clustered)
-        item, tf32 = np.dtype(variant.dtype).itemsize, variant.arithmetic == "tf32"
-        arguments = (item, variant.R, variant.C, variant.N, tf32)
+        item, kind = np.dtype(variant.dtype).itemsize, ("STRICT", "TF32", "TF32X3").index(KINDS[variant.arithmetic])
+        arguments = (item, variant.R, variant.C, variant.N, kind)
         module.get_function("bounds")((1,), (1,), (out, *map(np.int32, arguments)))
         assert variant.blocks_at_a_time == out.get()[0], variant
 
@@ -133,7 +134,7 @@ def test_blocks_of_the_hidden_layer_are_those_of_the_source(compiler):
 def test_clusters_are_those_that_the_driver_allows():
     """Of 132 multiprocessors: 30 clusters of 4 blocks, 15 of 8; 66 of 2 run on all."""
     for n, n_in, clusters in ((1024, 64, 30), (1024, 128, 15), (512, 64, 66)):
-        variant = variant_of(Architecture((n_in, n, 1)), "strict", H200.shared_bytes, clusters=True)
+        variant = variant_of(Architecture((n_in, n, 1)), "float32", H200.shared_bytes, clusters=True)
         assert costs.narrow_kernel(H200, variant, n, (n_in, 1), 2**20, "step")[1] == clusters
 
 
@@ -148,7 +149,12 @@ def test_rates_of_a_card_that_was_not_measured():
     part = like._replace(name="NVIDIA H200 MIG 3g.71gb", multiprocessors=60)
     assert card_of(part) == part
     t4 = CARDS["t4"]
-    assert (t4.tf32, t4.has_tf32, t4.has_clusters, t4.arithmetic("tf32", "float32")) == (0, False, False, "float32")
+    assert (t4.tf32, t4.has_tf32, t4.has_clusters, t4.arithmetics("medium", "float32")) == (
+        0,
+        False,
+        False,
+        ("float32",),
+    )
     assert t4.copy == pytest.approx(0.84 * 320e9, rel=0.01)
     assert CARDS["a100"].tf32 == pytest.approx(0.816 * 156e12, rel=0.01)
     assert CARDS["rtx4090"].strict == pytest.approx(0.764 * 82.6e12, rel=0.01)

@@ -139,7 +139,7 @@ class TestPrecision:
         a, b = (fake_cupy.copied(rng.normal(size=(64, 64)).astype(np.float32)) for _ in range(2))
         strict, fast = fake_cupy.allocate((64, 64), "float32"), fake_cupy.allocate((64, 64), "float32")
         products.gemm(a, b, strict)
-        products.gemm(a, b, fast, "tf32")
+        products.gemm(a, b, fast, "medium")
         assert [product.compute for product in cupy.cublas.products[-2:]] == ["strict", "tf32"]
         check(strict, a, b)
         exact, scale = (f(a.host.astype(float)) @ f(b.host.astype(float)) for f in (np.asarray, np.abs))
@@ -150,23 +150,26 @@ class TestPrecision:
     def test_float64_stays_float64(self, products, cupy):
         a = fake_cupy.copied(np.random.default_rng(0).normal(size=(9, 9)))
         out = fake_cupy.allocate((9, 9), "float64")
-        products.gemm(a, a, out, "tf32")
+        products.gemm(a, a, out, "medium")
         assert cupy.cublas.products[-1].compute == "strict"
         check(out, a, a)
 
     def test_backends_of_each_precision(self, emulated, cupy, square):
         fast = emulated.at_precision("tf32")
-        assert (emulated.precision, fast.precision) == ("strict", "tf32")
-        assert fast is emulated.at_precision("tf32") is fast.at_precision("tf32")
+        assert (emulated.precision, fast.precision) == ("strict", "medium")
+        assert fast is emulated.at_precision("medium") is fast.at_precision("tf32")
         assert fast.at_precision("strict") is emulated is emulated.at_precision("strict")
         assert fast.products is emulated.products
         assert fast.launcher is emulated.launcher
-        assert fast.describe() == emulated.describe() | {"precision": "tf32"}
-        for backend in (emulated, fast):
+        assert fast.describe() == emulated.describe() | {"precision": "medium: TF32"}
+        high = emulated.at_precision("high")
+        for backend, compute in ((emulated, "strict"), (fast, "tf32"), (high, "strict")):
             backend.matmul(square, square)
-            assert cupy.cublas.products[-1].compute == backend.precision
+            assert cupy.cublas.products[-1].compute == compute
+        described = "high: 3xTF32 in the narrow and resident kernels where that is faster, float32 by cuBLAS"
+        assert high.describe()["precision"] == described
         assert len(cupy.cublas.handles) == 1
-        with pytest.raises(ValueError, match="precision: expected one of strict, tf32; got 'half'"):
+        with pytest.raises(ValueError, match="precision: expected one of strict, high, medium, tf32; got 'half'"):
             emulated.at_precision("half")
 
     @pytest.mark.usefixtures("never_resident")
@@ -175,14 +178,16 @@ class TestPrecision:
         rng = np.random.default_rng(0)
         X, Y = rng.normal(size=(5, 30)), rng.integers(0, 2, (sizes[-1], 30))
         flats = {}
-        for precision in ("strict", "tf32"):
+        computes = {"strict": "strict", "high": "strict", "medium": "tf32"}
+        for precision, compute in computes.items():
             net = Network(sizes, backend=emulated, random_state=0, precision=precision)
             del cupy.cublas.products[:]
             net.fit(X, Y, epochs=2, batch_size=10)
             by_cublas = sizes[-1] > 2
-            assert {product.compute for product in cupy.cublas.products} == ({precision} if by_cublas else set())
+            assert {product.compute for product in cupy.cublas.products} == ({compute} if by_cublas else set())
             flats[precision] = net.parameters.flat.get()
-        assert 0 < np.abs(flats["tf32"] - flats["strict"]).max() < 0.02
+        assert 0 < np.abs(flats["medium"] - flats["strict"]).max() < 0.02
+        assert np.abs(flats["high"] - flats["strict"]).max() < 1e-6
 
     @pytest.mark.parametrize("variable", ["CUPY_TF32", "NVIDIA_TF32_OVERRIDE"])
     def test_settings_of_others_allow_nothing(self, emulated, cupy, square, monkeypatch, variable):

@@ -17,6 +17,8 @@ from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import variant_of
 from fusedmlp.backends.cupy.paths import choose_path, estimate, resident_step
+from fusedmlp.backends.cupy.resident_costs import fastest_arithmetic
+from fusedmlp.backends.cupy.resident_plan import plan_of
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
@@ -37,7 +39,7 @@ class Run:
         self.variant = None
         ranges = None
         if path == "narrow":
-            self.variant = variant_of(self.architecture, "strict", self.card.shared_bytes, clusters)
+            self.variant = variant_of(self.architecture, self.architecture.dtype, self.card.shared_bytes, clusters)
             self.engine = NarrowEngine(self.backend, self.architecture, self.variant)
             ranges = self.engine._narrow._ranges_at_a_time("cluster" if self.variant.clustered else "step")
         elif path == "middle":
@@ -177,23 +179,23 @@ def test_operations_of_cupy_on_hidden_layers(monkeypatch, cupy):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "strict", "tf32"),
+    ("sizes", "strict", "high", "medium"),
     [
-        ((128, 1024, 1), "middle", "middle"),
-        ((100, 64, 1), "middle", "middle"),
-        ((8, 32, 1), "middle", "narrow"),
-        ((16, 256, 1), "narrow", "narrow"),
-        ((64, 1024, 1), "narrow", "narrow"),
-        ((32, 512, 1), "narrow", "narrow"),
-        ((784, 1024, 1), "middle", "middle"),
-        ((784, 512, 512, 10), "middle", "middle"),
-        ((16, 64, 17), "composed", "composed"),
-        ((16, 1), "composed", "composed"),
+        ((128, 1024, 1), "middle", "narrow", "middle"),
+        ((100, 64, 1), "middle", "middle", "middle"),
+        ((8, 32, 1), "middle", "middle", "narrow"),
+        ((16, 256, 1), "narrow", "narrow", "narrow"),
+        ((64, 1024, 1), "narrow", "narrow", "narrow"),
+        ((32, 512, 1), "narrow", "narrow", "narrow"),
+        ((784, 1024, 1), "middle", "middle", "middle"),
+        ((784, 512, 512, 10), "middle", "middle", "middle"),
+        ((16, 64, 17), "composed", "composed", "composed"),
+        ((16, 1), "composed", "composed", "composed"),
     ],
 )
-def test_the_choice_on_an_h200(sizes, strict, tf32):
+def test_the_choice_on_an_h200(sizes, strict, high, medium):
     architecture = Architecture(sizes)
-    for precision, expected in (("strict", strict), ("tf32", tf32)):
+    for precision, expected in (("strict", strict), ("high", high), ("medium", medium), ("tf32", medium)):
         choice = choose_path(architecture, precision, H200)
         assert choice.path == expected
         assert (choice.variant is not None) == (expected == "narrow")
@@ -201,6 +203,31 @@ def test_the_choice_on_an_h200(sizes, strict, tf32):
         assert known == {"narrow", "middle", "composed"}
         fused = [other.seconds for other in choice.rejected if other.path != "composed"]
         assert all(choice.estimate.seconds <= seconds for seconds in fused)
+
+
+def test_high_takes_three_products_where_they_are_predicted_faster():
+    """A card whose tensor cores are no faster than three times its FMA units has strict kernels alone."""
+    for card in CARDS.values():
+        for sizes in ((16, 256, 1), (64, 1024, 1), (64, 256, 4)):
+            architecture = Architecture(sizes)
+            high, strict = (choose_path(architecture, precision, card) for precision in ("high", "strict"))
+            pays = card.compute_capability in (80, 90)
+            assert high.estimate.seconds < strict.estimate.seconds if pays else high == strict
+            if high.variant is not None:
+                assert high.variant.arithmetic == ("tf32x3" if pays else "float32")
+    # Tensor cores that are just worth it by their rate: the operands have to be split as well.
+    architecture = Architecture((128, 128, 1))
+    for tf32 in (3.01, 3.5, 6, 12):
+        card = H200._replace(tf32=tf32 * H200.strict)
+        variants = [variant_of(architecture, name, card.shared_bytes, True) for name in ("tf32x3", "float32")]
+        seconds = [estimate("narrow", architecture, "high", card, 2**22, variant=one).seconds for one in variants]
+        high = choose_path(architecture, "high", card)
+        taken = {one.path: one for one in (high.estimate, *high.rejected)}["narrow"]
+        assert taken.variant == variants[int(seconds[1] < seconds[0])]
+    wide = Architecture((9, 20, 7))
+    plan = plan_of(wide, Adam(), 40, H200.shared_bytes)
+    assert fastest_arithmetic(plan, wide, "high", H200) == "tf32x3"
+    assert fastest_arithmetic(plan, wide, "high", CARDS["rtx4090"]) == "float32"
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS.keys())
@@ -213,7 +240,7 @@ def test_every_network_has_a_path_on_every_card(card):
         for sizes, dtype in itertools.product([*sizes_of_all, (5, 2), (9, 8, 700, 3)], ("float32", "float64")):
             architecture = Architecture(sizes, activation, loss, dtype=dtype)
             for batch in (None, 1, 70):
-                choice = choose_path(architecture, "tf32", card, samples=71, batch=batch)
+                choice = choose_path(architecture, "high", card, samples=71, batch=batch)
                 assert choice.path == "composed" or covered
                 assert choice.estimate.seconds > 0
                 assert choice.estimate.bytes > 0

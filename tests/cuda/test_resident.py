@@ -144,14 +144,20 @@ def test_bits_do_not_depend_on_the_order_of_threads(resident):
         assert np.array_equal(losses, results[0][1])
 
 
-def test_tf32_rounds_and_strict_does_not(resident):
-    expected, *_ = trained("numpy", (20, 40, 6), 64, dtype="float64")
+@pytest.mark.parametrize(("sizes", "most"), [((20, 40, 6), None), ((7, 100, 7), 38_500)], ids=["block", "cluster"])
+def test_high_is_close_to_strict_and_tf32_is_not(resident, cupy, monkeypatch, sizes, most):
+    if most is not None:
+        monkeypatch.setattr(type(resident.launcher), "shared_bytes", lambda self: most)
+    expected, *_ = trained("numpy", sizes, 64, dtype="float64", optimizer="sgd")
     errors = {}
-    for precision in ("strict", "tf32"):
-        flat, _, epochs = trained(resident, (20, 40, 6), 64, dtype="float32", precision=precision)
+    for precision, arithmetic in (("strict", "float32"), ("high", "tf32x3"), ("medium", "tf32")):
+        flat, _, epochs = trained(resident, sizes, 64, dtype="float32", precision=precision, optimizer="sgd")
         assert isinstance(epochs, ResidentEpochs)
+        assert cupy.launches[-1] == f"resident{'_cluster' if most else ''}_{arithmetic}"
         errors[precision] = np.abs(flat - expected).max()
-    assert errors["strict"] < 1e-5 < errors["tf32"] < 1e-2
+    assert errors["strict"] < 1e-6
+    assert errors["high"] < 3 * errors["strict"]
+    assert errors["medium"] > 10 * errors["high"]
 
 
 def test_an_epoch_is_polled_between_launches(resident, monkeypatch):

@@ -9,7 +9,9 @@ import pytest
 from harness.compiled import LARGE, compile_text, compiled, hungriest, instructions, machine_code
 
 from fusedmlp.backends.cupy import kernel_sources
+from fusedmlp.backends.cupy.costs import split_slots
 from fusedmlp.backends.cupy.launch import C_TYPES, THREADS
+from fusedmlp.backends.cupy.narrow_step import KINDS
 
 FILES = [
     *(
@@ -127,6 +129,24 @@ def test_products_do_not_move_their_sums_about(file):
         for loop in found_loops:
             moves, products = len(found(MOVE, loop)), len(found(TENSOR_CORE_TF32, loop))
             assert moves <= products + 4, f"{name}: {moves} moves beside {products} products"
+
+
+@pytest.mark.parametrize(("N", "R", "C"), [(1, 2, 8), (1, 8, 8), (4, 16, 4)])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_three_products_for_one(N, R, C, architecture):
+    """As many instructions as the choice between strict and 3xTF32 counts on, and three times the products of TF32."""
+    loops = {}
+    for arithmetic in ("tf32", "tf32x3"):
+        one = f"{N},{R},{C},float,{KINDS[arithmetic]},{arithmetic}"
+        made = compile_text(f"#define ONE {one}\n" + kernel_sources.source("narrow_step.cu"), architecture)
+        kernels = instructions(made.cubin)
+        loops[arithmetic] = loops_of_products(kernels[f"narrow_forward_{N}_{R}_{C}_{arithmetic}"])
+        products = [len(found(TENSOR_CORE_TF32, body)) for body in kernels.values()]
+        loops[arithmetic, "products"] = products
+    assert loops["tf32x3", "products"] == [3 * n for n in loops["tf32", "products"]]
+    (loop,) = loops["tf32x3"]
+    assert len(found(TENSOR_CORE_TF32, loop)) == 3 * C  # 8 steps of the depth, 4 x C numbers of a thread
+    assert len(loop) == pytest.approx(split_slots(4, C), rel=0.15)
 
 
 # The kernels of hidden_layer.cu: outputs, dtype, elements of an access, and how many blocks of a multiprocessor the

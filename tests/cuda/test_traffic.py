@@ -152,7 +152,9 @@ def engine_on(backend, architecture, path):
     if path == "composed":
         return backend.engine(architecture, fused=False)
     launcher = backend.launcher
-    return NarrowEngine(backend, architecture, variant_of(architecture, "strict", launcher.shared_bytes(), True))
+    return NarrowEngine(
+        backend, architecture, variant_of(architecture, architecture.dtype, launcher.shared_bytes(), True)
+    )
 
 
 def activate(backend):

@@ -5,13 +5,24 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from fusedmlp.backends.libraries import library_versions
+from fusedmlp.checks import check_choice
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.crowd import Crowd
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.model.architecture import Architecture
 
-PRECISIONS = ("strict", "tf32")
-"""The precisions of float32 products; the first is the default."""
+PRECISIONS = ("strict", "high", "medium")
+"""The precisions of float32 products, by their relative error against float64: that of float32 arithmetic, which is the
+default; at most 2e-6; at most 5e-4. Each is a permission: a backend takes what is fastest within the bound."""
+
+OTHER_NAMES = {"tf32": "medium"}
+"""Other names of precisions."""
+
+
+def check_precision(argument: str, value: object) -> str:
+    """The precision of a name, "medium" for "tf32"; another value is a ValueError that names the argument."""
+    name = check_choice(argument, value, (*PRECISIONS, *OTHER_NAMES))
+    return OTHER_NAMES.get(name, name)
 
 
 class Backend(Primitives):

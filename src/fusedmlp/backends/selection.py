@@ -15,8 +15,7 @@ from contextvars import ContextVar, Token
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
-from fusedmlp.backends.base import PRECISIONS, Backend
-from fusedmlp.checks import check_choice
+from fusedmlp.backends.base import PRECISIONS, Backend, check_precision
 from fusedmlp.errors import BackendUnavailableError
 
 ENVIRONMENT_VARIABLE = "FUSEDMLP_BACKEND"
@@ -195,8 +194,13 @@ def resolve_precision(precision: str | None = None) -> str:
 
     Parameters
     ----------
-    precision : {"strict", "tf32"}, optional
-        None: the environment variable FUSEDMLP_PRECISION; where that is empty or not set, "strict".
+    precision : {"strict", "high", "medium"}, optional
+        "tf32" is another name of "medium". None: the environment variable FUSEDMLP_PRECISION; where that is empty or
+        not set, "strict".
+
+    Returns
+    -------
+    {"strict", "high", "medium"}
 
     Raises
     ------
@@ -204,9 +208,9 @@ def resolve_precision(precision: str | None = None) -> str:
         It is none of these; the message says whether the argument or the variable.
     """
     if precision is not None:
-        return check_choice("precision", precision, PRECISIONS)
+        return check_precision("precision", precision)
     setting = os.environ.get(PRECISION_VARIABLE, "").strip() or PRECISIONS[0]
-    return check_choice(PRECISION_VARIABLE, setting, PRECISIONS)
+    return check_precision(PRECISION_VARIABLE, setting)
 
 
 class _Selection:

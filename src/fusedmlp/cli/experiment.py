@@ -24,7 +24,7 @@ from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, defaults_of, optimizer
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.model.dropout import as_rates
-from fusedmlp.model.names import ActivationName, DtypeName, ScheduleName
+from fusedmlp.model.names import ActivationName, DtypeName, PrecisionName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
@@ -67,6 +67,7 @@ class Settings:
     early_stopping: bool
     patience: int
     random_state: int
+    precision: PrecisionName | None
     backend: str | None
     all_backends: bool
     out: str | None
@@ -162,6 +163,8 @@ class Result:
     ----------
     backend : str
     engine : {"composed", "fused"}
+    precision : {"strict", "high", "medium"}
+        The one that was asked for.
     history : History
     predictor : Predictor
     training_loss : float
@@ -174,6 +177,7 @@ class Result:
 
     backend: str
     engine: str
+    precision: str
     history: History
     predictor: Predictor
     training_loss: float
@@ -289,6 +293,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         settings.dtype,
         instance_of(backend),
         settings.random_state,
+        settings.precision,
     )
     predictor = Predictor(network, data.features, data.encoder)
     Y = data.encoder.encode(data.target, settings.dtype)
@@ -313,7 +318,8 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         dropout=settings.dropout,
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
-    return Result(backend, network.engine.kind, history, predictor, network.loss(data.X, Y), scores, curves)
+    training_loss = network.loss(data.X, Y)
+    return Result(backend, network.engine.kind, network.precision, history, predictor, training_loss, scores, curves)
 
 
 def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> list[Result]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fusedmlp.backends.base import PRECISIONS
+from fusedmlp.backends.base import PRECISIONS, check_precision
 from fusedmlp.backends.cupy.backend import CupyBackend
 from fusedmlp.backends.cupy.cards import Card, card_named
 from fusedmlp.backends.cupy.paths import Choice, Estimate, choose_path, resident_step
@@ -25,8 +25,8 @@ def describe_paths(
     Parameters
     ----------
     architecture : Architecture
-    precision : {"strict", "tf32"}, optional
-        None: both, where they differ.
+    precision : {"strict", "high", "medium"}, optional
+        None: each of them that this GPU treats in a way of its own.
     samples : int
         Of the training set.
     batch_size : int, optional
@@ -43,15 +43,27 @@ def describe_paths(
     click.echo(f"card:    {_card_text(gpu)}{note}")
     step = f"all {samples:,} samples" if batch is None else f"a batch of {batch:,} of {samples:,} samples, with Adam"
     click.echo(f"step:    {step}; what follows is predicted, not measured")
-    asked = PRECISIONS if precision is None else (precision,)
-    if architecture.dtype == "float64" or not gpu.has_tf32:
-        asked = ("strict",)
-        if precision == "tf32":
-            why = "is for float32 alone" if architecture.dtype == "float64" else f"is not on the {gpu.name}"
-            click.echo(f"TF32:    {why}, so that products are strict")
+    asked: tuple[str, ...] = PRECISIONS if precision is None else (check_precision("precision", precision),)
+    if precision is None:
+        asked = tuple(one for one in asked if one == "strict" or _why_strict(one, architecture, gpu) is None)
     for one in asked:
+        if (why := _why_strict(one, architecture, gpu)) is not None:
+            click.echo(f"{one}:{' ' * (8 - len(one))}products are strict, because {why}")
         resident = None if batch is None else resident_step(architecture, one, gpu, batch)
         _print_choice(one, choose_path(architecture, one, gpu, samples, batch), resident)
+
+
+def _why_strict(precision: str, architecture: Architecture, gpu: Card) -> str | None:
+    """Why all products are strict at a precision that allows more; None where they need not be."""
+    if precision == "strict":
+        return None
+    if architecture.dtype == "float64":
+        return "the precisions are for float32 alone"
+    if not gpu.has_tf32:
+        return f"TF32 is not on the {gpu.name}"
+    if precision == "high" and not gpu.splits_pay:
+        return f"three products in TF32 take longer than one in float32 on the {gpu.name}"
+    return None
 
 
 def _current_card() -> tuple[Card, str]:
@@ -76,7 +88,7 @@ def _print_choice(precision: str, choice: Choice, resident: Estimate | None) -> 
     path, why = choice.path, choice.why
     if resident is not None:
         path, why = resident.path, "the network stays in the shared memory of a block, and a step has no launches"
-    click.echo(f"\n{'TF32' if precision == 'tf32' else precision}: {path}")
+    click.echo(f"\n{precision}: {path}")
     click.echo(f"  {why}")
     click.echo(f"  {'path':<10}{'time':>10}{'bytes':>10}{'flops':>10}{'launches':>10}")
     for estimate in (*([] if resident is None else [resident]), choice.estimate, *choice.rejected):

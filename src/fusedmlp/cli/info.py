@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from fusedmlp import __version__
-from fusedmlp.backends.base import PRECISIONS
+from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.cards import CARDS
 from fusedmlp.backends.libraries import library_versions
@@ -62,7 +62,11 @@ OF_A_SHAPE = ("activation", "loss", "bias", "dtype", "precision", "samples", "ba
 @click.option("--loss", default="binary_cross_entropy", show_default=True, metavar="NAME", help="As for train.")
 @click.option("--bias/--no-bias", default=True, show_default=True, help="With or without biases.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of all numbers.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Of float32 products. [default: both]")
+@click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS, *OTHER_NAMES]),
+    help="Of float32 products. [default: all that differ on the card]",
+)
 @click.option("--samples", type=click.IntRange(1), default=SAMPLES, show_default=True, help="In the training set.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples of a step. [default: all]")
 @click.option("--card", type=click.Choice(list(CARDS)), help="The GPU. [default: the one here, else h200]")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.cli.experiment import (
     Prepared,
     Result,
@@ -73,7 +74,8 @@ Loss of one sample; J is the mean over the samples, unless they are summed:
 A share of the rows, the same of every class, is held out and never trained on. The command prints one line per backend:
 the loss of the training rows and of the held-out rows with the final weights, the scores on the held-out rows, samples
 per second (without the first epoch, which may include compilation), and seconds of training. The engine is "fused"
-where samples pass through the network in compiled code, and "composed" where array operations do layer by layer.
+where samples pass through the network in compiled code, and "composed" where array operations do layer by layer. If
+another precision than strict is asked for, the line says so.
 
 On one machine the same command gives the same numbers, bit for bit.
 """
@@ -211,6 +213,12 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     show_default=True,
     help="Seed of the split, the initial weights and the order of the rows.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS, *OTHER_NAMES]),
+    help="Of float32 products on a GPU: strict, within 2e-6 (high) or within 5e-4 (medium, tf32). "
+    "[default: FUSEDMLP_PRECISION if it is set, else strict]",
+)
 @backend_option
 @click.option(
     "--all-backends", is_flag=True, help="Train on every backend that can run here. --out gets the model of --backend."
@@ -294,14 +302,16 @@ def _suspicions(table: Table) -> list[str]:
 def _print_results(results: list[Result]) -> None:
     """Print the table of results, a row per backend."""
     shown = [name for name in SCORES if name in results[0].scores]
-    titles = ["backend", "engine", "epochs", "training loss"]
+    with_precision = any(result.precision != PRECISIONS[0] for result in results)
+    titles = ["backend", "engine", *(["precision"] if with_precision else []), "epochs", "training loss"]
     if results[0].scores:
         titles += ["held-out loss", *(f"held-out {SCORES[name].title}" for name in shown)]
     rows = []
     for result in results:
         history = result.history
-        row = [result.backend, result.engine, str(history.epochs), f"{result.training_loss:.4g}"]
+        row = [result.backend, result.engine, *([result.precision] if with_precision else [])]
+        row += [str(history.epochs), f"{result.training_loss:.4g}"]
         if result.scores:
             row += [f"{result.scores['loss']:.4g}", *(SCORES[name].form(result.scores[name]) for name in shown)]
         rows.append([*row, f"{history.samples_per_second:,.0f}", f"{sum(history.seconds):.2f}"])
-    print_table([*titles, "samples/s", "seconds"], rows, left=(0, 1))
+    print_table([*titles, "samples/s", "seconds"], rows, left=(0, 1, 2) if with_precision else (0, 1))

@@ -36,8 +36,8 @@ class Primitives(ABC):
         The array module: numpy, or one with the same functions.
     workspace_bytes : int
         The memory that a composed engine may use for activations at a time.
-    precision : {"strict", "tf32"}
-        The precision of float32 products. "tf32" allows tensor cores, which round operands to 10 bits of mantissa.
+    precision : {"strict", "high", "medium"}
+        What float32 products have at the least: float32 arithmetic, or a relative error of at most 2e-6 or 5e-4.
     converts_by_tile : bool
         Whether engines take X in the other floating-point type too, and convert it tile by tile.
     takes_sparse : bool

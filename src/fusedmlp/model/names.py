@@ -34,4 +34,4 @@ ActivationName = Literal[
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 ScheduleName = Literal["constant", "step", "exponential", "inverse-scaling", "cosine"]
 DtypeName = Literal["float32", "float64"]
-PrecisionName = Literal["strict", "tf32"]
+PrecisionName = Literal["strict", "high", "medium", "tf32"]

@@ -1,17 +1,42 @@
-// The tensor cores' product m16n8k8 of TF32, for kernels/tile_products.cuh: operands of 10 bits behind the point, float32 sums.
+// The tensor cores' product m16n8k8 of TF32, for kernels/tile_products.cuh: operands of 10 bits behind the point, and float32
+// sums that are cut off, not rounded.
 
 struct Fragments {
     float a[4], b[2];
 };
 static Fragments fragments[1024];  // of the threads of a block
 
-static inline float tensor_core_round(float x) {
-    uint32_t bits;
+static inline unsigned __float_as_uint(float x) {
+    unsigned bits;
     memcpy(&bits, &x, sizeof x);
-    if ((bits & 0x7F800000) == 0x7F800000) return x;
-    bits = (bits + 0x1000) & ~uint32_t(0x1FFF);  // to the nearest, halves away from 0
+    return bits;
+}
+static inline float __uint_as_float(unsigned bits) {
+    float x;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+static inline float tensor_core_round(float x) {
+    unsigned bits = __float_as_uint(x);
+    if ((bits & 0x7F800000) == 0x7F800000) return x;
+    bits = (bits + 0x1000) & ~0x1FFFu;  // to the nearest, halves away from 0
+    return __uint_as_float(bits);
+}
+
+// The sum of a float32 number and 8 products, which are exact. As those who measured NVIDIA's tensor cores describe it (Fasi
+// et al., 2021; Ootomo and Yokota, 2022): the terms are cut off, toward zero, where the largest of them has its last bit,
+// and so is the sum. Some GPUs keep a bit or two more.
+UNOBSERVED static inline float tensor_core_sum(const double (&terms)[9]) {
+    double largest = 0, sum = 0;
+    for (const double term : terms) largest = std::max(largest, fabs(term)), sum += term;
+    if (!(fabs(sum) < INFINITY) || largest < 1e-30) return float(sum);
+    const double last_bit = ldexp(1, ilogb(largest) - 23);
+    sum = 0;
+    for (const double term : terms) sum += trunc(term / last_bit);
+    if (sum == 0) return 0;
+    const double bits = ldexp(1, std::max(0, ilogb(sum) - 23));  // of the sum that float32 has no room for
+    return float(trunc(sum / bits) * bits * last_bit);
 }
 
 // An operand as the hardware takes it: it does not look at the last 13 bits, which would be a truncation, not a rounding.
@@ -28,8 +53,11 @@ UNOBSERVED static inline void tensor_core_multiply(float& d0, float& d1, float& 
     ask(__LINE__, SHUFFLE, ~0u, 0, 0);
     float* d[2][2] = {{&d0, &d1}, {&d2, &d3}};
     for (int row = 0; row < 2; ++row)
-        for (int column = 0; column < 2; ++column)
+        for (int column = 0; column < 2; ++column) {
+            double terms[9] = {*d[row][column]};
             for (unsigned k = 0; k < 8; ++k)
-                *d[row][column] += warp[4 * g + k % 4].a[row + 2 * (k / 4)] * warp[4 * (2 * q + column) + k % 4].b[k / 4];
+                terms[k + 1] = double(warp[4 * g + k % 4].a[row + 2 * (k / 4)]) * warp[4 * (2 * q + column) + k % 4].b[k / 4];
+            *d[row][column] = tensor_core_sum(terms);
+        }
     ask(__LINE__, SHUFFLE, ~0u, 0, 0);
 }

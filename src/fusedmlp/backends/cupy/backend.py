@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cached_property, partial
 
-from fusedmlp.backends.base import PRECISIONS, Backend
+from fusedmlp.backends.base import PRECISIONS, Backend, check_precision
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.captured_engine import CapturedEngine
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
@@ -13,7 +13,6 @@ from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.paths import Choice, choose_path
 from fusedmlp.backends.cupy.probe import find_reason, gigabytes, version_text
-from fusedmlp.checks import check_choice
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.model.architecture import Architecture
@@ -26,7 +25,7 @@ class CupyBackend(GpuPrimitives, Backend):
 
     def at_precision(self, precision: str) -> CupyBackend:
         """This backend with products at `precision`; kernels and cuBLAS's handles are shared."""
-        return self._at_precision[check_choice("precision", precision, PRECISIONS)]
+        return self._at_precision[check_precision("precision", precision)]
 
     @cached_property
     def _at_precision(self) -> dict[str, CupyBackend]:
@@ -56,10 +55,23 @@ class CupyBackend(GpuPrimitives, Backend):
             "memory": f"{gigabytes(free)} of {gigabytes(total)} free",
             "driver": f"for CUDA {version_text(runtime.driverGetVersion())}",
             "BLAS": f"cuBLAS {self.products.version()}",
-            "precision": self.precision,
+            "precision": f"{self.precision}: {self._arithmetic()}",
             "versions": f"cupy {self.xp.__version__}, CUDA runtime {version_text(runtime.runtimeGetVersion())}",
             "kernels": ", ".join(f"{file} {digest[:8]}" for file, digest in kernel_sources.hashes().items()),
         }
+
+    def _arithmetic(self) -> str:
+        """What float32 products are computed in."""
+        card = self.launcher.card()
+        if self.precision == "strict":
+            return "float32"
+        if not card.has_tf32:
+            return "float32, because this GPU has no TF32"
+        if self.precision == "medium":
+            return "TF32"
+        if not card.splits_pay:
+            return "float32, because three products in TF32 take longer on this GPU"
+        return "3xTF32 in the narrow and resident kernels where that is faster, float32 by cuBLAS"
 
     def engine(self, architecture: Architecture, fused: bool = True) -> Engine:
         """The engine of the path that `choose_path` takes on the current GPU; the composed one with ``fused=False``."""

@@ -21,6 +21,10 @@ _MULTIPROCESSORS = {
     120: (128, 2, 256),
 }
 
+_MMA_SYNC = 1270
+"""Flops a cycle of a multiprocessor that ``mma.sync`` reaches in TF32 at most, on GPUs whose full rate other
+instructions have: 62 % of an H100's, as published; it was not measured here."""
+
 
 class Card(NamedTuple):
     """A GPU. Rates are those that programs reach, not those of data sheets."""
@@ -67,13 +71,40 @@ class Card(NamedTuple):
         """Cycles per second of a multiprocessor, those in which a large product keeps every lane busy."""
         return self.strict / (2 * self.lanes * self.multiprocessors)
 
+    @property
+    def splits_pay(self) -> bool:
+        """Whether three products in TF32 take less time than one in float32."""
+        return self.has_tf32 and self.tf32 > 3 * self.strict
+
+    @property
+    def mma_rate(self) -> float:
+        """Flops a cycle of a multiprocessor, in TF32, of the kernels' own products (``mma.sync``)."""
+        return min(self.tf32 / (self.multiprocessors * self.clock), _MMA_SYNC)
+
     def product_rate(self, arithmetic: str) -> float:
-        """Flops per second of large products in "float32", "tf32" or "float64"."""
+        """Flops per second of large products by cuBLAS in "float32", "tf32" or "float64"."""
         return {"float32": self.strict, "tf32": self.tf32, "float64": self.float64}[arithmetic]
 
-    def arithmetic(self, precision: str, dtype: str) -> str:
-        """What products of a network in this dtype compute in: "float32", "tf32" or "float64"."""
-        return "tf32" if precision == "tf32" and dtype == "float32" and self.has_tf32 else dtype
+    def cublas_arithmetic(self, precision: str, dtype: str) -> str:
+        """What cuBLAS's products of a network in this dtype compute in: "float32", "tf32" or "float64"."""
+        return "tf32" if precision == "medium" and dtype == "float32" and self.has_tf32 else dtype
+
+    def arithmetics(self, precision: str, dtype: str) -> tuple[str, ...]:
+        """What the narrow and resident kernels may compute products of a network in, where the fastest is taken.
+
+        Parameters
+        ----------
+        precision : {"strict", "high", "medium"}
+        dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        tuple of {"float32", "tf32", "tf32x3", "float64"}
+            "tf32x3": three products in TF32 for one, within 2e-6 of it.
+        """
+        if dtype == "float32" and precision == "high" and self.splits_pay:
+            return "tf32x3", "float32"
+        return (self.cublas_arithmetic(precision, dtype),)
 
 
 def derived(

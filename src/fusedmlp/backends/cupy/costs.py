@@ -62,9 +62,13 @@ ROWS = 0.67e-6
 LOSS_OF_A_SAMPLE = 0.2e-6
 """Seconds that a thread of `finish` (``mini_batch.cu``) takes for one output of one sample, in double."""
 
-SHARED_WORD = {"float32": 0.8, "float64": 0.8, "tf32": 1.4}
+SHARED_WORD = {"float32": 0.8, "float64": 0.8, "tf32": 1.4, "tf32x3": 1.4}
 """Cycles for each 32 words that the products of narrow networks read from shared memory. Below 1: lanes of a strict
-product read the same words. Above 1: the loads of a TF32 product conflict in banks, 1.4-way by the profiler."""
+product read the same words. Above 1: the loads of a TF32 product conflict in banks, 1.4-way by the profiler. Those
+of 3xTF32 are the same loads."""
+
+SCHEDULERS = 4
+"""Instructions that a multiprocessor issues a cycle."""
 
 ELEMENT = 1.8
 """How many times as long the flops of a hidden unit and a sample, besides those of the two products, take as
@@ -211,6 +215,31 @@ def lower_layer(
 # narrow_step.cu and narrow_cluster.cu --------------------------------------------------------------------------------
 
 
+def words_of_a_multiplication(arithmetic: str, rows: int, columns: int) -> float:
+    """Words that a lane reads from shared memory for each of its rows x columns multiplications and additions."""
+    if arithmetic in ("tf32", "tf32x3"):
+        return (2 * rows + columns) / (8 * rows * columns)
+    return (2 if arithmetic == "float64" else 1) * (rows + columns) / (rows * columns)
+
+
+def multiplications_of_a_cycle(card: Card, arithmetic: str) -> float:
+    """Multiplications and additions of a multiprocessor."""
+    if arithmetic == "tf32x3":
+        return card.mma_rate / (2 * 3)
+    return card.product_rate(arithmetic) / (2 * card.multiprocessors * card.clock)
+
+
+def split_slots(rows: int, columns: int) -> int:
+    """Instructions of a warp for 8 steps of the depth of a product in 3xTF32, by a count.
+
+    A thread has rows x columns numbers of the result; it loads 2 rows + columns operands and splits each by 4
+    instructions. A result of four numbers takes three products on tensor cores and four additions. The loop has about 8
+    besides. The machine code has as many, but for a tenth (`tests/cuda/test_sass.py`); none of it was timed.
+    """
+    operands = 2 * rows + columns
+    return 3 * rows * columns // 4 + rows * columns + 5 * operands + 8
+
+
 def tile_cycles(card: Card, variant: Variant, n_in: int, n_out: int, work: str) -> float:
     """Cycles that a multiprocessor works on 32 samples and the units of one block.
 
@@ -224,17 +253,16 @@ def tile_cycles(card: Card, variant: Variant, n_in: int, n_out: int, work: str) 
     """
     N, R, C, arithmetic, _ = variant
     units, depth, M = variant.units, -(-n_in // 8) * 8, SAMPLES // 8
-    # Numbers that the lanes read from shared memory for each multiplication and addition.
-    if arithmetic == "tf32":
-        forward, backward = (2 * M + C) / (8 * M * C), (2 * R + C) / (8 * R * C)
-    else:
-        forward, backward = (M + C) / (M * C), (R + C) / (R * C)
-    item = 2 if arithmetic == "float64" else 1  # words of a number
     depth_of_dW1 = 0 if work == "forward" else 8 * R
-    words = item * SAMPLES * units * (depth * forward + depth_of_dW1 * backward)
-    per_cycle = card.product_rate(arithmetic) / (card.multiprocessors * card.clock)
-    arithmetic_cycles = 2 * SAMPLES * units * (depth + depth_of_dW1) / per_cycle
-    products = max(SHARED_WORD[arithmetic] * words / 32, arithmetic_cycles)
+    # Multiplications and additions of Z and of dW1, and the rows that a thread has of each.
+    parts = [(SAMPLES * units * depth, M), (SAMPLES * units * depth_of_dW1, R)]
+    products = max(
+        SHARED_WORD[arithmetic] / 32 * sum(n * words_of_a_multiplication(arithmetic, rows, C) for n, rows in parts),
+        sum(n for n, _ in parts) / multiplications_of_a_cycle(card, arithmetic),
+    )
+    if arithmetic == "tf32x3":
+        steps = sum(n / (256 * rows * C) * split_slots(rows, C) for n, rows in parts)
+        products = max(products, steps / SCHEDULERS)
     slower = card.strict / card.float64 if arithmetic == "float64" else 1.0
     flops = (2 * N + 10 if work == "forward" else 6 * N + 20) * SAMPLES * units
     return products + slower * (ELEMENT * flops / (2 * card.lanes) + OUTPUT_CYCLES * n_out)

@@ -14,6 +14,7 @@ import weakref
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from fusedmlp.backends.base import PRECISIONS
 from fusedmlp.backends.cupy import cublas
 from fusedmlp.backends.cupy.cublas import Cublas, CublasError
 from fusedmlp.model.activations import Array
@@ -39,13 +40,13 @@ class _Type(NamedTuple):
 _TYPES = {
     "f": _Type(
         cublas.R_32F,
-        {"strict": cublas.COMPUTE_32F, "tf32": cublas.COMPUTE_32F_FAST_TF32},
+        {"strict": cublas.COMPUTE_32F, "high": cublas.COMPUTE_32F, "medium": cublas.COMPUTE_32F_FAST_TF32},
         ctypes.c_float(1),
         ctypes.c_float(0),
     ),
     "d": _Type(
         cublas.R_64F,
-        {"strict": cublas.COMPUTE_64F, "tf32": cublas.COMPUTE_64F},
+        dict.fromkeys(PRECISIONS, cublas.COMPUTE_64F),
         ctypes.c_double(1),
         ctypes.c_double(0),
     ),
@@ -122,8 +123,9 @@ class CublasProducts:
         a, b, out : arrays of shapes (n, k), (k, m), (n, m)
             As `check_matrix` wants them: one dtype, float32 or float64, on the current device. No axis is longer than
             `LARGEST`; `out` overlaps neither a nor b.
-        precision : {"strict", "tf32"}
-            "tf32": of float32 operands 10 bits of the mantissa are used, by tensor cores; sums are in float32.
+        precision : {"strict", "high", "medium"}
+            "medium": of float32 operands 10 bits of the mantissa are used, by tensor cores; sums are in float32. "high"
+            is "strict": cuBLAS has nothing between them.
 
         Raises
         ------

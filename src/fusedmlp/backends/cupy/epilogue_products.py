@@ -73,7 +73,7 @@ class EpilogueProducts:
             In either memory order; others are copied as in `CublasProducts.gemm`.
         out : float32 array of shape (n, m)
             Its columns have no gaps between their elements. It overlaps neither a nor b.
-        precision : {"strict", "tf32"}
+        precision : {"strict", "high", "medium"}
         bias : float32 array of shape (n,), optional
             Read by the epilogues with BIAS, written by that with BGRAD. Without gaps.
         mask : float32 array of shape (m, mask_words(n)), optional

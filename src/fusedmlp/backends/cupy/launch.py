@@ -289,10 +289,6 @@ class Launcher:
         """The most shared memory that a block can use."""
         return self._attribute("cudaDevAttrMaxSharedMemoryPerBlockOptin")
 
-    def has_tf32(self) -> bool:
-        """Whether the tensor cores multiply float32 numbers rounded to TF32."""
-        return self.card().has_tf32
-
     def has_async_copies(self) -> bool:
         """Whether copies from global to shared memory run while a thread goes on: compute capability 8.0."""
         return self.card().has_async_copies

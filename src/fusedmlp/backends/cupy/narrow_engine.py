@@ -25,7 +25,7 @@ class NarrowEngine(CapturedEngine):
     @classmethod
     def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
         """Whether there are kernels for the network on some GPU; `paths.choose_path` says whether they pay."""
-        exists = variant_of(architecture, "tf32", _LARGEST_SHARED_BYTES, clusters=True) is not None
+        exists = variant_of(architecture, architecture.dtype, _LARGEST_SHARED_BYTES, clusters=True) is not None
         return exists and super().covers(architecture, optimizer)
 
     def __init__(self, backend: GpuPrimitives, architecture: Architecture, variant: Variant) -> None:

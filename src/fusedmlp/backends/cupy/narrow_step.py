@@ -23,6 +23,9 @@ _INPUTS_OF_A_THREAD = (2, 4, 8, 16)
 _MOST_TILES = 8
 _MBARRIERS_BYTES = 2 * 8
 
+KINDS = {"float32": "STRICT", "tf32": "TF32", "tf32x3": "TF32X3", "float64": "STRICT"}
+"""The arithmetics of products (``arithmetics.cuh``) -> their names in the sources."""
+
 
 class Variant(NamedTuple):
     """One of the kernels: its template arguments, with the names that they have in the source."""
@@ -31,7 +34,7 @@ class Variant(NamedTuple):
     R: int
     C: int
     arithmetic: str
-    """"float32", "tf32" or "float64"."""
+    """"float32", "tf32", "tf32x3" or "float64"."""
     clustered: bool = False
     """Whether the blocks for the units run as a cluster. Without, several of them need a forward pass first."""
 
@@ -48,11 +51,11 @@ class Variant(NamedTuple):
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block: `SharedArrays` in the source, and those of `ClusterStep`."""
-        tf32, item = self.arithmetic == "tf32", np.dtype(self.dtype).itemsize
+        tensor_cores, item = KINDS[self.arithmetic] != "STRICT", np.dtype(self.dtype).itemsize
         pad, inputs = 16 // item, 8 * self.R
         x_pitch = inputs + pad
-        w_pitch = self.units + (2 if tf32 else 0)
-        d_pitch = self.units + (2 if tf32 else pad)
+        w_pitch = self.units + (2 if tensor_cores else 0)
+        d_pitch = self.units + (2 if tensor_cores else pad)
         outputs = 2 * _WARPS * SAMPLES * self.N
         n = SAMPLES * (x_pitch + d_pitch) + self.units * (1 + self.N) + outputs + inputs * w_pitch
         if self.clustered:
@@ -82,13 +85,14 @@ class Variant(NamedTuple):
         return -(-n // self.units)
 
 
-def variant_of(architecture: Architecture, precision: str, shared_bytes: int, clusters: bool) -> Variant | None:
+def variant_of(architecture: Architecture, arithmetic: str, shared_bytes: int, clusters: bool) -> Variant | None:
     """The kernel for a network, or None.
 
     Parameters
     ----------
     architecture : Architecture
-    precision : {"strict", "tf32"}
+    arithmetic : {"float32", "tf32", "tf32x3", "float64"}
+        One for the architecture's dtype.
     shared_bytes : int
         The most shared memory that a block can use.
     clusters : bool
@@ -98,7 +102,6 @@ def variant_of(architecture: Architecture, precision: str, shared_bytes: int, cl
     N, R = fitting(_WIDTHS, architecture.n_outputs), fitting(_INPUTS_OF_A_THREAD, -(-n_in // 8))
     if len(above) != 1 or n > _MOST_UNITS or N is None or R is None:
         return None
-    arithmetic = "tf32" if precision == "tf32" and architecture.dtype == "float32" else architecture.dtype
     for C in (4,) if n <= 32 * 4 else (8, 4):
         for clustered in (True, False) if clusters and n > 32 * C else (False,):
             variant = Variant(N, R, C, arithmetic, clustered)
@@ -220,11 +223,10 @@ class NarrowStep:
         clustered = kernel == "cluster"
         variant = self._variant._replace(clustered=clustered)
         N, R, C, arithmetic, _ = variant
-        dtype, tf32 = C_TYPES[variant.dtype], str(arithmetic == "tf32").lower()
         function = self._launcher.kernel(
             "narrow_cluster.cu" if clustered else "narrow_step.cu",
             f"narrow_{kernel}_{N}_{R}_{C}_{arithmetic}",
-            f"{N},{R},{C},{dtype},{tf32},{arithmetic}",
+            f"{N},{R},{C},{C_TYPES[variant.dtype]},{KINDS[arithmetic]},{arithmetic}",
             variant.shared_bytes,
             self.tiles if clustered else None,
         )

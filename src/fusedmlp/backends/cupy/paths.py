@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fusedmlp.backends.base import PRECISIONS
+from fusedmlp.backends.base import check_precision
 from fusedmlp.backends.cupy import costs, cuda_tables, steps
 from fusedmlp.backends.cupy.cards import Card
 from fusedmlp.backends.cupy.costs import NOW, Launches, Operation
@@ -14,7 +14,7 @@ from fusedmlp.backends.cupy.narrow_step import Variant, variant_of, why_no_varia
 from fusedmlp.backends.cupy.resident_costs import CAPTURED_STEP_SECONDS, step_seconds
 from fusedmlp.backends.cupy.resident_plan import plan_of
 from fusedmlp.backends.cupy.steps import Shape
-from fusedmlp.checks import check_choice, check_count
+from fusedmlp.checks import check_count
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import Adam
 
@@ -101,7 +101,7 @@ def choose_path(
     Parameters
     ----------
     architecture : Architecture
-    precision : {"strict", "tf32"}
+    precision : {"strict", "high", "medium"}
     card : Card
     samples : int
         How many the training set has. The estimates are those of a step on all of them, or on a batch.
@@ -117,14 +117,11 @@ def choose_path(
     ValueError
         `precision` is another one, or `samples` or `batch` is not a whole number from 1 on.
     """
-    check_choice("precision", precision, PRECISIONS)
+    precision = check_precision("precision", precision)
     check_count("samples", samples)
     if batch is not None:
         check_count("batch", batch)
-    variant = None
-    if cuda_tables.covers(architecture):
-        products = precision if card.has_tf32 else "strict"
-        variant = variant_of(architecture, products, card.shared_bytes, card.has_clusters)
+    variant = _fastest_variant(architecture, precision, card, samples, batch)
     excluded = _excluded(architecture, card, variant)
     paths = [path for path in PATHS if path not in excluded]
     made = {path: estimate(path, architecture, precision, card, samples, batch, variant=variant) for path in paths}
@@ -164,7 +161,8 @@ def estimate(
         How many blocks run, where it is not as the kernels are launched now.
     """
     m = samples if batch is None else min(batch, samples)
-    shape = Shape(card, architecture, card.arithmetic(precision, architecture.dtype), m)
+    precision = check_precision("precision", precision)
+    shape = Shape(card, architecture, card.cublas_arithmetic(precision, architecture.dtype), m)
     operations = _operations(path, shape, variant, launches, batch is not None)
     count = sum(operation.launches for operation in operations)
     seconds = sum(operation.seconds for operation in operations) + count * costs.LAUNCH
@@ -187,16 +185,32 @@ def resident_step(architecture: Architecture, precision: str, card: Card, batch:
         As in `choose_path`.
     batch : int
     """
+    precision = check_precision("precision", precision)
     if not cuda_tables.covers(architecture):
         return None
     plan = plan_of(architecture, Adam(), batch, card.shared_bytes, card.has_clusters)
-    tf32 = card.arithmetic(precision, architecture.dtype) == "tf32"
-    if plan is None or (seconds := step_seconds(plan, architecture, batch, tf32)) >= CAPTURED_STEP_SECONDS:
+    if plan is None or (seconds := step_seconds(plan, architecture, batch, precision, card)) >= CAPTURED_STEP_SECONDS:
         return None
     n_bytes = architecture.itemsize * (architecture.n_inputs + architecture.n_outputs) * batch
     products = [2 * n_in * n_out * batch for n_in, n_out in architecture.weight_shapes]
     flops = 3 * sum(products) - products[0] + 14 * architecture.n_parameters
     return Estimate("resident", None, (Operation("resident", n_bytes, flops, seconds, launches=0),), seconds)
+
+
+def _fastest_variant(
+    architecture: Architecture, precision: str, card: Card, samples: int, batch: int | None
+) -> Variant | None:
+    """The kernel of the narrow path: of the arithmetics that the precision allows, the fastest one's."""
+    if not cuda_tables.covers(architecture):
+        return None
+    arithmetics = card.arithmetics(precision, architecture.dtype)
+    variants = [variant_of(architecture, name, card.shared_bytes, card.has_clusters) for name in arithmetics]
+
+    def seconds(variant: Variant) -> float:
+        m = LARGE if batch is None else samples
+        return estimate("narrow", architecture, precision, card, m, batch, variant=variant).seconds
+
+    return min((variant for variant in variants if variant is not None), key=seconds, default=None)
 
 
 def _operations(

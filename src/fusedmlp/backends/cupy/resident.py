@@ -14,6 +14,7 @@ from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.launch import C_TYPES, THREADS
 from fusedmlp.backends.cupy.optimizer_step import ENDLESS
 from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.backends.cupy.resident_costs import fastest_arithmetic
 from fusedmlp.backends.cupy.resident_plan import ResidentPlan
 from fusedmlp.engines.options import CLIP_EPSILON
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
@@ -36,18 +37,18 @@ class Resident:
     """
 
     def __init__(self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer) -> None:
-        self._launcher = backend.launcher
-        tf32 = backend.precision == "tf32" and architecture.dtype == "float32" and self._launcher.has_tf32()
-        self._arithmetic = "tf32" if tf32 else architecture.dtype
-        self._one = f"{C_TYPES[architecture.dtype]},{str(tf32).lower()},{self._arithmetic}"
+        self._launcher, self._architecture, self._precision = backend.launcher, architecture, backend.precision
         activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
         self._numbers = activation, output_layer.loss, output_layer.most
 
     def launch(self, plan: ResidentPlan, plan_on_device: Array, jobs: Array) -> None:
         """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
         kind, cluster = ("resident", None) if plan.blocks == 1 else ("resident_cluster", plan.blocks)
-        name, most = f"{kind}_{self._arithmetic}", self._launcher.shared_bytes()
-        kernel = self._launcher.kernel(f"{kind}.cu", name, self._one, most, cluster)
+        arithmetic = fastest_arithmetic(plan, self._architecture, self._precision, self._launcher.card())
+        products = "STRICT" if arithmetic == self._architecture.dtype else arithmetic.upper()
+        one = f"{C_TYPES[self._architecture.dtype]},{products},{arithmetic}"
+        name, most = f"{kind}_{arithmetic}", self._launcher.shared_bytes()
+        kernel = self._launcher.kernel(f"{kind}.cu", name, one, most, cluster)
         grid = (len(jobs),) if cluster is None else (cluster, len(jobs))
         arguments = jobs, plan_on_device, np.int32(plan.ints.shape[1]), *self._numbers
         kernel(grid, (THREADS,), arguments, shared_mem=plan.shared_bytes)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fusedmlp.backends.cupy.cards import Card
+from fusedmlp.backends.cupy.costs import multiplications_of_a_cycle, split_slots
 from fusedmlp.backends.cupy.cuda_tables import LAYER, PLAN
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.resident_plan import ResidentPlan
@@ -25,21 +27,31 @@ CAPTURED_STEP_SECONDS = 16e-6
 
 def stays_resident(plan: ResidentPlan, architecture: Architecture, batch_size: int, backend: GpuPrimitives) -> bool:
     """Whether a training on the GPU by itself is faster in one block than by captured steps of all multiprocessors."""
-    tf32 = backend.precision == "tf32" and architecture.dtype == "float32" and backend.launcher.has_tf32()
-    return step_seconds(plan, architecture, batch_size, tf32) < CAPTURED_STEP_SECONDS
+    return (
+        step_seconds(plan, architecture, batch_size, backend.precision, backend.launcher.card()) < CAPTURED_STEP_SECONDS
+    )
 
 
-def step_seconds(plan: ResidentPlan, architecture: Architecture, batch_size: int, tf32: bool) -> float:
+def fastest_arithmetic(plan: ResidentPlan, architecture: Architecture, precision: str, card: Card) -> str:
+    """What products compute in: "float32", "tf32", "tf32x3" or "float64", of those that the precision allows."""
+    arithmetics = card.arithmetics(precision, architecture.dtype)
+    return min(arithmetics, key=lambda arithmetic: _tile_cycles(plan, architecture, arithmetic, card))
+
+
+def step_seconds(plan: ResidentPlan, architecture: Architecture, batch_size: int, precision: str, card: Card) -> float:
     """Seconds of a step, where every block of the network has a multiprocessor to itself."""
     tiles = -(-batch_size // plan.samples)
     parameters = sum(int(layer["rows"]) * int(layer["pitch"]) for layer in _layers(plan))
     phases = 3 * int(plan.ints[0, PLAN.index("layers")]) + 3
     update = parameters * architecture.itemsize // 4 * 20 // 128
-    tile = sum(
-        _layer_cycles(layer, number, plan.samples, architecture, tf32) for number, layer in enumerate(_layers(plan))
-    )
+    tile = _tile_cycles(plan, architecture, fastest_arithmetic(plan, architecture, precision, card), card)
     tile += phases * _BARRIER_CYCLES + (_EXCHANGE_CYCLES if plan.blocks > 1 else 0)
     return (tiles * tile + update + _STEP_CYCLES) / _CLOCK_HZ
+
+
+def _tile_cycles(plan: ResidentPlan, architecture: Architecture, arithmetic: str, card: Card) -> float:
+    layers = enumerate(_layers(plan))
+    return sum(_layer_cycles(layer, number, plan.samples, arithmetic, card) for number, layer in layers)
 
 
 def _layers(plan: ResidentPlan) -> Iterator[dict[str, int]]:
@@ -47,15 +59,17 @@ def _layers(plan: ResidentPlan) -> Iterator[dict[str, int]]:
         yield dict(zip(LAYER, numbers.tolist(), strict=True))
 
 
-def _layer_cycles(layer: dict[str, int], number: int, samples: int, architecture: Architecture, tf32: bool) -> float:
+def _layer_cycles(layer: dict[str, int], number: int, samples: int, arithmetic: str, card: Card) -> float:
     """Forward, gradients, errors of the layer below: the accesses, or the longest warp where few have a tile."""
     rows, columns = layer["rows"], layer["columns"]
     activations = samples * columns * 25 / 128
     if layer["narrow"]:
         return 3 * samples * rows * columns * 4 / 128 + activations
-    wide = architecture.itemsize // 4
     # Of a warp's tile of 32 x 16: cycles of shared memory and of issue, for one step of the depth.
-    accesses, issue = (1.5, 2.0) if tf32 else (8.0 * wide, 16.0 * wide)
+    accesses, issue = {"float32": (8.0, 16.0), "float64": (16.0, 32.0), "tf32": (1.5, 2.0)}.get(arithmetic, (1.5, 0.0))
+    if arithmetic == "tf32x3":
+        busy = 32 * 16 / multiplications_of_a_cycle(card, arithmetic)
+        accesses, issue = max(accesses, busy), split_slots(4, 4) / 8
     products = [(samples // 32 * (columns // 16), rows), (-(-rows // 32) * (columns // 16), samples)]
     if number:
         products.append((samples // 32 * (rows // 16), columns))

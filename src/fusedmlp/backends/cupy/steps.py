@@ -60,7 +60,7 @@ _NUMBERS_OF_A_LOSS = 12  # operations of CuPy on single numbers, by which a comp
 
 
 class Shape(NamedTuple):
-    """The sizes of a step: m samples, products in an arithmetic that the card has."""
+    """The sizes of a step: m samples, products by cuBLAS in an arithmetic that the card has."""
 
     card: Card
     architecture: Architecture
