@@ -109,16 +109,18 @@ constexpr int blocks_at_a_time(int R, int N, Arithmetic KIND) { return KIND == T
 #define JUST(...) NARROW_CLUSTER(__VA_ARGS__)
 JUST(ONE)
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define NARROW_CLUSTER_FLOAT(R, C)                 \
+#define NARROW_CLUSTER_FLOAT(R, C)                  \
     NARROW_CLUSTER(1, R, C, float, STRICT, float32) \
     NARROW_CLUSTER(4, R, C, float, STRICT, float32) \
-    NARROW_CLUSTER(1, R, C, float, TF32, tf32)     \
-    NARROW_CLUSTER(4, R, C, float, TF32, tf32) \
-    NARROW_CLUSTER(1, R, C, float, TF32X3, tf32x3) \
-    NARROW_CLUSTER(4, R, C, float, TF32X3, tf32x3)
+    NARROW_CLUSTER(1, R, C, float, TF32, tf32)      \
+    NARROW_CLUSTER(4, R, C, float, TF32, tf32)      \
+    NARROW_CLUSTER(1, R, C, float, TF32X3, tf32x3)
 NARROW_CLUSTER_FLOAT(2, 8)
 NARROW_CLUSTER_FLOAT(4, 8)
 NARROW_CLUSTER_FLOAT(8, 8)
 NARROW_CLUSTER_FLOAT(16, 4)
+NARROW_CLUSTER(4, 2, 8, float, TF32X3, tf32x3)
+NARROW_CLUSTER(4, 4, 8, float, TF32X3, tf32x3)
+NARROW_CLUSTER(4, 16, 4, float, TF32X3, tf32x3)  // with R = 8 it needs more registers than there are
 FOR_EACH_FLOAT64(NARROW_CLUSTER)
 #endif

@@ -112,9 +112,9 @@ JUST(ONE)
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define NARROW_STEP_TF32(R, C)
 #else
-#define NARROW_STEP_TF32(R, C)              \
-    NARROW_STEP(1, R, C, float, TF32, tf32) \
-    NARROW_STEP(4, R, C, float, TF32, tf32) \
+#define NARROW_STEP_TF32(R, C)                  \
+    NARROW_STEP(1, R, C, float, TF32, tf32)     \
+    NARROW_STEP(4, R, C, float, TF32, tf32)     \
     NARROW_STEP(1, R, C, float, TF32X3, tf32x3) \
     NARROW_STEP(4, R, C, float, TF32X3, tf32x3)
 #endif

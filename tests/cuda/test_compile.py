@@ -31,11 +31,11 @@ REGISTERS = {
     "lower_layer_16_": 128,
     # One block at a time where the sums of dW1 leave no room for two: the products in it keep the units busy.
     **{f"narrow_forward_{N}_{R}_": 128 if R < 16 else 152 for N in (1, 4) for R in (2, 4, 8, 16)},
-    **dict(zip((f"narrow_step_1_{R}_" for R in (2, 4, 8, 16)), (128, 224, 240, 224), strict=True)),
+    **dict(zip((f"narrow_step_1_{R}_" for R in (2, 4, 8, 16)), (128, 224, 240, 248), strict=True)),
     **dict(zip((f"narrow_step_4_{R}_" for R in (2, 4, 8, 16)), (240, 248, 255, 232), strict=True)),
     # A tile's A stays beside the sums of dW1 while the parts of the outputs are on their way.
-    **dict(zip((f"narrow_cluster_1_{R}_" for R in (2, 4, 8, 16)), (216, 240, 248, 240), strict=True)),
-    **dict(zip((f"narrow_cluster_4_{R}_" for R in (2, 4, 8, 16)), (240, 248, 255, 240), strict=True)),
+    **dict(zip((f"narrow_cluster_1_{R}_" for R in (2, 4, 8, 16)), (216, 240, 255, 248), strict=True)),
+    **dict(zip((f"narrow_cluster_4_{R}_" for R in (2, 4, 8, 16)), (240, 248, 255, 248), strict=True)),
     "sum_rows_": 40,
     "losses_": 64,
     "outputs_": 40,
@@ -65,7 +65,7 @@ def kernels_in(file, architecture):
         "lower_layer.cu": (3 + 1) * 3 * 2 * 2,
         "mini_batch.cu": 3 * 2,
         "narrow_step.cu": 2 * (3 * 7 * 2 + 5),
-        "narrow_cluster.cu": 3 * 4 * 2 + 5,
+        "narrow_cluster.cu": 3 * 4 * 2 - 1 + 5,
         "optimizer.cu": 5 * 2 * 2 + 2 + 1,
         "output_layer.cu": 2 * 2,
         "resident_cluster.cu": 4,

@@ -181,6 +181,7 @@ def error_of(got, expected):
         ((128, 1024, 4), "float32", "tf32", H100_SHARED, True, (4, 16, 4, "tf32", True)),
         ((128, 1024, 4), "float32", "tf32", H100_SHARED, False, (4, 16, 4, "tf32")),
         ((64, 1024, 1), "float32", "tf32x3", H100_SHARED, True, (1, 8, 8, "tf32x3", True)),
+        ((64, 1024, 4), "float32", "tf32x3", H100_SHARED, True, (4, 8, 8, "tf32x3")),  # not in a cluster: registers
         ((128, 100, 4), "float32", "tf32x3", H100_SHARED, False, (4, 16, 4, "tf32x3")),
         ((128, 1024, 4), "float32", "float32", H100_SHARED, False, (4, 16, 4, "float32")),
         ((30, 640, 1), "float64", "float64", H100_SHARED, True, (1, 4, 4, "float64", True)),

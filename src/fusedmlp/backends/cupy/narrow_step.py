@@ -67,6 +67,8 @@ class Variant(NamedTuple):
         """Whether the source has it; the others need more registers than there are."""
         if self.arithmetic == "float64":
             return self.C == 4 and (8 if self.N == 1 else 4) >= self.R
+        if self.arithmetic == "tf32x3" and self.clustered and (self.N, self.R) == (4, 8):
+            return False
         # Clusters: only the variants with the most units a block.
         return self.C * self.R <= 64 and not (self.clustered and self.C == 4 and self.R < 16)
 
