@@ -12,7 +12,8 @@
 // ahead, because it waits for the other block's parts.
 //
 // Bytes moved, in elements: n_in m + 2 n_out m (X and Y read, by all blocks of a cluster together; logits written), and P
-// a range. Flops: 4 n_in n m for the two products and about (6 n_out + 20) n m. The flops bound it.
+// a range. Flops: 4 n_in n m for the two products and about (6 n_out + 20) n m. The flops bound it. With TF32X3 the
+// products have three times as many.
 
 #include "common.cuh"
 #include "narrow_block.cuh"

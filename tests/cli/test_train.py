@@ -46,6 +46,15 @@ def test_digits(run, backend):
     assert float(rows_of(output)[backend]["held-out accuracy"]) >= 0.96
 
 
+@pytest.mark.parametrize(("asked", "precision"), [("high", "high"), ("medium", "medium"), ("tf32", "medium")])
+def test_a_precision_that_is_asked_for_is_in_the_table(run, monkeypatch, asked, precision):
+    command = ("train", "wine", "--backend", "numpy", "--epochs", "2")
+    assert rows_of(run(*command, "--precision", asked))["numpy"]["precision"] == precision
+    assert "precision" not in rows_of(run(*command))["numpy"]
+    monkeypatch.setenv("FUSEDMLP_PRECISION", asked)
+    assert rows_of(run(*command))["numpy"]["precision"] == precision
+
+
 def test_files(run, tmp_path):
     output = run(
         "train", "wine", "--backend", "numpy", "--out", "m.safetensors", "--plot", "l.png", "--metrics", "m.jsonl",
