@@ -12,6 +12,7 @@ from fusedmlp.backends.cupy.captured_steps import CapturablePasses, Epochs
 from fusedmlp.backends.cupy.cuda_tables import JOB
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.launch import C_TYPES, THREADS
+from fusedmlp.backends.cupy.narrow_step import KINDS
 from fusedmlp.backends.cupy.optimizer_step import ENDLESS
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.resident_costs import fastest_arithmetic
@@ -45,8 +46,7 @@ class Resident:
         """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
         kind, cluster = ("resident", None) if plan.blocks == 1 else ("resident_cluster", plan.blocks)
         arithmetic = fastest_arithmetic(plan, self._architecture, self._precision, self._launcher.card())
-        products = "STRICT" if arithmetic == self._architecture.dtype else arithmetic.upper()
-        one = f"{C_TYPES[self._architecture.dtype]},{products},{arithmetic}"
+        one = f"{C_TYPES[self._architecture.dtype]},{KINDS[arithmetic]},{arithmetic}"
         name, most = f"{kind}_{arithmetic}", self._launcher.shared_bytes()
         kernel = self._launcher.kernel(f"{kind}.cu", name, one, most, cluster)
         grid = (len(jobs),) if cluster is None else (cluster, len(jobs))
