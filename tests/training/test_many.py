@@ -143,16 +143,19 @@ def test_a_network_among_many_has_the_bits_it_has_alone(backend, dtype, data):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_same_bits_in_short_stretches_and_rounds(backend, monkeypatch):
-    monkeypatch.setattr(many_run, "_LONGEST_STRETCH", 2)
+    monkeypatch.setattr(many_run, "_LONGEST_STRETCH", 4)
     monkeypatch.setattr(many_run, "_MOST_BEGUN", 3)
     monkeypatch.setattr(many_run, "_ROUND_SECONDS", 0.0)
     networks = [network(backend, (6, 4 + seed, 1), seed=seed) for seed in range(7)]
-    epochs = [1, 7, 3, 12, 2, 5, 6]
-    options = {"optimizer": "adamw", "validation_fraction": 0.2, "early_stopping": True, "patience": 2, "dropout": 0.1}
-    arguments = [{"X": X, "Y": Y, "epochs": epochs[i], "random_state": i, **options} for i in range(7)]
+    epochs = [1, 17, 3, 22, 2, 15, 16]
+    stopping = {"early_stopping": True, "patience": 2, "tolerance": 0.005}
+    options = {"optimizer": "adamw", "validation_fraction": 0.2, "dropout": 0.1, **stopping}
+    arguments = [{"X": X, "Y": Y, "epochs": epochs[i], **options} for i in range(7)]
     references, expected = alone(networks, arguments)
-    histories = fit_many(networks, X, Y, epochs=epochs, random_state=list(range(7)), **options)
+    histories = fit_many(networks, X, Y, epochs=epochs, **options)
     assert_all_same(networks, histories, references, expected)
+    stopped = [history for history in histories if history.stopped.startswith("no improvement")]
+    assert any(history.epochs % 4 for history in stopped)  # in the middle of a stretch
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
