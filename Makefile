@@ -2,6 +2,7 @@
 #   make demo               train on a real data set on every backend this machine has
 #   make test               the test suite
 #   make kernels            compile every CUDA kernel, without a GPU
+#   make test-gpu-command   the command behind make gpu, without a GPU
 #   make parity             the part of it that compares with scikit-learn
 #   make lint               ruff and mypy
 #   make bench              a benchmark of a few minutes: JSON, a table, two charts
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast parity kernels lint format bench bench-full bench-peers bench-sklearn bench-many docs gpu clean
+.PHONY: demo test test-fast parity kernels test-gpu-command lint format bench bench-full bench-peers bench-sklearn bench-many docs gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -40,7 +41,7 @@ test: $(VENV)/.set-up-$(call with_gpu,test)
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.set-up-$(call with_gpu,test)
-	$(BIN)/python -m pytest -m "not slow and not every_kernel"
+	$(BIN)/python -m pytest -m "not slow and not every_kernel and not gpu_command"
 
 # The estimators against scikit-learn's: its own tests, its checks, the same numbers.
 parity: $(VENV)/.set-up-test
@@ -61,6 +62,10 @@ docs: $(VENV)/.set-up-docs
 # Every kernel of the large CUDA files through NVIDIA's compiler, without a GPU: after a change under kernels/.
 kernels: $(VENV)/.set-up-test
 	$(BIN)/python -m pytest tests/cuda -m every_kernel
+
+# The command behind make gpu, with tests and processes that hang: after a change under bench/peers/.
+test-gpu-command: $(VENV)/.set-up-test,peers
+	$(BIN)/python -m pytest tests/test_bench_gpu.py -m gpu_command
 
 lint: $(VENV)/.set-up-lint
 	$(BIN)/ruff format --check .

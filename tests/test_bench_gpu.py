@@ -88,7 +88,7 @@ def work_in(folder, **more):
     return gpu.Work(GROUPS, ["fused", "composed", "jax"], 200.0, 2, wanted, unfinished=folder, **more)
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 def test_run_and_report(host, tmp_path):
     found = gpu_run.run(host, {"device": "Test"}, work_in(tmp_path), print)
     assert found.mistakes() == []
@@ -209,7 +209,7 @@ def sleeps_with_a_child(path):
     time.sleep(600)
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 def test_a_process_that_hangs_is_ended_with_its_children(tmp_path):
     path, start = tmp_path / "pids", time.monotonic()
     assert processes.call_limited(sleeps_with_a_child, (str(path),), 20.0) is None
@@ -219,7 +219,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(tmp_path):
         assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 def test_no_gpu_is_told(tmp_path):
     reason = Cuda.unavailable_reason()
     if reason is None:
@@ -281,7 +281,7 @@ def suite(tmp_path, monkeypatch):
     return [*words, "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path)]
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 @pytest.mark.parametrize("count", [1, 2])
 def test_record_of_the_tests(suite, tmp_path, count):
     found = device_tests.run(suite, tmp_path, 120.0, count, print)
@@ -300,7 +300,7 @@ def test_record_of_the_tests(suite, tmp_path, count):
     assert sum("test_cupy_hangs" in text for text in stacks) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 def test_tests_whose_time_is_over_are_not_finished(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(device_tests, "TEST_SECONDS", 600.0)
     monkeypatch.setattr(device_tests, "ALONE_SECONDS", 15.0)
@@ -311,7 +311,7 @@ def test_tests_whose_time_is_over_are_not_finished(suite, tmp_path, monkeypatch)
     assert found["seconds"] < 60
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_command
 def test_kernels_are_compiled_in_several_processes(monkeypatch, tmp_path):
     real, few = verify.run_limited, list(warm_up.items())
     kinds = {(item.activation, item.dtype) for item in few}
