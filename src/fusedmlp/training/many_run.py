@@ -133,7 +133,7 @@ class ManyRun:
         watching = () if self._progress is None else (_EpochCounter(self._progress),)
         with naming(member.number):
             training, train, validation = member.plan.begin(
-                member.engine, member.train, member.validation, copies=False, watching=watching
+                member.engine, member.train, member.validation, copies=_copies(member), watching=watching
             )
         self._histories[member.number] = training.history
         try:
@@ -176,7 +176,7 @@ class ManyRun:
                 return
             member = waiting.popleft()
             with naming(member.number):
-                begun = member.plan.begin(member.engine, member.train, member.validation, copies=False)
+                begun = member.plan.begin(member.engine, member.train, member.validation, copies=_copies(member))
             training = TrainingBeside(*begun)
             self._histories[member.number] = training.training.history
             if training.ended:
@@ -262,6 +262,14 @@ def _chosen(begun: list[_Beside], workers: int) -> list[tuple[_Beside, int]]:
     return chosen
 
 
+def _copies(member: Member) -> bool:
+    """Whether the part that is held back, and the rest, may be copies: dropout's masks go by their columns in `fit`."""
+    return member.plan.settings.dropout is not None
+
+
 def _bytes_of(member: Member) -> int:
     a = member.engine.architecture
-    return _VECTORS * a.n_parameters * a.itemsize
+    n_bytes = _VECTORS * a.n_parameters * a.itemsize
+    if _copies(member) and member.plan.fraction:
+        n_bytes += min(member.plan.network.backend.workspace_bytes, member.train.m * a.n_inputs * a.itemsize)
+    return n_bytes

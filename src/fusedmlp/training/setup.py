@@ -150,9 +150,9 @@ class Plan:
             state.optimizer, state.generator = self.optimizer, state.generator or self.generator
         assert state.generator is not None
         if self.fraction:
-            # Dropout's masks are drawn by the columns of X, and a sparse X is cut into slots by its mean number of
-            # nonzeros: copies, which are made where there is room, would change the bits.
-            kept = not copies or self.settings.dropout is not None or isinstance(train.X, SparseMatrix)
+            # A sparse X is cut into slots by its mean number of nonzeros: a copy, which is made where there is room,
+            # would change the bits. Dropout's masks go by the columns of the copy, so that they are every backend's.
+            kept = not copies or (isinstance(train.X, SparseMatrix) and self.settings.dropout is None)
             largest_copy = 0 if kept else network.backend.workspace_bytes
             train, validation = hold_back(state, train, self.fraction, largest_copy)
         if self.settings.dropout is not None and state.dropout_seed is None:
