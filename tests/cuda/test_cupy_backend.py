@@ -138,7 +138,7 @@ def test_description(emulated):
     assert described["device"] == "GPU 0, CPU in place of a GPU, compute capability 9.0"
     assert described["memory"] == "7.0 GB of 8.0 GB free"
     assert described["BLAS"] == "cuBLAS 13.2.0"
-    assert described["precision"] == "strict"
+    assert described["precision"] == "strict: float32"
     assert described["versions"] == "cupy 14.2.0, CUDA runtime 13.2"
     for file, digest in kernel_sources.hashes().items():
         assert f"{file} {digest[:8]}" in described["kernels"]
