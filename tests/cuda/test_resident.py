@@ -110,7 +110,7 @@ def test_batches_of_several_tiles(resident, monkeypatch, most, thread_order):
     """A batch that has no room as a whole: its gradients are summed over tiles; the last one is short."""
     monkeypatch.setattr(type(resident.launcher), "shared_bytes", lambda self: most)
     flat, losses, epochs = trained(resident, (5, 20, 2), 150, batch_size=120, dtype="float32", weighted=True)
-    assert epochs._plan.samples == 32
+    assert epochs.plan.samples == 32
     expected, expected_losses, _ = trained("numpy", (5, 20, 2), 150, batch_size=120, weighted=True)
     np.testing.assert_allclose(flat, expected, rtol=0, atol=TOLERANCE["float32"])
     np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE["float32"])
@@ -127,8 +127,8 @@ def test_clusters(resident, monkeypatch, sizes, blocks, most, name):
     arguments = {"dtype": "float32"} | TRAININGS[name]
     with emulator.thread_order(emulator.ORDERS[(blocks + len(name)) % 3]):
         flat, losses, epochs = trained(resident, sizes, 85, **arguments)
-    assert epochs._plan.blocks == blocks or name != "adam"
-    assert epochs._plan.blocks > 1
+    assert epochs.plan.blocks == blocks or name != "adam"
+    assert epochs.plan.blocks > 1
     expected, expected_losses, _ = trained("numpy", sizes, 85, **TRAININGS[name])
     np.testing.assert_allclose(flat, expected, rtol=0, atol=TOLERANCE["float32"])
     np.testing.assert_allclose(losses, expected_losses, rtol=TOLERANCE["float32"])

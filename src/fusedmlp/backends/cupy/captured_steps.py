@@ -90,6 +90,14 @@ class Epochs(NamedTuple):
         return self[2:] == other[2:] and all(a is b for a, b in arrays)
 
 
+def put_order(backend: GpuPrimitives, room: Array, order: Any) -> None:
+    """Copy the order of an epoch, in host memory or on the device, to where kernels read it."""
+    if backend.owns(order):
+        room[...] = order
+    else:
+        room.set(np.ascontiguousarray(order, np.int64))
+
+
 class CapturedSteps:
     """The steps of a training, epoch after epoch, on arrays that do not move.
 
@@ -145,7 +153,7 @@ class CapturedSteps:
             Called about every 0.05 s, when all launched steps are done.
         """
         if self._order is not None:
-            self._put_order(order)
+            put_order(self._engine.backend, self._order, order)
         self._mini_batch.begin_epoch(state.learning_rate, state.t)
         whole, rest = divmod(self._m, self.epochs.batch_size)
         self._pace.begin(poll)
@@ -159,14 +167,6 @@ class CapturedSteps:
             state.t = first + self._taken
             self._pace.begin(None)  # `poll` may lead to the state, which these steps must not keep alive
         return self._mini_batch.loss
-
-    def _put_order(self, order: Any) -> None:
-        """Copy the order to where the graphs read it."""
-        assert self._order is not None
-        if self._engine.backend.owns(order):
-            self._order[...] = order
-        else:
-            self._order.set(np.ascontiguousarray(order, np.int64))
 
     def _run(self, state: OptimizerState, size: int, count: int) -> None:
         """Take `count` steps of a batch size. The first step of a size is not captured: it loads the kernels."""

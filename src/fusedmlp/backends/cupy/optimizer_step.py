@@ -32,6 +32,14 @@ class ClipBuffers:
         self.factor = cupy.empty((1,), "float64")
 
 
+def moments_of(state: OptimizerState) -> tuple[Array | None, Array | None]:
+    """The two vectors that a kernel takes for a rule's moments; None for one that the rule does not have."""
+    optimizer = state.optimizer
+    moments = [] if optimizer.rule == "sgd" else [state.moments[name] for name in optimizer.moments]
+    first, second = [*moments, None, None][:2]
+    return first, second
+
+
 class OptimizerStep:
     """The kernels.
 
@@ -85,8 +93,7 @@ class OptimizerStep:
         numbers = (
             optimizer.numbers(1.0, ENDLESS) if captured else optimizer.numbers(state.learning_rate, max(1, state.t))
         )
-        moments = [] if rule == "sgd" else [state.moments[name] for name in optimizer.moments]
-        first, second = [*moments, None, None][:2]
+        first, second = moments_of(state)
         regularised = self._regularised(parameters, decay or numbers.decay)
         clip = NULL
         if clip_norm is not None:

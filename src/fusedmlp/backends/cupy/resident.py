@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends.cupy.captured_steps import CapturablePasses, Epochs
+from fusedmlp.backends.cupy.captured_steps import CapturablePasses, Epochs, put_order
 from fusedmlp.backends.cupy.cuda_tables import JOB
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.launch import C_TYPES, THREADS
 from fusedmlp.backends.cupy.narrow_step import KINDS
-from fusedmlp.backends.cupy.optimizer_step import ENDLESS
+from fusedmlp.backends.cupy.optimizer_step import ENDLESS, moments_of
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.resident_costs import fastest_arithmetic
 from fusedmlp.backends.cupy.resident_plan import ResidentPlan
@@ -28,30 +28,36 @@ _FIRST_BATCHES = 64  # of the launch that measures how long a batch takes
 
 
 class Resident:
-    """The kernel for an architecture.
+    """The kernel for an architecture and a plan.
 
     Parameters
     ----------
     backend : GpuPrimitives
     architecture : Architecture
     output_layer : OutputLayer
+    plan : ResidentPlan
     """
 
-    def __init__(self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer) -> None:
-        self._launcher, self._architecture, self._precision = backend.launcher, architecture, backend.precision
+    def __init__(
+        self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer, plan: ResidentPlan
+    ) -> None:
+        launcher = backend.launcher
+        arithmetic = fastest_arithmetic(plan, architecture, backend.precision, launcher.card())
+        self._cluster = None if plan.blocks == 1 else plan.blocks
+        kind = "resident" if self._cluster is None else "resident_cluster"
+        one = f"{C_TYPES[architecture.dtype]},{KINDS[arithmetic]},{arithmetic}"
+        name, most = f"{kind}_{arithmetic}", launcher.shared_bytes()
+        self._kernel = launcher.kernel(f"{kind}.cu", name, one, most, self._cluster)
+        plan_on_device = backend.xp.asarray(plan.ints, blocking=True)
+        self._shared_bytes = plan.shared_bytes
         activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
-        self._numbers = activation, output_layer.loss, output_layer.most
+        ints = np.int32(plan.ints.shape[1])
+        self._arguments = plan_on_device, ints, activation, output_layer.loss, output_layer.most
 
-    def launch(self, plan: ResidentPlan, plan_on_device: Array, jobs: Array) -> None:
+    def launch(self, jobs: Array) -> None:
         """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
-        kind, cluster = ("resident", None) if plan.blocks == 1 else ("resident_cluster", plan.blocks)
-        arithmetic = fastest_arithmetic(plan, self._architecture, self._precision, self._launcher.card())
-        one = f"{C_TYPES[self._architecture.dtype]},{KINDS[arithmetic]},{arithmetic}"
-        name, most = f"{kind}_{arithmetic}", self._launcher.shared_bytes()
-        kernel = self._launcher.kernel(f"{kind}.cu", name, one, most, cluster)
-        grid = (len(jobs),) if cluster is None else (cluster, len(jobs))
-        arguments = jobs, plan_on_device, np.int32(plan.ints.shape[1]), *self._numbers
-        kernel(grid, (THREADS,), arguments, shared_mem=plan.shared_bytes)
+        grid = (len(jobs),) if self._cluster is None else (self._cluster, len(jobs))
+        self._kernel(grid, (THREADS,), (jobs, *self._arguments), shared_mem=self._shared_bytes)
 
 
 class ResidentEpochs:
@@ -66,12 +72,11 @@ class ResidentEpochs:
     """
 
     def __init__(self, engine: CapturablePasses, epochs: Epochs, plan: ResidentPlan) -> None:
-        self._engine, self.epochs, self._plan = engine, epochs, plan
+        self._engine, self.epochs, self.plan = engine, epochs, plan
         cupy = engine.backend.xp
-        self._resident = Resident(engine.backend, engine.architecture, engine.output_layer)
+        self._resident = Resident(engine.backend, engine.architecture, engine.output_layer, plan)
         self._m = epochs.samples[0].shape[1] if epochs.ordered is None else epochs.ordered
         self._order = None if epochs.ordered is None else cupy.empty((self._m,), "int64")
-        self._plan_on_device = cupy.asarray(plan.ints, blocking=True)
         self._rates, self._losses = cupy.empty((1,), "float64"), cupy.empty((1,), "float64")
         self._jobs = cupy.empty((1, len(JOB)), "int64")
         self._batch_seconds: float | None = None
@@ -79,10 +84,7 @@ class ResidentEpochs:
     def run_epoch(self, state: OptimizerState, order: Array | None, poll: Callable[[], None] | None = None) -> float:
         """As `CapturedSteps.run_epoch`."""
         if self._order is not None:
-            if self._engine.backend.owns(order):
-                self._order[...] = order
-            else:
-                self._order.set(np.ascontiguousarray(order, np.int64))
+            put_order(self._engine.backend, self._order, order)
         self._rates.set(np.array([state.learning_rate]))
         self._losses.fill(0)
         job = self._job(state)
@@ -94,7 +96,7 @@ class ResidentEpochs:
             job["first_batch"], job["batches"], job["steps"] = done, count, state.t
             begin = time.perf_counter()
             self._jobs.set(job.view(np.int64).reshape(1, -1))
-            self._resident.launch(self._plan, self._plan_on_device, self._jobs)
+            self._resident.launch(self._jobs)
             state.t += count
             if poll is not None:
                 self._engine.backend.synchronize()
@@ -144,8 +146,7 @@ def job_of(flat: Array, state: OptimizerState, arrays: tuple[Array, Array, Array
     optimizer = state.optimizer
     assert optimizer.rule is not None
     numbers = optimizer.numbers(1.0, ENDLESS)
-    moments = [] if optimizer.rule == "sgd" else [state.moments[name] for name in optimizer.moments]
-    first, second = [*moments, None, None][:2]
+    first, second = moments_of(state)
     fields |= {"theta": flat, "first": first, "second": second, "X": X, "Y": Y, "weights": weights}
     item = flat.itemsize
     fields |= dict(zip(("x_step", "x_line"), (stride // item for stride in X.strides), strict=True))

@@ -37,7 +37,7 @@ class ResidentPlan(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Of a network: several ones form a cluster."""
+        """The blocks that a network has; several form a cluster."""
         return len(self.ints)
 
 

@@ -21,7 +21,7 @@ class JobRecord(NamedTuple):
     epochs: int
     """Their number."""
     batches: int
-    """Of an epoch."""
+    """The batches of an epoch."""
     orders: int
     """0: the samples as they lie."""
     order_step: int
