@@ -68,6 +68,7 @@ def _jax(case: Case) -> Result:
     import jax
     from jax import numpy as jnp
 
+    jax.config.update("jax_enable_x64", False)
     X, Y = case.data()
     m, networks = X.shape[1], _networks(case, X, Y, case.networks)
     layers = [

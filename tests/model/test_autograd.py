@@ -13,7 +13,6 @@ from machine import require
 from problems import COMBINATIONS, Problem, make_problem
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install 'fusedmlp[test]'")
-jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
 jnp, nn = jax.numpy, jax.nn
 
@@ -74,6 +73,15 @@ def jax_loss_and_gradients(combination):
 
     found = jax.value_and_grad(J, argnums=(0, 1))(list(problem.net.weights), list(problem.net.biases))
     return jax.tree.map(np.asarray, found)
+
+
+@pytest.fixture(autouse=True)
+def float64_in_jax():
+    """Set for each test: other tests of this process use jax in float32."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda parts: "-".join(map(str, parts)))
