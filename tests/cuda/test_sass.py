@@ -131,8 +131,11 @@ def test_products_do_not_move_their_sums_about(file):
             assert moves <= products + 4, f"{name}: {moves} moves beside {products} products"
 
 
+EVERY_KERNEL = pytest.mark.every_kernel
+
+
 @pytest.mark.parametrize(("N", "R", "C"), [(1, 2, 8), (1, 8, 8), (4, 16, 4)])
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", [pytest.param("sm_80", marks=EVERY_KERNEL), "sm_90"])
 def test_three_products_for_one(N, R, C, architecture):
     """As many instructions as the choice between strict and 3xTF32 counts on, and three times the products of TF32."""
     loops = {}
@@ -159,7 +162,10 @@ MIDDLE_KERNELS = [
 
 
 @pytest.mark.parametrize(("n_out", "dtype", "pack", "blocks"), MIDDLE_KERNELS)
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param("sm_75", marks=EVERY_KERNEL), pytest.param("sm_80", marks=EVERY_KERNEL), "sm_90"],
+)
 def test_the_middle_kernel_copies_asynchronously(n_out, dtype, pack, blocks, architecture):
     """Z arrives while the thread works on what came before, and no block is lost to registers or spills."""
     layout = "strided" if pack == 1 else "packed"

@@ -3,7 +3,7 @@
 // reads the place before the wait, has wrong results.
 
 // `size` bytes, of which `given` are read and the others are 0.
-UNOBSERVED static inline void start_async_copy(void* to, const void* from, int size, int given) {
+void start_async_copy(void* to, const void* from, int size, int given) {
     if ((size != 4 && size != 8 && size != 16) || given < 0 || given > size) complain("an asynchronous copy of a size that there is not");
     if (reinterpret_cast<uintptr_t>(to) % size || (given && reinterpret_cast<uintptr_t>(from) % size)) complain("a misaligned access");
     if (place_of(to) + size > MOST_SHARED) complain("a place that is not in shared memory");
@@ -15,14 +15,14 @@ UNOBSERVED static inline void start_async_copy(void* to, const void* from, int s
     current->copies.open.push_back(copy);
 }
 
-UNOBSERVED static inline void commit_async_copies() {
+void commit_async_copies() {
     AsyncCopies& own = current->copies;
     own.groups.push_back(std::move(own.open));
     own.open.clear();
 }
 
 // Until all groups but the last `later` have arrived.
-UNOBSERVED static inline void wait_for_async_copies(size_t later) {
+void wait_for_async_copies(size_t later) {
     AsyncCopies& own = current->copies;
     for (; own.groups.size() > later; own.groups.erase(own.groups.begin()))
         for (const AsyncCopy& copy : own.groups.front()) {
@@ -32,7 +32,7 @@ UNOBSERVED static inline void wait_for_async_copies(size_t later) {
 }
 
 // Whether a thread has waited for all that it has copied.
-UNOBSERVED static inline bool all_copies_arrived() {
+static inline bool all_copies_arrived() {
     const AsyncCopies& own = current->copies;
     return own.open.empty() && std::all_of(own.groups.begin(), own.groups.end(), [](auto& group) { return group.empty(); });
 }

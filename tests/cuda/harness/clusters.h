@@ -65,7 +65,7 @@ static inline size_t place_of(const void* p) {
     if (here < shared_memory || here >= shared_memory + MOST_SHARED) complain("a place that is not in shared memory");
     return here - shared_memory;
 }
-UNOBSERVED static inline MbarrierState* state_at(size_t place) { return reinterpret_cast<MbarrierState*>(shared_memory + place); }
+static inline MbarrierState* state_at(size_t place) { return reinterpret_cast<MbarrierState*>(shared_memory + place); }
 
 // The number of an mbarrier of the block whose turn it is; it begins with its first use.
 static size_t number_of(size_t place) {
@@ -76,7 +76,7 @@ static size_t number_of(size_t place) {
     return mbarriers.size() - 1;
 }
 
-UNOBSERVED static inline void end_phase(size_t place) {
+static inline void end_phase(size_t place) {
     MbarrierState* state = state_at(place);
     if (state->expected || state->bytes) return;
     state->phase ^= 1;
@@ -86,9 +86,9 @@ UNOBSERVED static inline void end_phase(size_t place) {
     barrier.last = barrier.phase.all();
     barrier.phase = {};
 }
-UNOBSERVED static inline void begin_mbarrier(void* barrier) { *state_at(place_of(barrier)) = {0, 1, 0}; }
+void begin_mbarrier(void* barrier) { *state_at(place_of(barrier)) = {0, 1, 0}; }
 
-UNOBSERVED static inline void expect_at_mbarrier(void* barrier, unsigned bytes) {
+void expect_at_mbarrier(void* barrier, unsigned bytes) {
     const size_t place = place_of(barrier);
     MbarrierState* state = state_at(place);
     if (state->expected != 1 || (state->phase & ~1)) complain("an announcement at an mbarrier that takes none");
@@ -99,7 +99,7 @@ UNOBSERVED static inline void expect_at_mbarrier(void* barrier, unsigned bytes) 
     end_phase(place);
 }
 
-UNOBSERVED static inline void wait_at_mbarrier(const void* barrier, int parity) {
+void wait_at_mbarrier(const void* barrier, int parity) {
     const size_t place = place_of(barrier);
     const MbarrierState* state = state_at(place);
     if (state->phase & ~1) complain("a wait at an mbarrier that has not begun");
@@ -113,13 +113,12 @@ UNOBSERVED static inline void wait_at_mbarrier(const void* barrier, int parity) 
     learn(*current, mbarriers[number_of(place)].last);
 }
 
-template <typename T>
-static inline void send_to_block(const T* p, T x, const void* barrier, int rank) {
+void send_bytes(const void* place, const void* bytes, int size, const void* barrier, int rank) {
     if (rank < 0 || size_t(rank) >= cluster.size()) complain("a block that the cluster does not have");
     RunningBlock& block = cluster[rank];
     if (!block.begun || block.ended) complain("shared memory of a block that does not run");
-    Sent sent = {place_of(p), place_of(barrier), {}, sizeof x, Snapshot(*current)};
-    memcpy(sent.bytes, &x, sizeof x);
+    Sent sent = {place_of(place), place_of(barrier), {}, size, Snapshot(*current)};
+    memcpy(sent.bytes, bytes, size);
     block.inbox.push_back(sent);
     ++now;
 }
@@ -142,7 +141,7 @@ static inline bool deliver() {
 
 // The barrier of the cluster -------------------------------------------------------------------------------------------
 
-static inline void arrive_at_cluster() {
+void arrive_at_cluster() {
     if (current->arrivals != current->waits) complain("an arrival at the barrier of a cluster before the last was waited for");
     ++current->arrivals;
     ++arrivals;
@@ -156,7 +155,7 @@ static inline void arrive_at_cluster() {
 
 static inline bool all_arrived(const Fiber& fiber) { return arrivals >= fiber.waits * cluster.size() * fibers.size(); }
 
-static inline void wait_for_cluster() {
+void wait_for_cluster() {
     ++current->waits;
     if (current->arrivals != current->waits) complain("a wait at the barrier of a cluster without an arrival");
     if (!all_arrived(*current)) {

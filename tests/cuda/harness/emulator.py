@@ -23,24 +23,20 @@ from harness.kept import kept
 ORDERS = ("forward", "reverse", "shuffled")
 COMPILER = shutil.which("g++")
 
-_HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+_FOLDER = Path(__file__).parent
+_HEADER, _RUNTIME = _FOLDER / "cuda_on_cpu.h", _FOLDER / "emulator.cpp"
 _CLUSTERED = "blocks_of_a_cluster"
 # Words of CUDA's that stand between `extern "C"` and the name of a kernel.
 _WORDS = [f"-D__cluster_dims__(...)={_CLUSTERED}", "-D__launch_bounds__(...)=", "-D__global__="]
 _KERNEL = re.compile(rf'extern\s+"C"\s+void\s+(?:({_CLUSTERED})\s+)?(?!__)(\w+)\s*\(')
-_FLAGS = [
-    "-std=c++17",
+_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-threadsafe-statics", "-fno-strict-aliasing"]
+_WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+_RUNTIME_FLAGS = [*_FLAGS, *_WARNINGS, "-O2"]
+# emulator.cpp has the functions that the sanitizers make the code call; their own libraries are not needed.
+_KERNEL_FLAGS = [
+    *_FLAGS,
+    *_WARNINGS,
     "-Og",
-    "-fPIC",
-    "-fno-threadsafe-statics",
-    "-fno-strict-aliasing",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-]
-# cuda_on_cpu.h and accesses.h have the functions that these make the code call.
-_SANITIZERS = [
     "-fsanitize=alignment,bounds,signed-integer-overflow,shift",
     "-fsanitize=thread",
     "--param=tsan-instrument-func-entry-exit=0",
@@ -194,11 +190,6 @@ def compile_source(code, options=()):
 def _compile(code, defines):
     if COMPILER is None:
         raise RuntimeError("g++ is not installed")
-    flags = [*_FLAGS, *_SANITIZERS]
-    headers = [path.read_text() for path in sorted(_HEADER.parent.glob("*.h"))]
-    precompiled = kept(
-        [*headers, *flags, _version()], lambda path: _gxx(*flags, "-x", "c++-header", _HEADER, "-o", path)
-    )
     with tempfile.TemporaryDirectory() as folder:
         unit = Path(folder, "unit.cpp")
         unit.write_text(code)
@@ -211,18 +202,22 @@ def _compile(code, defines):
 
         def make(library):
             unit.write_text(text)
-            unit.with_name(f"{_HEADER.name}.gch").symlink_to(precompiled)
             # Compiled and linked in two steps: linking with -fsanitize would ask for the sanitizer's library.
-            _gxx(*flags, *defines, "-I", _HEADER.parent, "-c", unit, "-o", f"{unit}.o")
-            _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-o", library)
+            _gxx(*_KERNEL_FLAGS, *defines, "-I", _FOLDER, "-c", unit, "-o", f"{unit}.o")
+            _gxx("-shared", "-Wl,--no-undefined", f"{unit}.o", "-x", "none", runtime, "-o", library)
 
-        library = kept([text, *headers, *flags, *defines, _version()], make)
+        runtime, version = _runtime()
+        library = kept([text, *_KERNEL_FLAGS, *defines, version], make)
     return Module(ctypes.PyDLL(str(library)), names, clustered)
 
 
 @functools.cache
-def _version():
-    return _gxx("--version")
+def _runtime():
+    """What runs the kernels, compiled; and a text that changes with it."""
+    version = "\0".join(
+        [*(path.read_text() for path in sorted([*_FOLDER.glob("*.h"), _RUNTIME])), *_RUNTIME_FLAGS, _gxx("--version")]
+    )
+    return kept([version], lambda path: _gxx(*_RUNTIME_FLAGS, "-c", _RUNTIME, "-o", path)), version
 
 
 def _gxx(*arguments):

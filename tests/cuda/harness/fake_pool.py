@@ -13,6 +13,7 @@ As CuPy's own (``cupy.cuda.MemoryPool``):
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 
@@ -45,12 +46,13 @@ class MemoryPool:
         self.sizes, self.refuse = [], None
         self._used = self._total = self._limit = 0
         self._free = {}  # the free chunks of a stream
-        self._lock = threading.RLock()  # memory may be given back by any thread
+        # Memory may be given back by any thread, and by the garbage collector in the middle of the methods below.
+        self._lock, self._returned = threading.RLock(), collections.deque()
 
     def take(self, n_bytes, stream):
         """A chunk of at least so many bytes; None for 0 bytes."""
         size = -(-n_bytes // UNIT) * UNIT
-        with self._lock:
+        with self._ready():
             if self.refuse is not None and self.refuse(size):
                 raise self._error(size)
             self.sizes.append(size)
@@ -61,16 +63,26 @@ class MemoryPool:
             return chunk
 
     def give_back(self, chunk):
+        self._returned.append(chunk)
+
+    @contextlib.contextmanager
+    def _ready(self):
+        """The lock, with all that was given back before among the free chunks."""
         with self._lock:
-            self._used -= chunk.size
-            free = self._free.setdefault(chunk.stream, set())
-            if chunk.behind in free:
-                free.remove(chunk.behind)
-                self._join(chunk, chunk.behind)
-            if chunk.before in free:
-                free.remove(chunk.before)
-                chunk = self._join(chunk.before, chunk)
-            free.add(chunk)
+            while self._returned:
+                self._make_free(self._returned.popleft())
+            yield
+
+    def _make_free(self, chunk):
+        self._used -= chunk.size
+        free = self._free.setdefault(chunk.stream, set())
+        if chunk.behind in free:
+            free.remove(chunk.behind)
+            self._join(chunk, chunk.behind)
+        if chunk.before in free:
+            free.remove(chunk.before)
+            chunk = self._join(chunk.before, chunk)
+        free.add(chunk)
 
     def _fitting(self, size, stream):
         """The smallest free chunk that is large enough, cut to size; None if there is none."""
@@ -114,17 +126,18 @@ class MemoryPool:
         return self._limit
 
     def used_bytes(self):
-        return self._used
+        with self._ready():
+            return self._used
 
     def free_bytes(self):
-        with self._lock:
+        with self._ready():
             return sum(chunk.size for free in self._free.values() for chunk in free)
 
     def total_bytes(self):
         return self._total
 
     def free_all_blocks(self, stream=None):
-        with self._lock:
+        with self._ready():
             for free in self._free.values() if stream is None else [self._free.get(stream.ptr, set())]:
                 for chunk in [x for x in free if x.before is None and x.behind is None]:
                     free.remove(chunk)
@@ -132,7 +145,7 @@ class MemoryPool:
 
     def forget_free_blocks(self):
         """Start as if nothing had been freed before: what other tests have left behind is no matter of the next one."""
-        with self._lock:
+        with self._ready():
             self._free, self._total = {}, self._used
 
     malloc = take  # what `using_allocator` is given

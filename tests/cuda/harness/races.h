@@ -42,14 +42,14 @@ struct View {
     const uint32_t* lanes;      // times, of its own warp
     Knowledge known;            // of all others
 
-    UNOBSERVED bool covers(size_t other, uint32_t time) const {
+    bool covers(size_t other, uint32_t time) const {
         if (other == thread) return true;
         if (other - warp_begin < WARP) return lanes[other - warp_begin] >= time;
         return known && known[other] >= time;
     }
 };
 
-UNOBSERVED static inline View view_of(const Fiber& fiber) {
+static inline View view_of(const Fiber& fiber) {
     const size_t first = own_rank * threads_of_block;
     return {first + fiber.number, first + fiber.number / WARP * WARP, fiber.lanes, fiber.known};
 }
@@ -148,7 +148,7 @@ static inline void lanes_have_met(size_t first, unsigned lanes) {
 static char race[240];
 
 // The other access of a word by which this one is in a race; false if there is none.
-UNOBSERVED static inline bool finds_race(const Shadow& shadow, size_t word, const View& view, bool writes, size_t owner) {
+static inline bool finds_race(const Shadow& shadow, size_t word, const View& view, bool writes, size_t owner) {
     const Word& last = shadow.words[word];
     size_t other = last.writer;
     bool wrote = last.written >= shadow.begun && !view.covers(other, last.written);
@@ -173,7 +173,7 @@ UNOBSERVED static inline bool finds_race(const Shadow& shadow, size_t word, cons
     return true;
 }
 
-UNOBSERVED static inline void remember_read(Shadow& shadow, size_t word, const Fiber& fiber, const View& view) {
+static inline void remember_read(Shadow& shadow, size_t word, const Fiber& fiber, const View& view) {
     const size_t warps = threads_of_block / WARP;
     Readers& readers = shadow.readers[word * warps + fiber.number / WARP];
     const uint32_t own = 1u << fiber.number % WARP;
@@ -184,14 +184,14 @@ UNOBSERVED static inline void remember_read(Shadow& shadow, size_t word, const F
     readers = {covered ? own : readers.lanes | own, now};
 }
 
-UNOBSERVED static inline void remember_write(Shadow& shadow, size_t word, size_t writer) {
+static inline void remember_write(Shadow& shadow, size_t word, size_t writer) {
     const size_t warps = threads_of_block / WARP;
     shadow.words[word] = {uint32_t(writer), now};
     for (size_t w = 0; w < warps; ++w) shadow.readers[word * warps + w].time = 0;
 }
 
 // An access by the thread that runs.
-UNOBSERVED static inline void access_shared(size_t place, size_t bytes, bool writes) {
+static inline void access_shared(size_t place, size_t bytes, bool writes) {
     if (place >= shared_end)  // a static variable
         place -= shared_end - (shared_limit + WORD - 1) / WORD * WORD;
     else if (place + bytes > shared_limit)

@@ -6,37 +6,40 @@ struct Fragments {
 };
 static Fragments fragments[1024];  // of the threads of a block
 
-static inline unsigned __float_as_uint(float x) {
-    unsigned bits;
-    memcpy(&bits, &x, sizeof x);
-    return bits;
-}
-static inline float __uint_as_float(unsigned bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline float tensor_core_round(float x) {
+float tensor_core_round(float x) {
     unsigned bits = __float_as_uint(x);
     if ((bits & 0x7F800000) == 0x7F800000) return x;
     bits = (bits + 0x1000) & ~0x1FFFu;  // to the nearest, halves away from 0
     return __uint_as_float(bits);
 }
 
+// Of a normal number.
+static inline int exponent_of(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return int(bits >> 52 & 0x7FF) - 1023;
+}
+static inline double power_of_two(int exponent) {
+    const uint64_t bits = uint64_t(exponent + 1023) << 52;
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 // The sum of a float32 number and 8 products, which are exact. As those who measured NVIDIA's tensor cores describe it (Fasi
 // et al., 2021; Ootomo and Yokota, 2022): the terms are cut off, toward zero, where the largest of them has its last bit,
 // and so is the sum. Some GPUs keep a bit or two more.
-UNOBSERVED static inline float tensor_core_sum(const double (&terms)[9]) {
+static inline float tensor_core_sum(const double (&terms)[9]) {
     double largest = 0, sum = 0;
     for (const double term : terms) largest = std::max(largest, fabs(term)), sum += term;
     if (!(fabs(sum) < INFINITY) || largest < 1e-30) return float(sum);
-    const double last_bit = ldexp(1, ilogb(largest) - 23);
-    sum = 0;
-    for (const double term : terms) sum += trunc(term / last_bit);
-    if (sum == 0) return 0;
-    const double bits = ldexp(1, std::max(0, ilogb(sum) - 23));  // of the sum that float32 has no room for
-    return float(trunc(sum / bits) * bits * last_bit);
+    const int last_bit = exponent_of(largest) - 23;
+    const double scale = power_of_two(-last_bit);
+    int64_t whole = 0;  // in units of the last bit
+    for (const double term : terms) whole += int64_t(term * scale);
+    if (whole == 0) return 0;
+    const int64_t cut_off = int64_t(1) << std::max(0, exponent_of(fabs(double(whole))) - 23);  // float32 has no room for these bits
+    return float(double(whole / cut_off * cut_off) * power_of_two(last_bit));
 }
 
 // An operand as the hardware takes it: it does not look at the last 13 bits, which would be a truncation, not a rounding.
@@ -45,7 +48,7 @@ static inline float tensor_core_operand(float x) {
     return x;
 }
 
-UNOBSERVED static inline void tensor_core_multiply(float& d0, float& d1, float& d2, float& d3, const float (&a)[4], const float (&b)[2]) {
+void tensor_core_multiply(float& d0, float& d1, float& d2, float& d3, const float (&a)[4], const float (&b)[2]) {
     const unsigned number = current->number, lane = number % WARP, g = lane / 4, q = lane % 4;
     Fragments* warp = fragments + (number - lane);
     for (int i = 0; i < 4; ++i) warp[lane].a[i] = tensor_core_operand(a[i]);

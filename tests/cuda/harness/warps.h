@@ -1,15 +1,9 @@
 // What the threads of a block say to each other: barriers, and the functions of a warp.
 //
-// A thread that waits hands over to the scheduler (cuda_on_cpu.h), which goes on when no thread can run any further:
+// A thread that waits hands over to the scheduler (emulator.cpp), which goes on when no thread can run any further:
 // then warps whose lanes have all arrived get their answers, or, if every thread waits at the same barrier, all go on.
 // Anything else is a mistake of the kernel: on a GPU it hangs, or reads what nobody wrote.
-#include <string.h>
-
-#include <type_traits>
-
 constexpr unsigned WARP = 32;
-#define UNOBSERVED __attribute__((no_sanitize("thread")))  // its accesses are not the kernel's (accesses.h)
-
 enum Wait { RUNNING, AT_BARRIER, IN_WARP, ARRIVED, AT_CLUSTER, ENDED };  // ARRIVED and AT_CLUSTER: clusters.h
 enum Question { SHUFFLE, MEET };
 
@@ -51,15 +45,15 @@ static const char* complaint;
 static inline void hand_over() { switch_context(&current->context, scheduler); }
 
 // Ends the launch: the scheduler does not come back to a block with a complaint.
-static inline void complain(const char* text) {
+void complain(const char* text) {
     complaint = text;
     hand_over();
 }
 
-extern "C" int skipped_site;  // the line of a barrier that is left out, as a planted mistake; 0 for none
+EXPORTED int skipped_site;  // the line of a barrier that is left out, as a planted mistake; 0 for none
 int skipped_site;
 
-static inline void block_barrier(int site) {
+void block_barrier(int site) {
     if (site == skipped_site) return;
     current->wait = AT_BARRIER;
     current->site = site;
@@ -79,30 +73,13 @@ static inline uint64_t ask(int site, Question question, unsigned mask, uint64_t 
     return current->answer;
 }
 
-template <typename T>
-static inline T shuffle(int site, unsigned mask, T value, int source) {
-    static_assert(std::is_arithmetic_v<T> && sizeof(T) <= 8, "a number of at most 8 bytes");
-    uint64_t bits = 0;
-    memcpy(&bits, &value, sizeof value);
-    bits = ask(site, SHUFFLE, mask, bits, source);
-    memcpy(&value, &bits, sizeof value);
-    return value;
+uint64_t shuffle_bits(int site, unsigned mask, uint64_t bits, unsigned flipped) {
+    return ask(site, SHUFFLE, mask, bits, int(current->number % WARP) ^ int(flipped));
 }
 
-template <typename T>
-static inline T shuffle_across(int site, unsigned mask, T value, int bits) {
-    return shuffle(site, mask, value, int(current->number % WARP) ^ bits);
+void meet(int site, unsigned mask) {
+    if (site != skipped_site) ask(site, MEET, mask, 0, 0);
 }
-struct Meeting {
-    int site;
-    void operator()(unsigned mask = ~0u) const {
-        if (site != skipped_site) ask(site, MEET, mask, 0, 0);
-    }
-};
-
-#define __syncthreads() block_barrier(__LINE__)
-#define __syncwarp Meeting{__LINE__}
-#define __shfl_xor_sync(...) shuffle_across(__LINE__, __VA_ARGS__)
 
 #include "races.h"
 
