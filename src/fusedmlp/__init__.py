@@ -35,6 +35,10 @@ _HOME = {
     "History": "fusedmlp.training.history",
     "MLPClassifier": "fusedmlp.estimators.classifier",
     "MLPRegressor": "fusedmlp.estimators.regressor",
+    "MLPGridSearchCV": "fusedmlp.estimators.searches",
+    "MLPRandomizedSearchCV": "fusedmlp.estimators.searches",
+    "MLPSuccessiveHalvingSearchCV": "fusedmlp.estimators.searches",
+    "cross_validate_mlp": "fusedmlp.estimators.searches",
     "LossCurveDisplay": "fusedmlp.estimators.display",
     "patch_sklearn": "fusedmlp.estimators.patching",
     "unpatch_sklearn": "fusedmlp.estimators.patching",
@@ -72,6 +76,10 @@ if TYPE_CHECKING:
     from fusedmlp.estimators.patching import sklearn_is_patched as sklearn_is_patched
     from fusedmlp.estimators.patching import unpatch_sklearn as unpatch_sklearn
     from fusedmlp.estimators.regressor import MLPRegressor as MLPRegressor
+    from fusedmlp.estimators.searches import MLPGridSearchCV as MLPGridSearchCV
+    from fusedmlp.estimators.searches import MLPRandomizedSearchCV as MLPRandomizedSearchCV
+    from fusedmlp.estimators.searches import MLPSuccessiveHalvingSearchCV as MLPSuccessiveHalvingSearchCV
+    from fusedmlp.estimators.searches import cross_validate_mlp as cross_validate_mlp
     from fusedmlp.model.architecture import Architecture as Architecture
     from fusedmlp.model.optimizers import SGD as SGD
     from fusedmlp.model.optimizers import Adam as Adam

@@ -50,10 +50,8 @@ def check_against_oracle(problem, alpha=0.0):
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda parts: "-".join(map(str, parts)))
 def test_every_combination(backend, combination):
-    for dtype in ("float64", "float32"):
-        problem = make_problem(*combination, dtype=dtype, backend=backend)
-        check_against_oracle(problem)
-        check_against_oracle(problem, ALPHA)
+    for dtype, alpha in (("float64", 0.0), ("float32", ALPHA)):
+        check_against_oracle(make_problem(*combination, dtype=dtype, backend=backend), alpha)
 
 
 @given(

@@ -95,7 +95,9 @@ def test_compiles_within_its_budget(file, architecture):
     check(resources, architecture)
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(
+    "architecture", ["sm_75", pytest.param("sm_80", marks=pytest.mark.every_kernel), "sm_90", "sm_100"]
+)
 @pytest.mark.parametrize("file", ["activations.cu", *LARGE])
 def test_compiles_for_other_architectures(file, architecture):
     if file in CLUSTERED and architecture in ("sm_75", "sm_80"):

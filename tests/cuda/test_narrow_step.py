@@ -156,7 +156,7 @@ def test_high_is_close_to_strict_and_tf32_is_not(emulated, variant):
     n = variant.units + (40 if variant.clustered else -30)
     errors = {}
     for arithmetic in ("float32", "tf32x3", "tf32"):
-        case = Case(emulated, variant._replace(arithmetic=arithmetic), 8 * variant.R, n, 400, variant.N)
+        case = Case(emulated, variant._replace(arithmetic=arithmetic), 8 * variant.R, n, 250, variant.N)
         errors[arithmetic] = error_of(case.loss_and_gradients()[1], case.expected()[1])
     assert errors["float32"] < 5e-7
     assert errors["tf32x3"] < min(HIGH, 3 * errors["float32"])

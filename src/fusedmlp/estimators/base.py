@@ -24,7 +24,7 @@ from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
 from fusedmlp.estimators.rows import Rows, as_rows, outputs, outputs_if_finite
 from fusedmlp.estimators.solver_steps import SolverSteps
-from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
+from fusedmlp.estimators.stochastic import NOT_FINITE, Pace, StochasticFit, Stretches, alone
 from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
 from fusedmlp.model.parameters import Gradients
@@ -140,6 +140,29 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     # Training --------------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None = None) -> Any:
+        alone(self._training(X, y, sample_weight, incremental, held_out, Pace()))
+        return self
+
+    def _fit_in_stretches(
+        self,
+        X: Any,
+        y: Any,
+        pace: Pace,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Stretches:
+        """``fit``, for `alone` or for a crowd: what it has computed."""
+        self._validate_params()
+        held_out = None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
+        return self._training(X, y, sample_weight, False, held_out, pace)
+
+    def _training(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None, pace: Pace
+    ) -> Stretches:
+        """A fit: all of it but the epochs, which it asks for."""
         with recorded(self, "partial_fit" if incremental else "fit") as record:
             sizes = _hidden_layers(self.hidden_layer_sizes)
             self._check_extras(incremental, held_out)
@@ -166,13 +189,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
-                self._run_solver(network, X, Y, sample_weight, incremental, held_out, callbacks)
+                yield from self._run_solver(network, X, Y, sample_weight, incremental, held_out, callbacks, pace)
             finally:
                 self._show(link(network))
             callbacks.fit_ends()
             if not network.backend.all_finite(network.parameters.flat):
                 raise ValueError(NOT_FINITE)
-        return self
 
     def _run_solver(
         self,
@@ -183,7 +205,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool,
         held_out: HeldOut | None,
         callbacks: Callbacks,
-    ) -> None:
+        pace: Pace,
+    ) -> Stretches:
         if self.solver == "lbfgs":
             fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
@@ -200,7 +223,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        StochasticFit(self, network, rows, validation, incremental).run(callbacks)
+        yield from StochasticFit(self, network, rows, validation, incremental, pace).stretches(callbacks)
 
     def _held_out(self, held_out: HeldOut, network: Network) -> ValidationSet:
         X, y, sample_weight = held_out

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.engines.checked import outputs_of
-from fusedmlp.engines.options import EpochOptions
 from fusedmlp.engines.samples import Samples, as_samples
-from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients
 from fusedmlp.network import Network
 
@@ -26,6 +24,7 @@ class Rows:
 
     Attributes
     ----------
+    samples : Samples
     m : int
         The number of samples.
     weight_sum : float
@@ -33,38 +32,29 @@ class Rows:
     """
 
     def __init__(self, samples: Samples) -> None:
-        self._samples = samples
+        self.samples = samples
         self.m, self.weight_sum = samples.m, samples.weight_sum
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the samples."""
-        return Rows(self._samples.take(rows, 0))
+        return Rows(self.samples.take(rows, 0))
 
     def prepared(self, network: Network) -> Rows:
         """These rows in the form in which a training reads them fastest."""
-        return Rows(self._samples.prepared(network.engine))
-
-    def train_epoch(
-        self, network: Network, state: OptimizerState, order: np.ndarray | None, batch_size: int, options: EpochOptions
-    ) -> float:
-        """`Engine.train_epoch` over these samples."""
-        s = self._samples
-        return network.engine.train_epoch(
-            network.parameters, state, s.X, s.Y, s.sample_weight, s.ordered(order), batch_size, options
-        )
+        return Rows(self.samples.prepared(network.engine))
 
     def outputs(self, network: Network) -> np.ndarray:
         """A_{L-1} of all samples, where none were taken: shape (m, nL), in host memory."""
-        return _in_rows(network, network.engine.forward(network.parameters, self._samples.X))
+        return _in_rows(network, network.engine.forward(network.parameters, self.samples.X))
 
     def loss(self, network: Network) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, without an L2 term."""
-        s = self._samples
+        s = self.samples
         return network.engine.loss(network.parameters, s.X, s.Y, s.sample_weight, order=s.order)
 
     def loss_and_gradients(self, network: Network, gradients: Gradients) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, and its gradient in `gradients`; without an L2 term."""
-        s = self._samples
+        s = self.samples
         return network.engine.loss_and_gradients(network.parameters, s.X, s.Y, gradients, s.sample_weight)
 
 

@@ -109,10 +109,20 @@ class SolverSteps:
         self._state, self._learning_rate = None, learning_rate
         self._saved = Saved(t, moments)
 
-    def epoch_begins(self, epoch: int) -> None:
-        """Set the rate of an epoch (counted from 0) by a schedule of this package."""
-        if callable(self._schedule):
-            self._learning_rate = float(self._schedule(epoch, self.optimizer.learning_rate))
+    def rates(self, estimator: Any, epochs: int, samples: int) -> list[float]:
+        """The rates of the next epochs, of so many samples each, as long as "adaptive" does not change them."""
+        now, rates = self._learning_rate, []
+        for epoch in range(epochs):
+            if callable(self._schedule):
+                self._learning_rate = float(self._schedule(estimator.n_iter_ + epoch, self.optimizer.learning_rate))
+            rates.append(self._learning_rate)
+            self.epoch_ends(estimator.t_ + (epoch + 1) * samples)
+        self._learning_rate = now
+        return rates
+
+    def epoch_ran_at(self, rate: float) -> None:
+        """An epoch has had this rate."""
+        self._learning_rate = rate
 
     def epoch_ends(self, samples_seen: int) -> None:
         """Set the rate by "invscaling": learning_rate_init / (samples_seen + 1) ** power_t."""

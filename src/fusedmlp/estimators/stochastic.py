@@ -1,19 +1,23 @@
 """The loop of scikit-learn's stochastic solvers: its shuffles, its patience, its early stopping, over `Rows`.
 
 The rules are those of scikit-learn 1.9: the order of random numbers, the comparisons of losses and scores, and the
-texts of warnings. What an epoch computes is one call of `Engine.train_epoch`.
+texts of warnings. What is computed comes out as a `Stretch` of epochs, which `alone` does, or a crowd beside others.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from fusedmlp.engines import crowd
+from fusedmlp.engines.crowd import Stretch
 from fusedmlp.engines.options import EpochOptions
+from fusedmlp.engines.samples import Samples
 from fusedmlp.estimators.progress import Progress
 from fusedmlp.estimators.rows import Rows
 from fusedmlp.estimators.solver_steps import SolverSteps
@@ -32,6 +36,48 @@ class Best(NamedTuple):
 
     value: float
     flat: np.ndarray
+
+
+Stretches = Generator[Stretch, None, None]
+"""What a fit has computed, one after the other: when the next one is asked for, the last one has been done."""
+
+
+class Pace:
+    """How many epochs a stretch may have: one, unless the crowd that does them says otherwise."""
+
+    def epochs(self, network: Network, rows: Rows) -> int:
+        """The most epochs of a stretch of this network."""
+        return 1
+
+
+def alone(stretches: Stretches) -> None:
+    """Do all stretches of a fit, each on all of the hardware; an exception on the way is raised in the fit."""
+    try:
+        stretch = next(stretches)
+        while True:
+            try:
+                _do(stretch)
+            except BaseException as error:
+                stretch = stretches.throw(error)
+            else:
+                stretch = next(stretches)
+    except StopIteration:
+        pass
+
+
+def _do(stretch: Stretch) -> None:
+    """The epochs of a stretch, by its engine."""
+    s, orders = stretch.train, stretch.orders
+    for epoch, rate in enumerate(stretch.rates):
+        stretch.optimizer_state.learning_rate = rate
+        order = s.order if orders is None else orders[epoch]
+        stretch.begun += 1
+        stretch.losses.append(
+            stretch.engine.train_epoch(
+                stretch.parameters, stretch.optimizer_state, s.X, s.Y, s.sample_weight, order, stretch.batch_size,
+                stretch.options,
+            )
+        )  # fmt: skip
 
 
 def epoch_options(estimator: Any, network: Network) -> EpochOptions:
@@ -64,12 +110,19 @@ class StochasticFit:
     validation : ValidationSet, optional
     incremental : bool
         Whether it is a ``partial_fit``: one epoch, with the optimizer of the last call.
+    pace : Pace
     """
 
     def __init__(
-        self, estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None, incremental: bool
+        self,
+        estimator: Any,
+        network: Network,
+        rows: Rows,
+        validation: ValidationSet | None,
+        incremental: bool,
+        pace: Pace,
     ) -> None:
-        self._estimator, self._network, self._rows = estimator, network, rows.prepared(network)
+        self._estimator, self._network, self._rows, self._pace = estimator, network, rows.prepared(network), pace
         self._validation, self._incremental = validation, incremental
         self._prints = bool(estimator.verbose) and estimator.verbose != "bar"
         self._order = np.arange(rows.m)
@@ -81,9 +134,9 @@ class StochasticFit:
             estimator._optimizer = SolverSteps(estimator)
         self._steps: SolverSteps = estimator._optimizer
         self._start = Best(math.inf, self._flat())
-        self._lowest = self._start
+        self._lowest = Best(math.inf, self._start.flat.copy())
 
-    def run(self, callbacks: Any) -> None:
+    def stretches(self, callbacks: Any) -> Stretches:
         """Train.
 
         Parameters
@@ -101,9 +154,9 @@ class StochasticFit:
         epochs = 1 if self._incremental else e.max_iter
         try:
             with Progress(e.verbose, type(e).__name__, epochs) as progress:
-                for _ in range(epochs):
+                while e.n_iter_ < epochs:
                     callbacks.epoch_begins()
-                    diverged = self._epoch()
+                    diverged = yield from self._some_epochs(epochs - e.n_iter_)
                     progress.advance(e)
                     stop = callbacks.epoch_ends()
                     if diverged:
@@ -123,27 +176,66 @@ class StochasticFit:
         if self._restores():
             self._network.parameters.flat[...] = self._network.backend.asarray(e._best_parameters)
 
-    # An epoch --------------------------------------------------------------------------------------------------------
+    # Epochs ----------------------------------------------------------------------------------------------------------
 
-    def _epoch(self) -> bool:
-        """Train for an epoch, and write the attributes that follow from it; whether the training has diverged."""
+    def _some_epochs(self, left: int) -> Generator[Stretch, None, bool]:
+        """Train for some epochs, and write the attributes that follow; whether the training has diverged."""
+        rates = self._steps.rates(self._estimator, self._together(left), self._rows.m)
+        drawing = _Drawing(self._estimator, self._order, len(rates))
+        stretch = self._stretch(rates, drawing)
+        try:
+            yield stretch
+        except KeyboardInterrupt:
+            self._absorb(stretch, drawing)
+            raise
+        return self._absorb(stretch, drawing)
+
+    def _absorb(self, stretch: Stretch, drawing: _Drawing) -> bool:
+        """Take over what came of a stretch; whether the training has diverged."""
+        self._order = drawing.keep(stretch.begun)
+        if stretch.best.epoch >= 0:
+            self._lowest = Best(stretch.best.loss, stretch.best.weights)
+        diverged = False
+        for epoch, loss in enumerate(stretch.losses):
+            self._steps.epoch_ran_at(stretch.rates[epoch])
+            diverged = self._write_down(loss, last=epoch == len(stretch.losses) - 1)
+        return diverged
+
+    def _together(self, left: int) -> int:
+        """How many epochs are trained before something has to be decided between two of them."""
+        e = self._estimator
+        if self._validation is not None or callable(e.schedule):
+            return 1
+        most = min(left, self._pace.epochs(self._network, self._rows))
+        return int(max(1, min(most, e.n_iter_no_change - e._no_improvement_count + 1)))
+
+    def _stretch(self, rates: list[float], drawing: _Drawing) -> Stretch:
+        network, samples = self._network, self._rows.samples
+        return Stretch(
+            network.engine,
+            network.parameters,
+            self._steps.state_for(network),
+            samples,
+            None,
+            self._batch_size,
+            rates,
+            drawing.orders(samples),
+            self._options,
+            crowd.Best(self._lowest.flat, self._lowest.value),
+        )
+
+    def _write_down(self, loss: float, last: bool) -> bool:
+        """The attributes that follow from an epoch; whether the training has diverged, as far as is known by then."""
         e, network = self._estimator, self._network
-        self._steps.epoch_begins(e.n_iter_)
-        if e.shuffle:
-            places = np.arange(self._rows.m)
-            e._random_state.shuffle(places)
-            self._order = self._order[places]
-        state = self._steps.state_for(network)
-        order = self._order if e.shuffle else None
-        e.loss_ = self._rows.train_epoch(network, state, order, self._batch_size, self._options)
+        e.loss_ = loss
         e.n_iter_ += 1
         e.t_ += self._rows.m
-        e.loss_curve_.append(e.loss_)
+        e.loss_curve_.append(loss)
         if self._prints:
             print(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
-        diverged = math.isnan(e.loss_) or not network.backend.all_finite(network.parameters.flat)
-        if not diverged and e.loss_ < self._lowest.value:
-            self._lowest = Best(e.loss_, self._flat())
+        diverged = math.isnan(loss) or (last and not network.backend.all_finite(network.parameters.flat))
+        if last and not diverged and loss < self._lowest.value:
+            self._lowest = Best(loss, self._flat())
         if self._validation is not None:
             self._validate(self._validation, diverged)
         if not e.early_stopping:
@@ -233,3 +325,43 @@ class StochasticFit:
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
         return int(np.clip(size, 1, m))
+
+
+class _Drawing:
+    """The orders of some epochs: each shuffles the last one's, as scikit-learn does.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor
+    order : array of int
+        That of the last epoch.
+    epochs : int
+    """
+
+    def __init__(self, estimator: Any, order: np.ndarray, epochs: int) -> None:
+        self._generator = estimator._random_state
+        self._first, self._shuffles = order, estimator.shuffle
+        self._before = self._generator.get_state(legacy=False) if self._shuffles and epochs > 1 else None
+        self._rows: list[np.ndarray] = []
+        if self._shuffles:
+            for _ in range(epochs):
+                self._rows.append((self._rows[-1] if self._rows else order)[self._places()])
+
+    def orders(self, samples: Samples) -> np.ndarray | None:
+        """The orders as columns of the samples' X: shape (epochs, m); None where nothing is shuffled."""
+        if not self._shuffles:
+            return None
+        return np.stack([np.asarray(samples.ordered(row), np.int64) for row in self._rows])
+
+    def keep(self, begun: int) -> np.ndarray:
+        """Take back what was drawn for epochs that were not begun; the last order of those that were."""
+        if self._before is not None and begun < len(self._rows):
+            self._generator.set_state(self._before)
+            for _ in range(begun):
+                self._places()
+        return self._rows[begun - 1] if self._rows and begun else self._first
+
+    def _places(self) -> np.ndarray:
+        places = np.arange(len(self._first))
+        self._generator.shuffle(places)
+        return places

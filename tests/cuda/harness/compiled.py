@@ -99,8 +99,10 @@ LARGE = {
     "hidden_layer.cu": "4,TANH,tanh,float,float32,4,packed",
     "narrow_step.cu": "4,8,8,float,TF32X3,tf32x3",
     "narrow_cluster.cu": "1,8,8,float,TF32X3,tf32x3",
+    "resident.cu": "float,TF32X3,tf32x3",
+    "resident_cluster.cu": "float,TF32X3,tf32x3",
 }
-"""Files whose kernels take a minute to compile, and what -DONE asks for to get one that takes the most registers."""
+"""Files whose kernels take long to compile, and what -DONE asks for to get one that takes the most registers."""
 
 
 def hungriest(file, architecture):
