@@ -35,6 +35,8 @@ _HOME = {
     "History": "fusedmlp.training.history",
     "MLPClassifier": "fusedmlp.estimators.classifier",
     "MLPRegressor": "fusedmlp.estimators.regressor",
+    "MLPEnsembleClassifier": "fusedmlp.estimators.ensembles",
+    "MLPEnsembleRegressor": "fusedmlp.estimators.ensembles",
     "MLPGridSearchCV": "fusedmlp.estimators.searches",
     "MLPRandomizedSearchCV": "fusedmlp.estimators.searches",
     "MLPSuccessiveHalvingSearchCV": "fusedmlp.estimators.searches",
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     from fusedmlp.errors import TrainingDivergedError as TrainingDivergedError
     from fusedmlp.estimators.classifier import MLPClassifier as MLPClassifier
     from fusedmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
+    from fusedmlp.estimators.ensembles import MLPEnsembleClassifier as MLPEnsembleClassifier
+    from fusedmlp.estimators.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
     from fusedmlp.estimators.patching import patch_sklearn as patch_sklearn
     from fusedmlp.estimators.patching import sklearn_is_patched as sklearn_is_patched
     from fusedmlp.estimators.patching import unpatch_sklearn as unpatch_sklearn

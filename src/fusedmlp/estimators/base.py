@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from itertools import chain, pairwise
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fusedmlp.backends.selection import get_backend
 from fusedmlp.engines.samples import is_ready
 from fusedmlp.estimators.activity import recorded
 from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
+from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
@@ -29,48 +29,11 @@ from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
 from fusedmlp.model.parameters import Gradients
 from fusedmlp.network import Network
-from fusedmlp.training.schedules import SCHEDULES
 
 check_version()
 
-STOCHASTIC = ("sgd", "adam")
-
 HeldOut = tuple[Any, Any, Any]
 """X, y and sample weights of a validation set of the user's own."""
-
-CONSTRAINTS: dict[str, list[Any]] = {
-    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-    "activation": [StrOptions(set(ACTIVATIONS))],
-    "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
-    "alpha": [Interval(Real, 0, None, closed="left")],
-    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
-    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-    "power_t": [Interval(Real, 0, None, closed="left")],
-    "max_iter": [Interval(Integral, 1, None, closed="left")],
-    "shuffle": ["boolean"],
-    "random_state": ["random_state"],
-    "tol": [Interval(Real, 0, None, closed="left")],
-    "verbose": ["verbose", StrOptions({"bar"})],
-    "warm_start": ["boolean"],
-    "momentum": [Interval(Real, 0, 1, closed="both")],
-    "nesterovs_momentum": ["boolean"],
-    "early_stopping": ["boolean"],
-    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-    "beta_1": [Interval(Real, 0, 1, closed="left")],
-    "beta_2": [Interval(Real, 0, 1, closed="left")],
-    "epsilon": [Interval(Real, 0, None, closed="neither")],
-    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-    "max_fun": [Interval(Integral, 1, None, closed="left")],
-    "scoring": [str, callable, None],
-    "restore_best": ["boolean"],
-    "schedule": [StrOptions(set(SCHEDULES)), callable, None],
-    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-    "keep_optimizer": ["boolean"],
-}
-"""What scikit-learn's parameter validation allows; the first 23 are its own MLPs'."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -83,6 +46,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     _doc_link_module = "fusedmlp"
     _doc_link_template = "https://fusedmlp.readthedocs.io/en/latest/scikit-learn.html#{estimator_name}"
 
+    _bootstraps = False
     coefs_: list[Any]
     intercepts_: list[Any]
     loss_curve_: list[float]
@@ -95,6 +59,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Keep the constructor's arguments, unchanged and unchecked, as scikit-learn wants it."""
         for name in self._get_param_names():
             setattr(self, name, given[name])
+
+    @classmethod
+    @functools.cache  # a search asks for them thousands of times, and `inspect` takes a quarter of a millisecond
+    def _get_param_names(cls) -> list[str]:
+        return list(super()._get_param_names())
 
     def _doc_link_url_param_generator(self) -> dict[str, str]:
         return {"estimator_name": type(self).__name__.lower()}
@@ -215,15 +184,21 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             train, held_back = split(self, Y)
             weight = None if sample_weight is None else sample_weight[held_back]
             validation = ValidationSet(X[held_back], Y[held_back], weight, network, self.scoring)
-            rows: Rows = as_rows(X, Y, sample_weight, network).take(train)
+            rows: Rows = as_rows(X, Y, sample_weight, network).take(self._drawn(train))
         else:
             rows = as_rows(X, Y, sample_weight, network)
+            if self._bootstraps:
+                rows = rows.take(self._drawn(np.arange(rows.m)))
             validation = None if held_out is None else self._held_out(held_out, network)
         if validation is not None and not self.early_stopping and self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
         yield from StochasticFit(self, network, rows, validation, incremental, pace).stretches(callbacks)
+
+    def _drawn(self, rows: np.ndarray) -> np.ndarray:
+        """The rows to train on: all, or as many drawn with replacement, for a member of an ensemble."""
+        return rows[self._random_state.randint(len(rows), size=len(rows))] if self._bootstraps else rows
 
     def _held_out(self, held_out: HeldOut, network: Network) -> ValidationSet:
         X, y, sample_weight = held_out

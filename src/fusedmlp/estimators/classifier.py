@@ -15,8 +15,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from fusedmlp.estimators.base import CONSTRAINTS, STOCHASTIC, BaseMLP, dense_targets
+from fusedmlp.estimators.base import BaseMLP, dense_targets
 from fusedmlp.estimators.callback_support import with_callbacks
+from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
 from fusedmlp.model.names import ArrayInput
 
 _LOSSES = {"softmax": "categorical_cross_entropy", "logistic": "binary_cross_entropy"}
@@ -223,12 +224,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def predict(self, X: ArrayInput) -> np.ndarray:
         """The classes of the rows of X: shape (n_samples,), or (n_samples, n_classes) of 0 and 1 for several labels."""
-        A = self._outputs(X, "predict")
+        return self._decode(self._outputs(X, "predict"))
+
+    def _decode(self, A: np.ndarray) -> np.ndarray:
+        """The classes of outputs."""
+        decoded: np.ndarray
         if self.out_activation_ == "softmax":
             return self.classes_.take(A.argmax(axis=1))
         if self.n_outputs_ == 1 and len(self.classes_) == 2:
             return np.where(A.ravel() > 0.5, self.classes_[1:], self.classes_[:1])
-        return self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
+        decoded = self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
+        return decoded
 
     def predict_proba(self, X: ArrayInput) -> np.ndarray:
         """Probabilities, shape (n_samples, n_classes), in the order of `classes_`."""

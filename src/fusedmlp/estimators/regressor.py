@@ -13,9 +13,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from fusedmlp.estimators.base import CONSTRAINTS, BaseMLP
+from fusedmlp.estimators.base import BaseMLP
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.classifier import has_epochs
+from fusedmlp.estimators.constraints import CONSTRAINTS
 from fusedmlp.model.names import ArrayInput
 
 _OUTPUTS = {

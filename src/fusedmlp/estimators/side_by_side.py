@@ -138,11 +138,7 @@ class _Rounds:
         count = len(running)
         while self._waiting and (count < 2 * self._crowd.workers or (n_bytes < _VECTOR_BYTES and count < _MOST_BEGUN)):
             fit = self._waiting.popleft()
-            try:
-                begun = _Begun(fit, fit.estimator._fit_in_stretches(fit.X, fit.y, self._pace, **fit.parameters))
-            except Exception as error:
-                fit.error = error
-                continue
+            begun = _Begun(fit, _stretches_of(fit, self._pace))
             begun.go_on()
             if begun.stretch is not None and not self._takes(begun.stretch):
                 self._finish(begun)
@@ -192,6 +188,11 @@ class _Rounds:
         except Exception as error:
             each.fit.error = error
         each.fit.seconds += time.perf_counter() - start
+
+
+def _stretches_of(fit: Fit, pace: Pace) -> Stretches:
+    """Those of the fit; what is wrong with its parameters is found with the first one."""
+    yield from fit.estimator._fit_in_stretches(fit.X, fit.y, pace, **fit.parameters)
 
 
 def _seconds_of(stretch: Stretch) -> float:
