@@ -198,9 +198,9 @@ def choose_backends(settings: Settings) -> tuple[str, list[str], dict[str, str]]
     )
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Read the data, split them, fit the preprocessing on the training rows and encode both parts."""
-    table = read_table(
+def read_data(settings: Settings) -> Table:
+    """The table, read as the settings say."""
+    return read_table(
         settings.data,
         settings.target,
         drop=settings.drop,
@@ -211,6 +211,11 @@ def prepare(settings: Settings) -> Prepared:
         day_first=settings.day_first,
         require_every_target=settings.require_target,
     )
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Read the data, split them, fit the preprocessing on the training rows and encode both parts."""
+    table = read_data(settings)
     target = table.require_target()
     encoder, loss = fit_target(target, settings.loss, table.classification)
     test_table, train_rows, test_rows = None, None, None
@@ -262,23 +267,23 @@ def split_rows(
     if n_test >= m:
         raise ValueError(f"--test-fraction: {test_fraction:g} of {counted(m, 'row')} leaves none to train on")
     if classes is not None:
-        classes = _strata(classes, min(n_test, m - n_test))
+        classes = strata(classes, min(n_test, m - n_test))
     train, test = train_test_split(np.arange(m), test_size=n_test, random_state=random_state, stratify=classes)
     return np.sort(train), np.sort(test)
 
 
-def _strata(classes: np.ndarray, most: int) -> np.ndarray | None:
-    """The classes, with those that have a row only, or are too many for a part of `most` rows, as one; None: no strata.
+def strata(classes: np.ndarray, most: int, smallest: int = 2) -> np.ndarray | None:
+    """The classes, with those that are small, or are too many for a part of `most` rows, as one; None: no strata.
 
-    The largest classes stay by themselves.
+    The largest classes stay by themselves. Every stratum has `smallest` rows at least.
     """
     sizes = np.bincount(classes)
     by_size = np.argsort(-sizes, kind="stable")
     kept = by_size[: max(0, most - 1)] if np.count_nonzero(sizes) > most else by_size
-    kept = kept[sizes[kept] >= 2]
+    kept = kept[sizes[kept] >= smallest]
     strata = np.where(np.isin(classes, kept), classes, -1)
     others = np.count_nonzero(strata == -1)
-    if others == 1:  # it joins the largest class: a stratum has two rows at least
+    if 0 < others < smallest:  # they join the largest class
         strata[strata == -1] = by_size[0]
     return strata if len(np.unique(strata)) > 1 else None
 

@@ -41,6 +41,11 @@ def _figure_class() -> Any:
             os.environ["MPLBACKEND"] = backend
 
 
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib, sizes in inches."""
+    return _figure_class()(figsize=(width, height), dpi=150, layout="constrained")
+
+
 def plot_curves(curves: Mapping[str, Curves], name: str, loss: str) -> Any:
     """Draw losses over the epochs, and beside them the score of the held-out rows: one colour per training.
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
+from fusedmlp.cli.cross_validation import cross_validate
 from fusedmlp.cli.experiment import (
     Prepared,
     Result,
@@ -223,6 +224,12 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--all-backends", is_flag=True, help="Train on every backend that can run here. --out gets the model of --backend."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Cross-validation: hold out N parts in turn, all trained at once; --out gets a model of all rows.",
+)
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option(
@@ -232,7 +239,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     "rows are set aside for validation; null without both), learning_rate, seconds.",
 )
 @click.pass_context
-def train(context: click.Context, **options: Any) -> None:
+def train(context: click.Context, folds: int | None, **options: Any) -> None:
     """Train, print the results and write the files."""
     settings = Settings(**options, test_fraction_is_default=not _given(context, "test_fraction"))
     if not settings.early_stopping and _given(context, "patience"):
@@ -241,7 +248,14 @@ def train(context: click.Context, **options: Any) -> None:
         raise click.UsageError("--test-data and --test-fraction exclude each other", context)
     if settings.test_data is None and settings.test_target is not None:
         raise click.UsageError("--test-target is for --test-data", context)
+    if folds is not None:
+        for name in ("test_data", "test_fraction", "all_backends", "plot", "metrics"):
+            if _given(context, name):
+                raise click.UsageError(f"--folds and --{name.replace('_', '-')} exclude each other", context)
     settings.check()
+    if folds is not None:
+        cross_validate(settings, folds)
+        return
     chosen, backends, reasons = choose_backends(settings)
     data = prepare(settings)
     output = Output()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 from fusedmlp.checks import check_choice, check_flag, shown
 from fusedmlp.engines.base import Engine
@@ -13,10 +13,10 @@ from fusedmlp.engines.samples import Samples
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.names import ArrayInput, OptimizerName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer
+from fusedmlp.training import progress as progress_module
 from fusedmlp.training.history import History
 from fusedmlp.training.many_arguments import as_indices, index_lists, naming, spread
 from fusedmlp.training.many_run import ManyRun, Member
-from fusedmlp.training.progress import ProgressOfMany
 from fusedmlp.training.schedules import Schedule
 from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.shared_samples import SharedSamples
@@ -50,7 +50,7 @@ def fit_many(
     samples: Sequence[Any] | None = None,
     validation_samples: Sequence[Any] | None = None,
     on_error: str = "record",
-    verbose: bool = False,
+    verbose: bool | Literal["long"] = False,
 ) -> list[History]:
     """Train many independent networks in place.
 
@@ -85,8 +85,9 @@ def fit_many(
     on_error : {"record", "raise"}
         What happens where a training diverges: its history says so (`History.error`) and the others go on; or a
         TrainingDivergedError ends all of them.
-    verbose : bool
-        Show the progress of all on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
+    verbose : bool or "long"
+        Show the progress of all on standard error: a bar on a terminal or in a notebook, else a line for every tenth;
+        "long": lines only where it takes more than a few seconds.
 
     Returns
     -------
@@ -124,7 +125,8 @@ def fit_many(
     """
     given = {name: value for name, value in locals().items() if name in _OF_FIT}
     check_choice("on_error", on_error, ("record", "raise"))
-    check_flag("verbose", verbose)
+    if verbose != "long":
+        check_flag("verbose", verbose)
     networks = _checked_networks(networks)
     with ExitStack() as stack:
         for number, network in enumerate(networks):
@@ -133,7 +135,9 @@ def fit_many(
         members = _members(networks, X, given, samples, validation_samples)
         progress = None
         if verbose:
-            progress = ProgressOfMany(len(members), sum(member.plan.settings.epochs for member in members))
+            epochs = sum(member.plan.settings.epochs for member in members)
+            quiet = progress_module.QUIET_SECONDS if verbose == "long" else 0.0
+            progress = progress_module.ProgressOfMany(len(members), epochs, quiet)
             stack.callback(progress.close)
         return ManyRun(members, networks[0].backend.crowd(), on_error == "raise", progress).histories()
 

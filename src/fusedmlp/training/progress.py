@@ -95,14 +95,17 @@ class ProgressOfMany:
     ----------
     networks, epochs : int
         Of all trainings together.
+    quiet_seconds : float
+        No line is printed before.
     """
 
-    def __init__(self, networks: int, epochs: int) -> None:
+    def __init__(self, networks: int, epochs: int, quiet_seconds: float = 0.0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._networks, self._epochs, self._start = networks, epochs, time.monotonic()
         self._done, self._done_networks, self._tenth = 0, 0, 0
+        self._quiet_seconds = quiet_seconds
         self._bar: Any = None
         console = Console(stderr=True)
         if console.is_terminal or console.is_jupyter:
@@ -119,10 +122,9 @@ class ProgressOfMany:
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, networks=text)
             return
-        tenth = 10 * self._done // self._epochs
-        if tenth != self._tenth and sys.stderr is not None:
+        tenth, seconds = 10 * self._done // self._epochs, time.monotonic() - self._start
+        if tenth != self._tenth and sys.stderr is not None and seconds >= self._quiet_seconds:
             self._tenth = tenth
-            seconds = time.monotonic() - self._start
             print(f"{self._done} of {self._epochs} epochs, {seconds:.0f} s, {text}", file=sys.stderr)
 
     def close(self) -> None:

@@ -1,0 +1,183 @@
+"""Cross-validation on the command line: each fold has its own preprocessing; all networks are trained at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.selection import get_backend
+from fusedmlp.cli.experiment import Settings, strata
+from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.messages import counted
+from fusedmlp.data.predictor import Predictor
+from fusedmlp.data.recipe import defaults_of
+from fusedmlp.data.table import Table
+from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.network import Network
+from fusedmlp.training.many import fit_many
+from fusedmlp.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A part of the rows to score, and the other rows to train on, all encoded by what the latter say.
+
+    Attributes
+    ----------
+    X : array of shape (n1, m)
+        All rows.
+    Y : array of shape (nL, m)
+    train, test : arrays of int
+        Their columns.
+    """
+
+    features: FeatureEncoder
+    encoder: TargetEncoder
+    X: np.ndarray
+    Y: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass
+class Trial:
+    """A candidate: its settings, and its network on every fold.
+
+    Attributes
+    ----------
+    scores : list of dict
+        `Predictor.scores` of every fold's part that is held out; a fold whose training diverged has none.
+    errors : list of str
+        Why trainings diverged.
+    """
+
+    settings: Settings
+    networks: list[Network] = field(default_factory=list)
+    states: list[TrainingState] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of its trainings, each on one core."""
+        return sum(sum(state.history.seconds) for state in self.states)
+
+    def mean(self, name: str) -> float:
+        """The mean of a score over the folds; NaN where a training diverged."""
+        return float("nan") if self.errors else float(np.mean([scores[name] for scores in self.scores]))
+
+    def spread(self, name: str) -> float:
+        """The standard deviation of a score over the folds."""
+        return float("nan") if self.errors else float(np.std([scores[name] for scores in self.scores]))
+
+
+class Folds:
+    """The rows of a table in folds.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of loss, preprocessing, type, random state and backend.
+    table : Table
+    count : int
+
+    Attributes
+    ----------
+    loss : str
+    encoder : ClassEncoder or NumberEncoder
+        Of all rows.
+
+    Raises
+    ------
+    ValueError
+        There are fewer rows than folds.
+    """
+
+    def __init__(self, settings: Settings, table: Table, count: int) -> None:
+        if count > len(table):
+            raise ValueError(
+                f"--folds: {count} folds of {counted(len(table), 'row')}: expected at most one for each row"
+            )
+        self._settings, self._target = settings, table.require_target()
+        self.encoder, self.loss = fit_target(self._target, settings.loss, table.classification)
+        self._folds = [self._fold(table, test) for test in self._parts(len(table), count)]
+
+    def _parts(self, m: int, count: int) -> list[np.ndarray]:
+        """The rows of every fold, the same share of every class in each."""
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+        classes = self.encoder.indices(self._target) if isinstance(self.encoder, ClassEncoder) else None
+        groups = None if classes is None else strata(classes, m // count, smallest=count)
+        kind = KFold if groups is None else StratifiedKFold
+        splitter = kind(count, shuffle=True, random_state=self._settings.random_state)
+        return [test for _, test in splitter.split(np.zeros(m), groups)]
+
+    def _fold(self, table: Table, test: np.ndarray) -> Fold:
+        settings = self._settings
+        train = np.setdiff1d(np.arange(len(table)), test)
+        features = FeatureEncoder.fit(table, train, settings.standardize)
+        encoder = self.encoder
+        if not isinstance(encoder, ClassEncoder):
+            encoder = fit_target(self._target, self.loss, table.classification, train)[0]
+        X = features.transform(table, None, settings.dtype).T
+        return Fold(features, encoder, X, encoder.encode(self._target, settings.dtype), train, test)
+
+    def trial(self, settings: Settings) -> Trial:
+        """A candidate with its networks; nothing is trained."""
+        trial, backend = Trial(settings), get_backend(settings.backend)
+        for number, fold in enumerate(self._folds):
+            sizes = [len(fold.X), *settings.hidden, len(fold.Y)]
+            described = settings.activation, self.loss, settings.bias, settings.dtype, backend
+            trial.networks.append(Network(sizes, *described, settings.random_state + number, settings.precision))
+            trial.states.append(TrainingState(planned_epochs=settings.epochs))
+        return trial
+
+    def train(self, trials: Sequence[Trial], share: float = 1.0) -> None:
+        """Train candidates up to a share of their epochs, and score them.
+
+        Folds that have the same number of inputs lie side by side in one X. Preprocessing that gives other inputs, as
+        where a category occurs in one fold alone, makes another X.
+        """
+        for n_inputs in sorted({len(fold.X) for fold in self._folds}):
+            numbers = [number for number, fold in enumerate(self._folds) if len(fold.X) == n_inputs]
+            self._train_together(trials, numbers, share)
+        for trial in trials:
+            self._score(trial)
+
+    def _train_together(self, trials: Sequence[Trial], numbers: list[int], share: float) -> None:
+        folds = [self._folds[number] for number in numbers]
+        X, Y = (np.concatenate([getattr(fold, name) for fold in folds], axis=1) for name in "XY")
+        m = folds[0].X.shape[1]
+        jobs = [(trial.settings, trial, place, number) for trial in trials for place, number in enumerate(numbers)]
+        every = [settings for settings, *_ in jobs]
+        dropout: list[Any] = [settings.dropout for settings in every]
+        fit_many(
+            [trial.networks[number] for _, trial, _, number in jobs],
+            X,
+            Y,
+            optimizer=[settings.make_optimizer(self.encoder) for settings in every],
+            epochs=[max(1, round(share * settings.epochs)) for settings in every],
+            batch_size=[settings.batch_size for settings in every],
+            schedule=[settings.schedule for settings in every],
+            alpha=[defaults_of(self.encoder).alpha if s.alpha is None else s.alpha for s in every],
+            validation_fraction=[settings.validation_share for settings in every],
+            early_stopping=[settings.early_stopping for settings in every],
+            patience=[settings.patience for settings in every],
+            clip_norm=[settings.clip_norm for settings in every],
+            dropout=dropout,
+            samples=[self._folds[number].train + place * m for _, _, place, number in jobs],
+            state=[trial.states[number] for _, trial, _, number in jobs],
+            verbose="long",
+        )
+
+    def _score(self, trial: Trial) -> None:
+        trial.scores, trial.errors = [], []
+        for fold, network, state in zip(self._folds, trial.networks, trial.states, strict=True):
+            if state.history.error is not None:
+                trial.errors.append(state.history.error)
+                continue
+            predictor = Predictor(network, fold.features, fold.encoder)
+            trial.scores.append(predictor.scores(fold.X[:, fold.test], self._target[fold.test]))
