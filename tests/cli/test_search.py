@@ -75,6 +75,19 @@ def test_folds_whose_categories_differ(run, tmp_path):
     assert len(rows) == 5
 
 
+def test_an_ensemble(run, tmp_path):
+    path = tmp_path / "ensemble.safetensors"
+    rows = table_of(run("train", "iris", "--members", "3", "--epochs", "10", "--hidden", "8", "--out", str(path)))
+    assert [row[0] for row in rows] == ["1", "2", "3", "ensemble"]
+    ensemble = Predictor.load(path)
+    assert len(ensemble.members) == 3
+    alone = [Predictor(net, ensemble.features, ensemble.target) for net in ensemble.members]
+    mean = np.mean([predictor.predict_proba("iris") for predictor in alone], axis=0)
+    np.testing.assert_allclose(ensemble.predict_proba("iris"), mean, rtol=1e-5)
+    assert "members:      3" in run("info", str(path))
+    assert len(run("predict", str(path), "iris").splitlines()) == 151
+
+
 def test_pictures(run, tmp_path):
     for grid in (["--grid", "alpha=0,1"], ["--grid", "alpha=0,1", "--grid", "hidden=none,4"]):
         path = tmp_path / "search.png"
@@ -94,6 +107,9 @@ def test_pictures(run, tmp_path):
         (["search", "iris", "--grid", "alpha=1", "--grid", "alpha=2"], "--grid: alpha comes twice"),
         (["search", "iris", "--grid", "alpha=1", "--folds", "999"], "999 folds of 150 rows"),
         (["search", "iris", "--grid", "hidden=4", "--dropout", "0,0.5,0.5"], "--dropout"),
+        (["train", "iris", "--members", "3", "--plot", "x.png"], "--members and --plot exclude each other"),
+        (["train", "iris", "--members", "3", "--folds", "3"], "--folds and --members exclude each other"),
+        (["train", "iris", "--members", "2", "--learning-rate", "1e30"], "2 members of 2 diverged"),
         (["train", "iris", "--folds", "1"], "1 is not in the range"),
         (["train", "iris", "--folds", "3", "--test-fraction", "0.5"], "--folds and --test-fraction exclude each other"),
         (["train", "iris", "--folds", "3", "--all-backends"], "--folds and --all-backends exclude each other"),

@@ -126,6 +126,8 @@ def _describe_model(path: str) -> None:
     click.echo(f"loss:         {architecture.loss}")
     click.echo(f"biases:       {'yes' if architecture.bias else 'no'}")
     click.echo(f"parameters:   {architecture.n_parameters:,} of {architecture.dtype}")
+    if "members" in file.extra:
+        click.echo(f"members:      {file.extra['members']}, whose outputs are averaged")
     if "features" not in file.extra:
         click.echo("preprocessing: none in this file")
         return

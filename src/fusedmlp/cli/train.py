@@ -17,6 +17,7 @@ from fusedmlp.cli.experiment import (
     prepare,
     train_all,
 )
+from fusedmlp.cli.members import train_members
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
@@ -230,6 +231,12 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     metavar="N",
     help="Cross-validation: hold out N parts in turn, all trained at once; --out gets a model of all rows.",
 )
+@click.option(
+    "--members",
+    type=click.IntRange(2),
+    metavar="N",
+    help="An ensemble: N networks with other seeds, all trained at once, whose outputs are averaged.",
+)
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option(
@@ -239,7 +246,7 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     "rows are set aside for validation; null without both), learning_rate, seconds.",
 )
 @click.pass_context
-def train(context: click.Context, folds: int | None, **options: Any) -> None:
+def train(context: click.Context, folds: int | None, members: int | None, **options: Any) -> None:
     """Train, print the results and write the files."""
     settings = Settings(**options, test_fraction_is_default=not _given(context, "test_fraction"))
     if not settings.early_stopping and _given(context, "patience"):
@@ -249,12 +256,15 @@ def train(context: click.Context, folds: int | None, **options: Any) -> None:
     if settings.test_data is None and settings.test_target is not None:
         raise click.UsageError("--test-target is for --test-data", context)
     if folds is not None:
-        for name in ("test_data", "test_fraction", "all_backends", "plot", "metrics"):
-            if _given(context, name):
-                raise click.UsageError(f"--folds and --{name.replace('_', '-')} exclude each other", context)
+        _exclude(context, "folds", "members", "test_data", "test_fraction", "all_backends", "plot", "metrics")
+    if members is not None:
+        _exclude(context, "members", "all_backends", "plot", "metrics")
     settings.check()
     if folds is not None:
         cross_validate(settings, folds)
+        return
+    if members is not None:
+        train_members(settings, members, _describe)
         return
     chosen, backends, reasons = choose_backends(settings)
     data = prepare(settings)
@@ -281,6 +291,13 @@ def train(context: click.Context, folds: int | None, **options: Any) -> None:
         if settings.metrics is not None:
             click.echo(f"metrics: {settings.metrics}")
     output.close()
+
+
+def _exclude(context: click.Context, option: str, *others: str) -> None:
+    """Refuse options beside one that has no use for them."""
+    for name in others:
+        if _given(context, name):
+            raise click.UsageError(f"--{option} and --{name.replace('_', '-')} exclude each other", context)
 
 
 def _given(context: click.Context, name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.base import Backend
+from fusedmlp.checks import check_count
 from fusedmlp.data import recipe
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
@@ -23,10 +24,12 @@ from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.model.losses import loss_of_outputs
 from fusedmlp.model.names import ActivationName, DtypeName
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
 from fusedmlp.training.history import History
+from fusedmlp.training.many import fit_many
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -46,6 +49,8 @@ class Predictor:
         ``features.n_outputs`` is n1 of the network.
     target : ClassEncoder or NumberEncoder
         ``target.n_outputs`` is nL of the network.
+    others : sequence of Network
+        With these the network is an ensemble, whose outputs are averaged (Lakshminarayanan et al., 2017).
 
     Raises
     ------
@@ -53,9 +58,13 @@ class Predictor:
         The numbers of inputs or outputs differ.
     """
 
-    def __init__(self, network: Network, features: FeatureEncoder, target: TargetEncoder) -> None:
-        _check_fit(network.architecture, features, target)
+    def __init__(
+        self, network: Network, features: FeatureEncoder, target: TargetEncoder, others: Sequence[Network] = ()
+    ) -> None:
+        for member in (network, *others):
+            _check_fit(member.architecture, features, target)
         self.network = network
+        self.others = tuple(others)
         self.features = features
         self.target = target
 
@@ -73,6 +82,7 @@ class Predictor:
         backend: str | Backend | None = None,
         random_state: int | None = 0,
         reading: Mapping[str, Any] | None = None,
+        members: int = 1,
         **fitting: Any,
     ) -> Predictor:
         """Train on a table.
@@ -92,6 +102,8 @@ class Predictor:
             Scale columns of numbers to mean 0 and standard deviation 1.
         reading : mapping, optional
             drop, numeric, categorical, decimal, missing and day_first, as in `fusedmlp.data.read_table`.
+        members : int
+            Networks with seeds of their own, `random_state`, `random_state` + 1, ..., whose outputs are averaged.
         **fitting
             As in `Network.fit`, with the defaults of the command line (`fusedmlp.data.recipe`).
 
@@ -115,8 +127,11 @@ class Predictor:
         encoder, chosen = fit_target(table.require_target(), loss, table.classification)
         features = FeatureEncoder.fit(table, None, standardize)
         sizes = [features.n_outputs, *hidden, encoder.n_outputs]
-        network = Network(sizes, activation, chosen, True, dtype, backend, random_state)
-        predictor = cls(network, features, encoder)
+        network, *others = (
+            Network(sizes, activation, chosen, True, dtype, backend, None if random_state is None else random_state + n)
+            for n in range(check_count("members", members))
+        )
+        predictor = cls(network, features, encoder, others)
         for note in table.notes:
             _log.info("%s: %s", table.source, note)
         predictor._fit(table, fitting)
@@ -142,7 +157,10 @@ class Predictor:
     def _fit(self, table: Table, fitting: Mapping[str, Any]) -> History:
         Y = self.target.encode(table.require_target(), self.network.architecture.dtype)
         arguments = recipe.fitting(fitting, recipe.defaults_of(self.target))
-        return self.network.fit(self.encode_features(table), Y, **arguments)
+        X = self.encode_features(table)
+        if self.others:
+            return fit_many(self.members, X, Y, **arguments)[0]
+        return self.network.fit(X, Y, **arguments)
 
     def _table(self, data: Any, target: Any = None, target_required: bool = False) -> Table:
         schema = self.features.schema
@@ -152,7 +170,13 @@ class Predictor:
         sizes = "-".join(map(str, self.network.architecture.layer_sizes))
         n = self.target.n_outputs
         what = f"{len(self.target.classes)} classes" if isinstance(self.target, ClassEncoder) else counted(n, "number")
+        sizes += f" x {len(self.members)}" if self.others else ""
         return f"Predictor({counted(len(self.features.schema.columns), 'column')} -> {sizes} -> {what}, {self.loss})"
+
+    @property
+    def members(self) -> tuple[Network, ...]:
+        """The network, and the others of an ensemble."""
+        return self.network, *self.others
 
     @property
     def feature_names_out(self) -> list[str]:
@@ -230,10 +254,10 @@ class Predictor:
             deviance per output.
         """
         Y = self.target.encode(target, self.network.architecture.dtype)
-        scores = {"loss": self.network.loss(X, Y)}
+        A = self._outputs(X)
+        scores = {"loss": loss_of_outputs(self.loss, A, Y) if self.others else self.network.loss(X, Y)}
         if self.loss == "poisson":
             return scores | {"deviance": 2 * scores["loss"] / self.target.n_outputs}
-        A = self.network.forward(X)
         if isinstance(self.target, ClassEncoder):
             return scores | {"accuracy": float((self.target.decode_indices(A) == self.target.indices(target)).mean())}
         from sklearn.metrics import r2_score, root_mean_squared_error
@@ -253,7 +277,16 @@ class Predictor:
         network = self.network
         parameters = Parameters(network.architecture, network.backend.to_numpy(network.parameters.flat))
         extra: dict[str, Any] = {"features": features, "target": target}
-        save_model(path, ModelFile(parameters, feature_arrays | target_arrays, extra))
+        others = {
+            f"member{number}": member.backend.to_numpy(member.parameters.flat)
+            for number, member in enumerate(self.others, start=2)
+        }
+        for name, flat in others.items():
+            if not np.isfinite(flat).all():
+                raise ValueError(f"{name}: expected finite weights to save; they hold NaN or infinity")
+        if others:
+            extra["members"] = 1 + len(others)
+        save_model(path, ModelFile(parameters, feature_arrays | target_arrays | others, extra))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str | Backend | None = None) -> Predictor:
@@ -281,10 +314,15 @@ class Predictor:
         try:
             features = FeatureEncoder.from_state(model.extra_tensors, model.extra["features"])
             target = target_from_state(model.extra_tensors, model.extra["target"])
-            _check_fit(model.parameters.architecture, features, target)
+            architecture = model.parameters.architecture
+            _check_fit(architecture, features, target)
+            others = [
+                Network.from_parameters(_member(model, number), backend=backend)
+                for number in range(2, 1 + int(model.extra.get("members", 1)))
+            ]
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
-        return cls(Network.from_parameters(model.parameters, backend=backend), features, target)
+        return cls(Network.from_parameters(model.parameters, backend=backend), features, target, others)
 
     def _forward(self, table: Table) -> np.ndarray:
         """Return the outputs (nL, m) in host memory. Rows pass in blocks: a table may be larger than memory."""
@@ -295,8 +333,26 @@ class Predictor:
         step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
         for start in range(0, len(table), step):
             rows = np.arange(start, min(start + step, len(table)))
-            A[:, rows] = self.network.forward(self.encode_features(table, rows))
+            A[:, rows] = self._outputs(self.encode_features(table, rows))
         return A
+
+    def _outputs(self, X: np.ndarray) -> np.ndarray:
+        """The outputs of the network, or the mean of those of an ensemble."""
+        A = self.network.forward(X)
+        if not self.others:
+            return A
+        total = A.astype(np.float64)
+        for member in self.others:
+            total += member.forward(X)
+        return (total / len(self.members)).astype(A.dtype)
+
+
+def _member(model: ModelFile, number: int) -> Parameters:
+    """The weights of a member of an ensemble, counted from 1; the first ones are the file's own."""
+    flat = model.extra_tensors[f"member{number}"]
+    if not np.isfinite(flat).all():
+        raise ValueError(f"member {number}: expected finite weights")
+    return Parameters(model.parameters.architecture, flat)
 
 
 def _check_fit(architecture: Architecture, features: FeatureEncoder, target: TargetEncoder) -> None:

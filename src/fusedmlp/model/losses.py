@@ -285,3 +285,26 @@ def _with_number(name: str) -> Loss:
     number = check_number(f"loss: {kind}", given, 0, limit)
     per_sample, dZ = (partial(function, **{argument: number}) for function in functions)
     return replace(LOSSES[kind], name=f"{kind}:{number!r}", per_sample=per_sample, dZ=dZ, parameter=number)
+
+
+def loss_of_outputs(name: str, A: Array, Y: Array) -> float:
+    """J of outputs that have no logits of their own, such as a mean of several networks' outputs.
+
+    Parameters
+    ----------
+    name : str
+    A : numpy.ndarray of shape (n_L, m)
+        Kept from 0 and 1 by the smallest normal number where a logarithm is taken.
+    Y : numpy.ndarray of shape (n_L, m)
+    """
+    loss, a = loss_named(name), A.astype(np.float64)
+    tiny, below_1 = np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg
+    if loss.output_activation == "sigmoid":
+        a = np.clip(a, tiny, below_1)
+        Z = np.log(a) - np.log1p(-a)
+    elif loss.output_activation == "identity":
+        Z = a
+    else:
+        Z = np.log(np.maximum(a, tiny))
+    j = loss.per_sample(np, Z, Y.astype(np.float64))
+    return float(j.mean() if loss.reduction == "mean" else j.sum())

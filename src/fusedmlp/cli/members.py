@@ -1,0 +1,100 @@
+"""``fusedmlp train --members``: an ensemble, whose networks are trained at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from fusedmlp.backends.selection import instance_of
+from fusedmlp.cli.experiment import Prepared, Settings, choose_backends, prepare
+from fusedmlp.cli.output import Output
+from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.data.messages import counted
+from fusedmlp.data.predictor import Predictor
+from fusedmlp.data.recipe import defaults_of
+from fusedmlp.network import Network
+from fusedmlp.training.history import History
+from fusedmlp.training.many import fit_many
+
+
+def train_members(settings: Settings, count: int, describe: Any) -> None:
+    """Train an ensemble, print the scores of its members and its own, and write it.
+
+    Parameters
+    ----------
+    settings : Settings
+    count : int
+    describe : callable
+        Prints how the data were understood.
+    """
+    chosen, _, _ = choose_backends(settings)
+    data = prepare(settings)
+    output = Output()
+    with output.kept():
+        describe(settings, data)
+    networks = [_network(settings, data, chosen, number) for number in range(count)]
+    histories = _fit(settings, data, networks)
+    diverged = [history.error for history in histories if history.error is not None]
+    if diverged:
+        raise ValueError(f"{counted(len(diverged), 'member')} of {count} diverged: {diverged[0]}")
+    ensemble = Predictor(networks[0], data.features, data.encoder, networks[1:])
+    if settings.out is not None:
+        ensemble.save(settings.out)
+    with output.kept():
+        _print(data, ensemble, histories)
+        if settings.out is not None:
+            click.echo(f"model of {counted(count, 'member')}: {settings.out}")
+    output.close()
+
+
+def _network(settings: Settings, data: Prepared, backend: str, number: int) -> Network:
+    sizes = [data.features.n_outputs, *settings.hidden, data.encoder.n_outputs]
+    described = settings.activation, data.loss, settings.bias, settings.dtype, instance_of(backend)
+    return Network(sizes, *described, settings.random_state + number, settings.precision)
+
+
+def _fit(settings: Settings, data: Prepared, networks: list[Network]) -> list[History]:
+    dropout: Any = [settings.dropout] * len(networks)
+    return fit_many(
+        networks,
+        data.X,
+        data.encoder.encode(data.target, settings.dtype),
+        settings.make_optimizer(data.encoder),
+        settings.epochs,
+        settings.batch_size,
+        schedule=settings.schedule,
+        alpha=defaults_of(data.encoder).alpha if settings.alpha is None else settings.alpha,
+        validation_fraction=settings.validation_share,
+        early_stopping=settings.early_stopping,
+        patience=settings.patience,
+        clip_norm=settings.clip_norm,
+        dropout=dropout,
+        verbose="long",
+    )
+
+
+def _print(data: Prepared, ensemble: Predictor, histories: Sequence[History]) -> None:
+    """Print a row per member and one for the ensemble."""
+    rows, titles = [], ["member", "epochs", "training loss"]
+    alone = [Predictor(net, data.features, data.encoder) for net in ensemble.members]
+    scores = []
+    if data.held_out is not None:
+        scores = [predictor.scores(*data.held_out) for predictor in (*alone, ensemble)]
+    shown = [name for name in SCORES if scores and name in scores[0]]
+    if scores:
+        titles += ["held-out loss", *(f"held-out {SCORES[name].title}" for name in shown)]
+    losses = [
+        Predictor(net, data.features, data.encoder).scores(data.X, data.target)["loss"] for net in ensemble.members
+    ]
+    losses.append(ensemble.scores(data.X, data.target)["loss"])
+    names = [*(str(number) for number in range(1, len(losses))), "ensemble"]
+    for number, (name, loss) in enumerate(zip(names, losses, strict=True)):
+        history = histories[number] if number < len(histories) else None
+        row = [name, "" if history is None else str(history.epochs), f"{loss:.4g}"]
+        if scores:
+            row += [f"{scores[number]['loss']:.4g}", *(SCORES[key].form(scores[number][key]) for key in shown)]
+        seconds = sum(sum(each.seconds) for each in (histories if history is None else [history]))
+        rows.append([*row, f"{seconds:.2f}"])
+    print_table([*titles, "seconds"], rows)
