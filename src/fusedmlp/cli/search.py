@@ -21,8 +21,8 @@ HELP = """Find the settings that predict a table best, by cross-validation.
 
 \b
 fusedmlp search digits --grid hidden=32,64,128 --grid learning-rate=1e-3,3e-3
-fusedmlp search houses.csv --target price --grid hidden=64,64-32 --grid alpha=0,0.1 --out best.safetensors
-fusedmlp search digits --grid hidden=32,64,128 --grid dropout=0,0.2 --halving
+fusedmlp search houses.csv --grid hidden=64,64-32 --out best.safetensors
+fusedmlp search digits --grid hidden=32,64 --grid dropout=0,0.2 --halving
 
 Every combination of the values is a candidate, trained once for every fold on the other folds. All of them are trained
 at once, with the preprocessing of each fold's own training rows. The table shows the mean score of the held-out folds
