@@ -18,6 +18,7 @@ from fusedmlp import (
     TrainingState,
     fit_many,
 )
+from fusedmlp.engines import crowd
 from fusedmlp.training import many_run
 from many_networks import BACKENDS, WEIGHT, X, Y, alone, assert_all_same, network
 
@@ -97,7 +98,7 @@ def test_a_network_among_many_has_the_bits_it_has_alone(backend, dtype, data):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_same_bits_in_short_stretches_and_rounds(backend, monkeypatch):
-    monkeypatch.setattr(many_run, "_LONGEST_STRETCH", 4)
+    monkeypatch.setattr(crowd, "_LONGEST_STRETCH", 4)
     monkeypatch.setattr(many_run, "_MOST_BEGUN", 3)
     monkeypatch.setattr(many_run, "_ROUND_SECONDS", 0.0)
     networks = [network(backend, (6, 4 + seed, 1), seed=seed) for seed in range(7)]

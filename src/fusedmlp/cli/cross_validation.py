@@ -32,7 +32,7 @@ def cross_validate(settings: Settings, folds: int) -> None:
         raise ValueError(f"a training diverged: {trial.errors[0]}")
     if settings.out is not None:
         whole = dataclasses.replace(settings, test_fraction=0.0, test_fraction_is_default=False)
-        train_all(whole, prepare(whole), backends)[0].predictor.save(settings.out)
+        train_all(whole, prepare(whole, table), backends)[0].predictor.save(settings.out)
     with output.kept():
         _print(trial)
         if settings.out is not None:

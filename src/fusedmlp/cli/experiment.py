@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from fusedmlp.backends.base import Backend
 from fusedmlp.backends.selection import get_backend, instance_of, registry, unavailable_reason
 from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.curves import Curves
@@ -110,6 +111,27 @@ class Settings:
     def make_optimizer(self, target: TargetEncoder) -> Optimizer:
         """The optimizer with its learning rate."""
         return optimizer_of(self.optimizer, self.learning_rate, defaults_of(target))
+
+    def make_network(self, n_inputs: int, n_outputs: int, loss: str, backend: Backend, number: int = 0) -> Network:
+        """A network with new weights; `number` is added to the random state."""
+        sizes = [n_inputs, *self.hidden, n_outputs]
+        described = self.activation, loss, self.bias, self.dtype, backend
+        return Network(sizes, *described, self.random_state + number, self.precision)
+
+    def fitting(self, target: TargetEncoder) -> dict[str, Any]:
+        """The arguments of `Network.fit` that do not depend on the samples."""
+        return {
+            "optimizer": self.make_optimizer(target),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "schedule": self.schedule,
+            "alpha": defaults_of(target).alpha if self.alpha is None else self.alpha,
+            "validation_fraction": self.validation_share,
+            "early_stopping": self.early_stopping,
+            "patience": self.patience,
+            "clip_norm": self.clip_norm,
+            "dropout": self.dropout,
+        }
 
     @property
     def validation_share(self) -> float:
@@ -213,9 +235,9 @@ def read_data(settings: Settings) -> Table:
     )
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Read the data, split them, fit the preprocessing on the training rows and encode both parts."""
-    table = read_data(settings)
+def prepare(settings: Settings, table: Table | None = None) -> Prepared:
+    """Read the data unless given, split them, fit the preprocessing on the training rows and encode both parts."""
+    table = read_data(settings) if table is None else table
     target = table.require_target()
     encoder, loss = fit_target(target, settings.loss, table.classification)
     test_table, train_rows, test_rows = None, None, None
@@ -290,16 +312,8 @@ def strata(classes: np.ndarray, most: int, smallest: int = 2) -> np.ndarray | No
 
 def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequence[Callback]) -> Result:
     """Train on one backend. Initial weights and the order of the samples are the same on every backend."""
-    network = Network(
-        [data.features.n_outputs, *settings.hidden, data.encoder.n_outputs],
-        settings.activation,
-        data.loss,
-        settings.bias,
-        settings.dtype,
-        instance_of(backend),
-        settings.random_state,
-        settings.precision,
-    )
+    sizes = data.features.n_outputs, data.encoder.n_outputs
+    network = settings.make_network(*sizes, data.loss, instance_of(backend))
     predictor = Predictor(network, data.features, data.encoder)
     Y = data.encoder.encode(data.target, settings.dtype)
     curves = None if settings.plot is None else Curves(predictor, data.X, Y, data.held_out)
@@ -309,18 +323,9 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     history = network.fit(
         data.X,
         Y,
-        settings.make_optimizer(data.encoder),
-        settings.epochs,
-        settings.batch_size,
-        schedule=settings.schedule,
-        alpha=defaults_of(data.encoder).alpha if settings.alpha is None else settings.alpha,
+        **settings.fitting(data.encoder),
         validation_data=validation_data,
-        validation_fraction=settings.validation_share,
-        early_stopping=settings.early_stopping,
-        patience=settings.patience,
         callbacks=[*callbacks, *([] if curves is None else [curves])],
-        clip_norm=settings.clip_norm,
-        dropout=settings.dropout,
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     training_loss = network.loss(data.X, Y)

@@ -13,7 +13,6 @@ from fusedmlp.cli.experiment import Settings, strata
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
-from fusedmlp.data.recipe import defaults_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.network import Network
@@ -62,7 +61,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of its trainings, each on one core."""
+        """The time of its trainings, each on one core."""
         return sum(sum(state.history.seconds) for state in self.states)
 
     def mean(self, name: str) -> float:
@@ -129,9 +128,8 @@ class Folds:
         """A candidate with its networks; nothing is trained."""
         trial, backend = Trial(settings), get_backend(settings.backend)
         for number, fold in enumerate(self._folds):
-            sizes = [len(fold.X), *settings.hidden, len(fold.Y)]
-            described = settings.activation, self.loss, settings.bias, settings.dtype, backend
-            trial.networks.append(Network(sizes, *described, settings.random_state + number, settings.precision))
+            network = settings.make_network(len(fold.X), len(fold.Y), self.loss, backend, number)
+            trial.networks.append(network)
             trial.states.append(TrainingState(planned_epochs=settings.epochs))
         return trial
 
@@ -152,22 +150,15 @@ class Folds:
         X, Y = (np.concatenate([getattr(fold, name) for fold in folds], axis=1) for name in "XY")
         m = folds[0].X.shape[1]
         jobs = [(trial.settings, trial, place, number) for trial in trials for place, number in enumerate(numbers)]
-        every = [settings for settings, *_ in jobs]
-        dropout: list[Any] = [settings.dropout for settings in every]
+        fittings = [settings.fitting(self.encoder) for settings, *_ in jobs]
+        for fitting in fittings:
+            fitting["epochs"] = max(1, round(share * fitting["epochs"]))
+        of_each: dict[str, Any] = {name: [fitting[name] for fitting in fittings] for name in fittings[0]}
         fit_many(
             [trial.networks[number] for _, trial, _, number in jobs],
             X,
             Y,
-            optimizer=[settings.make_optimizer(self.encoder) for settings in every],
-            epochs=[max(1, round(share * settings.epochs)) for settings in every],
-            batch_size=[settings.batch_size for settings in every],
-            schedule=[settings.schedule for settings in every],
-            alpha=[defaults_of(self.encoder).alpha if s.alpha is None else s.alpha for s in every],
-            validation_fraction=[settings.validation_share for settings in every],
-            early_stopping=[settings.early_stopping for settings in every],
-            patience=[settings.patience for settings in every],
-            clip_norm=[settings.clip_norm for settings in every],
-            dropout=dropout,
+            **of_each,
             samples=[self._folds[number].train + place * m for _, _, place, number in jobs],
             state=[trial.states[number] for _, trial, _, number in jobs],
             verbose="long",

@@ -13,8 +13,6 @@ from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
-from fusedmlp.data.recipe import defaults_of
-from fusedmlp.network import Network
 from fusedmlp.training.history import History
 from fusedmlp.training.many import fit_many
 
@@ -34,8 +32,12 @@ def train_members(settings: Settings, count: int, describe: Any) -> None:
     output = Output()
     with output.kept():
         describe(settings, data)
-    networks = [_network(settings, data, chosen, number) for number in range(count)]
-    histories = _fit(settings, data, networks)
+    sizes = data.features.n_outputs, data.encoder.n_outputs
+    networks = [settings.make_network(*sizes, data.loss, instance_of(chosen), number) for number in range(count)]
+    fitting = settings.fitting(data.encoder)
+    fitting["dropout"] = [fitting["dropout"]] * count  # a list of rates might be taken for one per network
+    Y = data.encoder.encode(data.target, settings.dtype)
+    histories = fit_many(networks, data.X, Y, **fitting, verbose="long")
     diverged = [history.error for history in histories if history.error is not None]
     if diverged:
         raise ValueError(f"{counted(len(diverged), 'member')} of {count} diverged: {diverged[0]}")
@@ -47,32 +49,6 @@ def train_members(settings: Settings, count: int, describe: Any) -> None:
         if settings.out is not None:
             click.echo(f"model of {counted(count, 'member')}: {settings.out}")
     output.close()
-
-
-def _network(settings: Settings, data: Prepared, backend: str, number: int) -> Network:
-    sizes = [data.features.n_outputs, *settings.hidden, data.encoder.n_outputs]
-    described = settings.activation, data.loss, settings.bias, settings.dtype, instance_of(backend)
-    return Network(sizes, *described, settings.random_state + number, settings.precision)
-
-
-def _fit(settings: Settings, data: Prepared, networks: list[Network]) -> list[History]:
-    dropout: Any = [settings.dropout] * len(networks)
-    return fit_many(
-        networks,
-        data.X,
-        data.encoder.encode(data.target, settings.dtype),
-        settings.make_optimizer(data.encoder),
-        settings.epochs,
-        settings.batch_size,
-        schedule=settings.schedule,
-        alpha=defaults_of(data.encoder).alpha if settings.alpha is None else settings.alpha,
-        validation_fraction=settings.validation_share,
-        early_stopping=settings.early_stopping,
-        patience=settings.patience,
-        clip_norm=settings.clip_norm,
-        dropout=dropout,
-        verbose="long",
-    )
 
 
 def _print(data: Prepared, ensemble: Predictor, histories: Sequence[History]) -> None:

@@ -38,6 +38,13 @@ SCORES = {
 }
 
 
+def shown_setting(value: object) -> str:
+    """The value of a setting, as it is given in a grid: layers are joined by hyphens."""
+    if isinstance(value, tuple):
+        return "-".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _print_lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A line for every cell, where a row has no room."""
     width = max(map(len, titles))

@@ -13,7 +13,7 @@ import click
 from fusedmlp.cli.experiment import Settings, choose_backends, prepare, read_data, train_all
 from fusedmlp.cli.folds import Folds, Trial
 from fusedmlp.cli.output import Output
-from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.cli.report import SCORES, print_table, shown_setting
 from fusedmlp.cli.train import train
 from fusedmlp.data.messages import counted
 
@@ -114,7 +114,7 @@ def search(data: str, grid: Sequence[tuple[str, tuple[Any, ...]]], folds: int, h
         raise ValueError(f"every candidate diverged: {best.errors[0]}")
     if base.out is not None:
         settings = dataclasses.replace(best.settings, plot=None)
-        train_all(settings, prepare(settings), backends)[0].predictor.save(base.out)
+        train_all(settings, prepare(settings, table), backends)[0].predictor.save(base.out)
     if base.plot is not None:
         from fusedmlp.cli.plots import save_figure
         from fusedmlp.cli.search_plots import plot_search
@@ -168,7 +168,7 @@ def _print(names: Sequence[str], trials: Sequence[Trial], shares: Sequence[float
     titles += [f"held-out {SCORES[name].title}" for name in shown]
     rows = []
     for place, (trial, share) in enumerate(zip(trials, shares, strict=True), start=1):
-        row = [str(place), *(shown_value(trial.settings, name) for name in names)]
+        row = [str(place), *(shown_setting(getattr(trial.settings, name.replace("-", "_"))) for name in names)]
         if with_share:
             row.append(str(max(1, round(share * trial.settings.epochs))))
         if trial.errors:
@@ -178,11 +178,3 @@ def _print(names: Sequence[str], trials: Sequence[Trial], shares: Sequence[float
             row += [f"{SCORES[name].form(trial.mean(name))} ± {trial.spread(name):.2g}" for name in shown]
         rows.append([*row, f"{trial.seconds:.2f}"])
     print_table([*titles, "seconds"], rows, left=range(1, 1 + len(names)))
-
-
-def shown_value(settings: Settings, name: str) -> str:
-    """A candidate's value of a parameter, as it is given."""
-    value = getattr(settings, name.replace("-", "_"))
-    if isinstance(value, tuple):
-        return "-".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

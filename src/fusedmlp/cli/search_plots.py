@@ -11,7 +11,7 @@ import numpy as np
 
 from fusedmlp.cli.folds import Trial
 from fusedmlp.cli.plots import new_figure
-from fusedmlp.cli.report import SCORES
+from fusedmlp.cli.report import SCORES, shown_setting
 from fusedmlp.data.messages import counted
 
 Parameters = Sequence[tuple[str, tuple[Any, ...]]]
@@ -62,7 +62,7 @@ def _draw_parameter(panel: Any, name: str, values: Sequence[Any], trials: Sequen
     known = [value for value in values if value in best]
     panel.plot([places[value] for value in known], [best[value] for value in known], color="C1", label="best")
     panel.set_xlim(-0.4, len(values) - 0.6)
-    panel.set_xticks(range(len(values)), [_text(value) for value in values])
+    panel.set_xticks(range(len(values)), [shown_setting(value) for value in values])
     panel.set_xlabel(name)
     panel.set_ylabel(f"{SCORES[score].title}, ± standard deviation")
     panel.legend(frameon=False)
@@ -81,14 +81,8 @@ def _draw_map(figure: Any, panel: Any, grid: Parameters, trials: Sequence[Trial]
             dark = (table[i, j] < middle) != (score == "deviance")
             text = SCORES[score].form(table[i, j])
             panel.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-    panel.set_xticks(range(len(columns)), [_text(value) for value in columns])
-    panel.set_yticks(range(len(rows)), [_text(value) for value in rows])
+    panel.set_xticks(range(len(columns)), [shown_setting(value) for value in columns])
+    panel.set_yticks(range(len(rows)), [shown_setting(value) for value in rows])
     panel.set_xlabel(second)
     panel.set_ylabel(first)
     figure.colorbar(image, ax=panel)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "-".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -17,6 +17,13 @@ from fusedmlp.model.activations import Array
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
 from fusedmlp.model.parameters import Parameters
 
+_STRETCH_SECONDS, _LONGEST_STRETCH = 0.02, 50
+
+
+def epochs_of_a_stretch(epoch_seconds: float) -> int:
+    """How many epochs a stretch should have at most: Python has some 0.1 ms of work for each stretch."""
+    return max(1, min(_LONGEST_STRETCH, int(_STRETCH_SECONDS / max(1e-6, epoch_seconds))))
+
 
 class End(Enum):
     """Why a stretch ended."""

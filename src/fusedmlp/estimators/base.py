@@ -125,8 +125,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Stretches:
         """``fit``, for `alone` or for a crowd: what it has computed."""
         self._validate_params()
-        held_out = None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
-        return self._training(X, y, sample_weight, False, held_out, pace)
+        return self._training(X, y, sample_weight, False, held_out_of(X_val, y_val, sample_weight_val), pace)
 
     def _training(
         self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None, pace: Pace
@@ -354,6 +353,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def held_out_of(X_val: Any, y_val: Any, sample_weight_val: Any) -> HeldOut | None:
+    """The validation set that ``fit`` was given; None where it was given none."""
+    return None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
 
 
 def _hidden_layers(hidden_layer_sizes: Any) -> list[int]:

@@ -95,7 +95,7 @@ class Outcomes:
         self._left = [table[number, place] for number in range(len(clones)) for place in range(len(splits))]
 
     def seconds(self) -> list[float]:
-        """Of all that are left."""
+        """The times of all outcomes that are left."""
         return [outcome.seconds for outcome in self._left]
 
     def next(self) -> Outcome:

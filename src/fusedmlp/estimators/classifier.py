@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from fusedmlp.estimators.base import BaseMLP, dense_targets
+from fusedmlp.estimators.base import BaseMLP, dense_targets, held_out_of
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
 from fusedmlp.model.names import ArrayInput
@@ -195,7 +195,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         self
         """
-        held_out = None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
+        held_out = held_out_of(X_val, y_val, sample_weight_val)
         return self._fit(X, y, sample_weight, incremental=False, held_out=held_out)
 
     @available_if(has_epochs)

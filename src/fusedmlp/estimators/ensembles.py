@@ -67,11 +67,6 @@ class BaseEnsemble(BaseEstimator, ABC):
         cls._parameter_constraints = {**cls._member._parameter_constraints, **own}
         cls.__init__ = _constructor(cls.__name__, cls._member)  # type: ignore[method-assign]
 
-    @classmethod
-    @functools.cache
-    def _get_param_names(cls) -> list[str]:
-        return sorted(["n_members", "bootstrap", *_defaults(cls._member)])
-
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,

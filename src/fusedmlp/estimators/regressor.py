@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from fusedmlp.estimators.base import BaseMLP
+from fusedmlp.estimators.base import BaseMLP, held_out_of
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.classifier import has_epochs
 from fusedmlp.estimators.constraints import CONSTRAINTS
@@ -203,7 +203,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         -------
         self
         """
-        held_out = None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
+        held_out = held_out_of(X_val, y_val, sample_weight_val)
         return self._fit(X, y, sample_weight, incremental=False, held_out=held_out)
 
     @available_if(has_epochs)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusedmlp.backends.selection import get_backend
-from fusedmlp.engines.crowd import Crowd, Stretch
+from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
 from fusedmlp.estimators.rows import Rows
 from fusedmlp.estimators.stochastic import Pace, Stretches, alone
 from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
 
-_STRETCH_SECONDS, _LONGEST_STRETCH = 0.02, 50
 _VECTORS, _VECTOR_BYTES, _MOST_BEGUN = 8, 256 * 2**20, 256
 """Vectors of weights that a fit holds; the bytes of those of all fits that are begun, and their number."""
 
@@ -76,14 +75,13 @@ def _fit_alone(fit: Fit) -> None:
 
 
 class _CrowdPace(Pace):
-    """Stretches of about `_STRETCH_SECONDS`."""
+    """Stretches as long as `epochs_of_a_stretch` says."""
 
     def __init__(self, crowd: Crowd) -> None:
         self._crowd = crowd
 
     def epochs(self, network: Network, rows: Rows) -> int:
-        seconds = self._crowd.epoch_seconds(network.engine, rows.samples, None)
-        return min(_LONGEST_STRETCH, max(1, int(_STRETCH_SECONDS / max(1e-6, seconds))))
+        return epochs_of_a_stretch(self._crowd.epoch_seconds(network.engine, rows.samples, None))
 
 
 @dataclass

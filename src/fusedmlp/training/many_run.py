@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.crowd import Crowd, Stretch
+from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.training.callbacks import Callback, RunningTraining
@@ -18,8 +18,6 @@ from fusedmlp.training.progress import ProgressOfMany
 from fusedmlp.training.setup import Plan
 from fusedmlp.training.stretches import TrainingBeside
 
-_STRETCH_SECONDS, _LONGEST_STRETCH = 0.02, 50
-"""A stretch takes about so long, or has so many epochs: Python has some 0.1 ms of work for each."""
 _ROUND_SECONDS = 0.1
 _ORDER_BYTES, _VECTOR_BYTES, _MOST_BEGUN = 16 * 2**20, 256 * 2**20, 1024
 """Orders of a round; the vectors of the trainings that are begun, if these are more than the workers; their number."""
@@ -252,7 +250,7 @@ def _chosen(begun: list[_Beside], workers: int) -> list[tuple[_Beside, int]]:
     chosen: list[tuple[_Beside, int]] = []
     seconds, order_bytes = 0.0, 0
     for each in begun:
-        epochs = max(1, min(_LONGEST_STRETCH, int(_STRETCH_SECONDS / each.of_an_epoch), each.training.remaining))
+        epochs = max(1, min(epochs_of_a_stretch(each.of_an_epoch), each.training.remaining))
         seconds += epochs * each.of_an_epoch
         order_bytes += epochs * each.training.order_bytes
         full = seconds > _ROUND_SECONDS * workers or order_bytes > _ORDER_BYTES
