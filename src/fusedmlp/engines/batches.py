@@ -40,13 +40,14 @@ class Epoch:
     """An epoch's X, Y and sample_weight, and how far it has come.
 
     `order` is where the samples are gathered from, on the device; `columns` the columns of X that the samples came
-    from, by which dropout's masks are drawn (None: as they lie).
+    from, by which dropout's masks are drawn (None: as they lie). A pass ends before sample `end`.
     """
 
     matrices: list[Array | None]
     order: Array | None
     columns: Array | None
     m: int
+    end: int
     batch_size: int
     options: EpochOptions
     done: int = 0
@@ -80,10 +81,10 @@ class Batching(Chunking):
         whole = self._chunk // epoch.batch_size * epoch.batch_size
         X, _, weight = epoch.matrices
         if whole == 0 or not isinstance(X, HostMatrix):
-            for samples in slices(epoch.done, epoch.m, epoch.batch_size):
+            for samples in slices(epoch.done, epoch.end, epoch.batch_size):
                 yield self._batch(epoch, samples)
             return
-        with self._parts(epoch.matrices, slices(epoch.done, epoch.m, whole)) as parts:
+        with self._parts(epoch.matrices, slices(epoch.done, epoch.end, whole)) as parts:
             for group, part in parts:
                 for samples in slices(group.start, group.stop, epoch.batch_size):
                     # Summed where the weights lie: the device need not be waited for.

@@ -41,6 +41,27 @@ class GradientPhase(ABC):
         return None
 
 
+@dataclass
+class EpochPosition:
+    """How far an epoch has come: a pass over it begins there, and leaves it where it ends, by an exception too.
+
+    So a pass may end before its last batch, and another one goes on: together they have the bits of one pass.
+
+    Attributes
+    ----------
+    batches : int
+        Batches that are done: the next pass begins with the one after them.
+    loss : float
+        What they add to the loss of the epoch.
+    end : int, optional
+        A pass ends before this batch; None: after the last one.
+    """
+
+    batches: int = 0
+    loss: float = 0.0
+    end: int | None = None
+
+
 @dataclass(frozen=True)
 class EpochOptions:
     """How the batches of an epoch become steps.
@@ -65,6 +86,8 @@ class EpochOptions:
         The L2 term of a batch is divided by the batch's Σ wᵢ in place of its number of samples, as scikit-learn does.
     loss_factor : float
         Multiplies Σ wᵢ jᵢ in the loss that is returned, and in nothing else: neither the L2 term nor the gradient.
+    position : EpochPosition, optional
+        Where the epoch begins and ends; None: with its first batch, and after its last one.
     """
 
     alpha: float = 0.0
@@ -75,6 +98,7 @@ class EpochOptions:
     poll: Callable[[], None] | None = None
     penalty_by_weight: bool = False
     loss_factor: float = 1.0
+    position: EpochPosition | None = None
 
 
 PLAIN = EpochOptions()
