@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusedmlp.backends.base import Backend
+from fusedmlp.checkpoints import Checkpoint, Checkpoints, as_checkpoint
 from fusedmlp.checks import check_flag, check_number
 from fusedmlp.engines.checked import loss_and_gradients_of, outputs_of
 from fusedmlp.engines.options import GradientPhase
@@ -24,6 +25,7 @@ from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training
 from fusedmlp.training.progress import ProgressOfFit
+from fusedmlp.training.recording import Interval
 from fusedmlp.training.schedules import Schedule
 from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.state import TrainingState
@@ -220,6 +222,8 @@ class Network(PlacedNetwork):
         dropout: float | Sequence[float] = 0.0,
         gradient_phase: GradientPhase | None = None,
         state: TrainingState | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        checkpoint_every: Interval = 1,
         verbose: bool = False,
     ) -> History:
         """Train in place.
@@ -261,6 +265,11 @@ class Network(PlacedNetwork):
             Runs between the sums of each batch and its update.
         state : TrainingState, optional
             Goes on where the last call with this state stopped, and advances it.
+        checkpoint : path or Checkpoint, optional
+            A file that the training is written to from time to time, at its end, and at Ctrl-C or SIGTERM. Where it
+            exists, the training goes on from it, with the bits of one that was not interrupted.
+        checkpoint_every : int, str or datetime.timedelta
+            How often: epochs; "30s", "10min" or "2h"; or "200 batches".
         verbose : bool
             Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
 
@@ -272,7 +281,8 @@ class Network(PlacedNetwork):
         Raises
         ------
         ValueError
-            An argument is wrong; the network is as it was.
+            An argument is wrong; the network is as it was. A CheckpointError: the file of `checkpoint` is damaged, or
+            it is that of another training; the message names what differs.
         RuntimeError
             The network is being trained already, by another thread or a callback.
         TrainingDivergedError
@@ -280,7 +290,7 @@ class Network(PlacedNetwork):
             the best epoch, the ones whose loss is lower.
         KeyboardInterrupt
             Ctrl-C ends the epoch within a fraction of a second. The network has the weights of the last whole batch;
-            with early stopping, the best weights.
+            with early stopping, the best weights. So does SIGTERM with a checkpoint, by SystemExit with status 143.
 
         Notes
         -----
@@ -299,7 +309,7 @@ class Network(PlacedNetwork):
             early_stopping,
             patience,
             tolerance,
-            callbacks,
+            tuple(callbacks) if checkpoint is not None and isinstance(callbacks, Iterable) else callbacks,
             random_state,
             clip_norm,
             dropout,
@@ -316,13 +326,17 @@ class Network(PlacedNetwork):
                 if validation_fraction:
                     raise ValueError("validation_fraction: expected 0 where validation_data is given")
                 validation = self._samples(*as_validation(validation_data), "validation_").prepared(self.engine)
+            kept = None
+            if checkpoint is not None:
+                kept = Checkpoints(as_checkpoint(checkpoint, checkpoint_every), self, plan, train, validation)
+                plan = self._plan(kept.going_on(arguments))
             progress = ProgressOfFit() if check_flag("verbose", verbose) else None
             watching = () if progress is None else (progress,)
             train = train.prepared(self.engine)
             begun = plan.begin(self.engine, train, validation, copies=True, watching=watching)
             training, train, validation = begun
             try:
-                return training.run(train, validation)
+                return training.run(train, validation) if kept is None else kept.run(training, train, validation)
             finally:
                 if progress is not None:
                     progress.close()

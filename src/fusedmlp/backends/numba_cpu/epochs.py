@@ -135,7 +135,7 @@ class Epoch:
         return {"masks": masks.address, "seed": seed - _64 * (seed >> 63), "first_step": step}
 
     def _step(self, state: OptimizerState, before: int, batches: int) -> dict[str, Any]:
-        """The rule, and the numbers of each batch's step after the first `before` ones: `Optimizer.numbers`, for all."""
+        """The rule, and the numbers of each batch's step after the first `before`: `Optimizer.numbers`, for all."""
         optimizer, rate = state.optimizer, float(state.learning_rate)
         assert optimizer.rule is not None
         numbers = optimizer.numbers(rate, before + 1)
