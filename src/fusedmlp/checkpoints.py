@@ -134,10 +134,9 @@ class Checkpoints:
         self._path, self._network, self._plan, self._over = path, network, plan, ""
         description = described(plan, network, train, validation)
         self.recorder = FileRecorder(checkpoint, description, network.backend.name)
-        check_writable(path)
-        self.found = load_checkpoint(path) if os.path.lexists(path) else None
+        self.found = opened(path)
         if self.found is not None:
-            self._check_same(self.found, description)
+            check_same(path, self.found, description, network.backend.name)
 
     def going_on(self, arguments: FitArguments) -> FitArguments:
         """The arguments of a training that goes on from the file, whose weights the network gets.
@@ -188,27 +187,41 @@ class Checkpoints:
         training.end_without_an_epoch(self._over)
         return training.history
 
-    def _check_same(self, found: CheckpointFile, description: dict[str, Any]) -> None:
-        """See that the file's training is this one; say where only rounding may differ."""
-        names = [*description, *(name for name in found.description if name not in description)]
-        differences = [
-            f"{name}: {_shown(found.description.get(name))} there, {_shown(description.get(name))} here"
-            for name in names
-            if found.description.get(name) != description.get(name)
-        ]
-        if differences:
-            raise CheckpointError(
-                f"{self._path}: the checkpoint is another training's: {'; '.join(differences)}. Remove the file, or "
-                "choose another name, to train anew"
+
+def opened(path: str | os.PathLike[str]) -> CheckpointFile | None:
+    """The checkpoint that is there already, if there is one; a file that cannot be written is an error now."""
+    check_writable(path)
+    return load_checkpoint(path) if os.path.lexists(path) else None
+
+
+def check_same(
+    path: str | os.PathLike[str], found: CheckpointFile, description: Mapping[str, Any], backend: str
+) -> None:
+    """See that a file's training is the one described; say where only rounding may differ.
+
+    Raises
+    ------
+    CheckpointError
+        It is another one: what differs, by name.
+    """
+    names = [*description, *(name for name in found.description if name not in description)]
+    differences = [
+        f"{name}: {_shown(found.description.get(name))} there, {_shown(description.get(name))} here"
+        for name in names
+        if found.description.get(name) != description.get(name)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path}: the checkpoint is another training's: {'; '.join(differences)}. Remove the file, or choose "
+            "another name, to train anew"
+        )
+    for name, version in versions(backend).items():
+        before = found.versions.get(name)
+        if before != version:
+            _log.warning(
+                "%s: written with %s, and now it is %s: the numbers go on to rounding, not to the bit",
+                *(path, before, version),
             )
-        now = versions(self._network.backend.name)
-        for name, version in now.items():
-            before = found.versions.get(name)
-            if before != version:
-                _log.warning(
-                    "%s: written with %s, and now it is %s: the numbers go on to rounding, not to the bit",
-                    *(self._path, before, version),
-                )
 
 
 def versions(backend: str) -> dict[str, str]:
@@ -221,17 +234,22 @@ def described(plan: Plan, network: TrainableNetwork, train: Samples, validation:
     """What a training is, as plain data: its architecture, settings and samples."""
     settings = {field.name: getattr(plan.settings, field.name) for field in fields(plan.settings)}
     del settings["epochs"]
-    settings["schedule"] = _function_name(settings["schedule"])
-    settings["gradient_phase"] = _function_name(settings["gradient_phase"])
+    settings["schedule"] = function_name(settings["schedule"])
+    settings["gradient_phase"] = function_name(settings["gradient_phase"])
     dropout = settings["dropout"]
     settings["dropout"] = None if dropout is None else list(dropout)
-    callbacks = [_function_name(each) for each in plan.callbacks if not getattr(each, "only_watches", False)]
+    callbacks = [function_name(each) for each in plan.callbacks if not getattr(each, "only_watches", False)]
     data: dict[str, Any] = network.architecture.to_dict() | {"optimizer": repr(plan.optimizer)}
     data |= settings | {"validation_fraction": plan.fraction, "callbacks": callbacks, "precision": _precision(network)}
-    data |= _samples_described("", train, network)
+    data |= samples_described("", train, network)
     if validation is not None:
-        data |= _samples_described("validation_", validation, network)
-    same: dict[str, Any] = json.loads(json.dumps(data))  # as it is read from a file: lists in place of tuples
+        data |= samples_described("validation_", validation, network)
+    return same_after_reading(data)
+
+
+def same_after_reading(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data as they are read from a file: lists in place of tuples."""
+    same: dict[str, Any] = json.loads(json.dumps(data))
     return same
 
 
@@ -239,7 +257,7 @@ def _precision(network: TrainableNetwork) -> str:
     return str(network.backend.precision)
 
 
-def _function_name(value: Any) -> str | None:
+def function_name(value: Any) -> str | None:
     """A description of a schedule or callback that is the same in every process."""
     if value is None:
         return None
@@ -249,12 +267,17 @@ def _function_name(value: Any) -> str | None:
     return repr(value) if hasattr(type(value), "__dataclass_fields__") else type(value).__qualname__
 
 
-def _samples_described(prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
+def samples_described(prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
+    """The shapes of X, Y and the weights, and checksums over some of their samples; which samples are meant."""
     matrices = {"X": samples.X, "Y": samples.Y, "sample_weight": samples.sample_weight}
-    return {
+    data: dict[str, Any] = {
         f"{prefix}{name}": None if x is None else {"shape": list(x.shape), "sha256": _digest(x, network)}
         for name, x in matrices.items()
     }
+    if samples.order is not None:
+        order = np.ascontiguousarray(samples.order, np.int64)
+        data[f"{prefix}samples"] = {"shape": [order.size], "sha256": hashlib.sha256(order.tobytes()).hexdigest()[:16]}
+    return data
 
 
 def _digest(x: Any, network: TrainableNetwork) -> str:

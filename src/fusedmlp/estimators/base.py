@@ -15,16 +15,19 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fusedmlp.backends.selection import get_backend
+from fusedmlp.checkpoints import Checkpoint
 from fusedmlp.engines.samples import is_ready
 from fusedmlp.estimators.activity import recorded
 from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
+from fusedmlp.estimators.checkpointing import FitCheckpoints
 from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
 from fusedmlp.estimators.rows import Rows, as_rows, outputs, outputs_if_finite
 from fusedmlp.estimators.solver_steps import SolverSteps
-from fusedmlp.estimators.stochastic import NOT_FINITE, Pace, StochasticFit, Stretches, alone
+from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
+from fusedmlp.estimators.stretches import Pace, Stretches, alone
 from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
 from fusedmlp.model.parameters import Gradients
@@ -108,8 +111,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None = None) -> Any:
-        alone(self._training(X, y, sample_weight, incremental, held_out, Pace()))
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        held_out: HeldOut | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Any:
+        alone(self._training(X, y, sample_weight, incremental, held_out, Pace(), checkpoint))
         return self
 
     def _fit_in_stretches(
@@ -128,7 +139,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return self._training(X, y, sample_weight, False, held_out_of(X_val, y_val, sample_weight_val), pace)
 
     def _training(
-        self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None, pace: Pace
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        held_out: HeldOut | None,
+        pace: Pace,
+        checkpoint: Checkpoint | None = None,
     ) -> Stretches:
         """A fit: all of it but the epochs, which it asks for."""
         with recorded(self, "partial_fit" if incremental else "fit") as record:
@@ -157,7 +175,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
-                yield from self._run_solver(network, X, Y, sample_weight, incremental, held_out, callbacks, pace)
+                yield from self._run_solver(
+                    network, X, Y, sample_weight, incremental, held_out, callbacks, pace, checkpoint
+                )
             finally:
                 self._show(link(network))
             callbacks.fit_ends()
@@ -174,8 +194,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         held_out: HeldOut | None,
         callbacks: Callbacks,
         pace: Pace,
+        checkpoint: Checkpoint | None,
     ) -> Stretches:
         if self.solver == "lbfgs":
+            if checkpoint is not None:
+                raise ValueError("checkpoint: expected a solver that works in epochs, 'sgd' or 'adam'; got 'lbfgs'")
             fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
         validation: ValidationSet | None
@@ -193,7 +216,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        yield from StochasticFit(self, network, rows, validation, incremental, pace).stretches(callbacks)
+        kept = None if checkpoint is None else FitCheckpoints(checkpoint, self, network, rows, validation)
+        yield from StochasticFit(self, network, rows, validation, incremental, pace, kept).stretches(callbacks)
 
     def _drawn(self, rows: np.ndarray) -> np.ndarray:
         """The rows to train on: all, or as many drawn with replacement, for a member of an ensemble."""
