@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from fusedmlp.checkpoints import (
     Checkpoint,
@@ -25,9 +27,6 @@ from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
 from fusedmlp.training.state import generator_data, set_generator
 
-if TYPE_CHECKING:
-    from fusedmlp.estimators.stochastic import StochasticFit
-
 _log = logging.getLogger("fusedmlp")
 
 _ATTRIBUTES = (
@@ -36,6 +35,19 @@ _ATTRIBUTES = (
 )
 _FREE = ("verbose", "max_iter", "random_state", "warm_start")
 """Parameters that a fit that goes on may have otherwise."""
+
+
+class Loop(Protocol):
+    """What a checkpoint needs of a fit's loop; `StochasticFit` has it."""
+
+    def current(self) -> np.ndarray:
+        """The weights of now, in host memory."""
+
+    def memory(self) -> dict[str, Any]:
+        """What the loop remembers from epoch to epoch, as plain data and arrays."""
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` returned."""
 
 
 class FitCheckpoints:
@@ -76,7 +88,7 @@ class FitCheckpoints:
         """Let Ctrl-C and SIGTERM raise their errors in `poll`."""
         return self._interrupts.caught(terminations=True)
 
-    def restore(self, fit: StochasticFit) -> tuple[EpochPosition | None, bool]:
+    def restore(self, fit: Loop) -> tuple[EpochPosition | None, bool]:
         """Bring a fit that begins to where the file is: (how far its epoch is, if in one; whether the fit is over)."""
         found, e = self._found, self._estimator
         if found is None:
@@ -100,29 +112,27 @@ class FitCheckpoints:
         _log.info("%s: the fit %s after epoch %d", self.path, "is over" if over else "goes on", e.n_iter_)
         return position, over
 
-    def write_if_due(self, fit: StochasticFit) -> None:
+    def write_if_due(self, fit: Loop) -> None:
         """After an epoch: write, if it is time for that; raise the error of a signal that came meanwhile."""
         self.poll()
         if self._recorder.is_due():
             self.write(fit)
 
-    def write(self, fit: StochasticFit, position: EpochPosition | None = None) -> None:
+    def write(self, fit: Loop, position: EpochPosition | None = None) -> None:
         """Write the fit, after its last whole epoch or in the middle of one."""
         self._recorder.record(self._network.parameters.flat, self._state(fit, fit.current(), position, False))
 
-    def interrupted(self, fit: StochasticFit, position: EpochPosition | None) -> None:
+    def interrupted(self, fit: Loop, position: EpochPosition | None) -> None:
         """Write the fit, and say so."""
         self.write(fit, position)
         self._recorder.announce(self._estimator.n_iter_, 0 if position is None else position.batches)
 
-    def finish(self, fit: StochasticFit, current: Any, converged: bool) -> None:
+    def finish(self, fit: Loop, current: Any, converged: bool) -> None:
         """Write a fit that is over; `current`: the weights before better ones were put back."""
         state = self._state(fit, current, None, converged)
         self._recorder.record(self._network.parameters.flat, state, finished=True)
 
-    def _state(
-        self, fit: StochasticFit, current: Any, position: EpochPosition | None, converged: bool
-    ) -> dict[str, Any]:
+    def _state(self, fit: Loop, current: Any, position: EpochPosition | None, converged: bool) -> dict[str, Any]:
         e = self._estimator
         return {
             "estimator": {name: getattr(e, name) for name in _ATTRIBUTES if hasattr(e, name)},
