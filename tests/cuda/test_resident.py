@@ -162,8 +162,8 @@ def test_high_is_close_to_strict_and_tf32_is_not(resident, cupy, monkeypatch, si
 
 def test_an_epoch_is_polled_between_launches(resident, monkeypatch):
     """All steps of a launch are taken and counted; an exception leaves the parameters after the last one."""
-    monkeypatch.setattr("fusedmlp.backends.cupy.resident._FIRST_BATCHES", 2)
-    monkeypatch.setattr("fusedmlp.backends.cupy.resident._POLL_SECONDS", 0)
+    monkeypatch.setattr("fusedmlp.backends.cupy.resident.FIRST_BATCHES", 2)
+    monkeypatch.setattr("fusedmlp.backends.cupy.resident.POLL_SECONDS", 0)
     net = Network((5, 20, 1), dtype="float64", backend=resident, random_state=0)
     reference = Network((5, 20, 1), dtype="float64", backend="numpy", random_state=0)
     rng = np.random.default_rng(0)

@@ -72,7 +72,8 @@ class Epochs(NamedTuple):
     alpha : float
     mean_weight, clip_norm : float, optional
     loss_factor : float
-        As in `EpochOptions`.
+    penalty_by_weight : bool
+        As in `EpochOptions`; the last one only for resident networks, and True only where it makes a difference.
     """
 
     parameters: Parameters
@@ -83,6 +84,7 @@ class Epochs(NamedTuple):
     mean_weight: float | None
     clip_norm: float | None
     loss_factor: float = 1.0
+    penalty_by_weight: bool = False
 
     def same(self, other: Epochs) -> bool:
         """Whether steps captured for one serve the other: equal numbers and the identical arrays."""
@@ -198,7 +200,7 @@ class CapturedSteps:
     def _step(self, state: OptimizerState, size: int) -> None:
         """Gather, pass, loss and factors, update: launches only, no allocation, no transfer."""
         engine, epochs = self._engine, self.epochs
-        parameters, samples, _, batch_size, alpha, mean_weight, clip_norm, factor = epochs
+        parameters, samples, _, batch_size, alpha, mean_weight, clip_norm, factor, _ = epochs
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
             self._mini_batch.gather(self._order, samples, batch, batch_size)
