@@ -31,10 +31,10 @@ struct Tiles {
     }
     // The place of the batch's first sample among the source's.
     __device__ __forceinline__ Index first_of(int batch) const {
-        return (batch - (trains(batch) ? 0 : job.train.batches)) * job.batch_size;
+        return (batch - (trains(batch) ? 0 : job.train.batches)) * source(batch).batch_size;
     }
     __device__ __forceinline__ int size_of(int batch) const {
-        return int(min(job.batch_size, source(batch).samples - first_of(batch)));
+        return int(min(source(batch).batch_size, source(batch).samples - first_of(batch)));
     }
     __device__ __forceinline__ Samples after(Samples s) const {
         s.start += plan.samples;

@@ -136,9 +136,7 @@ class CapturedEngine(CapturablePasses):
         key = moments_of(optimizer), batch_size
         if key not in self._plans:
             launcher = self.backend.launcher
-            plan = plan_of(
-                self.architecture, optimizer, batch_size, launcher.shared_bytes(), launcher.has_clusters()
-            )
+            plan = plan_of(self.architecture, optimizer, batch_size, launcher.shared_bytes(), launcher.has_clusters())
             stays = plan is not None and stays_resident(plan, self.architecture, batch_size, self.backend)
             self._plans[key] = plan if stays else None
         return self._plans[key]

@@ -230,12 +230,12 @@ class CapturedSteps:
         """Launch on the graphs' stream, after all earlier work of the current stream, which then waits for it."""
         cuda = self._engine.backend.xp.cuda
         current = cuda.get_current_stream()
-        _follow(cuda, self._stream, current)
+        follow(cuda, self._stream, current)
         try:
             with self._engine.passes_in(self._buffers), self._stream:
                 yield
         finally:
-            _follow(cuda, current, self._stream)
+            follow(cuda, current, self._stream)
 
 
 class _Pace:
@@ -279,7 +279,7 @@ class _Pace:
         self.poll()
 
 
-def _follow(cuda: Any, later: Any, earlier: Any) -> None:
+def follow(cuda: Any, later: Any, earlier: Any) -> None:
     """Order the later stream's future work after the earlier stream's past work."""
     event = cuda.Event(disable_timing=True)
     event.record(earlier)

@@ -83,6 +83,7 @@ SOURCE = {
     "order": "const Index*",  # the columns of X that are meant, or null
     "order_step": "Index",  # from epoch to epoch
     "samples": "Index",  # of an epoch
+    "batch_size": "Index",
     "batches": "Index",  # of an epoch
 }
 """Samples of a `JOB`: every field has 8 bytes."""
@@ -112,7 +113,6 @@ JOB = {
     "nanoseconds": "double*",
     "record": "Record*",
     "best": "T*",  # the best parameters; null: neither they nor the end of the training are looked for
-    "batch_size": "Index",
     "first_batch": "Index",  # counted from the first epoch on; in each, those of validation come last
     "batches": "Index",
     "steps": "Index",  # of the optimizer, before the first epoch
@@ -151,7 +151,9 @@ def header() -> str:
     progress = ((name, number) for number, name in enumerate(PROGRESS))
     ends = ((f"end_{end.name}", end.value) for end in End)
     tables = {"Activation": activations, "Loss": losses, "Rule": rules, "Progress": progress, "End": ends}
-    structures = tuple(_structure(*each) for each in (("Layer", dict.fromkeys(LAYER, "int")), ("Plan", dict.fromkeys(PLAN, "int"))))
+    structures = tuple(
+        _structure(*each) for each in (("Layer", dict.fromkeys(LAYER, "int")), ("Plan", dict.fromkeys(PLAN, "int")))
+    )
     structures += (_structure("Record", RECORD),)
     structures += tuple("template <typename T>\n" + _structure(*each) for each in (("Source", SOURCE), ("Job", JOB)))
     enumerations = (_enumeration(name, codes) for name, codes in tables.items())

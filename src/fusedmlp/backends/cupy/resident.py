@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Resident:
     def __init__(
         self, backend: GpuPrimitives, architecture: Architecture, output_layer: OutputLayer, plan: ResidentPlan
     ) -> None:
-        launcher = backend.launcher
+        launcher = self._launcher = backend.launcher
         arithmetic = fastest_arithmetic(plan, architecture, backend.precision, launcher.card())
         self._cluster = None if plan.blocks == 1 else plan.blocks
         kind = "resident" if self._cluster is None else "resident_cluster"
@@ -59,6 +60,13 @@ class Resident:
         activation = np.int32(HIDDEN_ACTIVATIONS[architecture.hidden_activation].code)
         ints = np.int32(plan.ints.shape[1])
         self._arguments = plan_on_device, ints, activation, output_layer.loss, output_layer.most
+
+    @cached_property
+    def at_a_time(self) -> int:
+        """The networks that the current GPU trains at the same time."""
+        if self._cluster is None:
+            return self._launcher.blocks_at_a_time(self._kernel, self._shared_bytes)
+        return self._launcher.clusters_at_a_time(self._kernel, self._cluster, self._shared_bytes)
 
     def launch(self, jobs: Array) -> None:
         """Train a network for each of `jobs`, shape (networks, fields), on the device; returns at once."""
@@ -124,7 +132,7 @@ class ResidentEpochs:
             alpha, mean_weight, None, clip_norm, penalty_by_weight=by_weight, loss_factor=loss_factor
         )
         job = np.zeros(1, JOB_DTYPE)
-        write_job(job[0], parameters.flat, state, self._engine.loss_is_mean, options, batch_size)
+        write_job(job[0], parameters.flat, state, self._engine.loss_is_mean, options)
         write_source(job[0]["train"], arrays, self._m, batch_size, address_of(self._order))
         at = address_of(self._results)
         job["rates"], job["record"] = address_of(self._rates), address_of(self._record)
@@ -137,9 +145,7 @@ def address_of(x: Array | None) -> int:
     return 0 if x is None else int(x.data.ptr)
 
 
-def write_job(
-    job: Any, flat: Array, state: OptimizerState, is_mean: bool, options: EpochOptions, batch_size: int
-) -> None:
+def write_job(job: Any, flat: Array, state: OptimizerState, is_mean: bool, options: EpochOptions) -> None:
     """Write what a training has besides samples and results into a record of `JOB_DTYPE`.
 
     Parameters
@@ -152,14 +158,13 @@ def write_job(
     is_mean : bool
         Whether J is a mean over samples.
     options : EpochOptions
-    batch_size : int
     """
     optimizer = state.optimizer
     assert optimizer.rule is not None
     numbers = optimizer.numbers(1.0, ENDLESS)
     first, second = moments_of(state)
     job["theta"], job["first"], job["second"] = (address_of(x) for x in (flat, first, second))
-    job["batch_size"], job["steps"], job["rule"], job["is_mean"] = batch_size, state.t, RULES[optimizer.rule], is_mean
+    job["steps"], job["rule"], job["is_mean"] = state.t, RULES[optimizer.rule], is_mean
     job["penalty_by_weight"], job["loss_factor"] = options.penalty_by_weight, options.loss_factor
     job["divisor"] = (options.mean_weight or 0.0) if is_mean else 1.0
     job["alpha"], job["clip_norm"], job["clip_epsilon"] = options.alpha, options.clip_norm or 0.0, CLIP_EPSILON
@@ -195,4 +200,4 @@ def write_source(
     source["y_line"], source["y_step"] = (stride // item for stride in Y.strides)
     source["weight_step"] = 0 if weights is None else weights.strides[1] // item
     source["order"], source["order_step"] = order, order_step
-    source["samples"], source["batches"] = samples, -(-samples // batch_size)
+    source["samples"], source["batch_size"], source["batches"] = samples, batch_size, -(-samples // batch_size)
