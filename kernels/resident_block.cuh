@@ -286,6 +286,7 @@ struct Trainer {
         double sum = 0;
         if (!job.best && threadIdx.x != 0) return true;
         if (job.best) {
+            __syncthreads();  // the last step has been taken
             for_each_parameter([&](int i, int) { sum += numbers[i] - numbers[i] == T(0) ? 0 : 1; });
             sum = blocks.add(sum_over_threads(sum));  // after this, all threads see what one has summed
         }
