@@ -16,6 +16,7 @@ from fusedmlp.engines.crowd import Best, End, Stretch
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.engines.samples import Samples
 from fusedmlp.model.optimizers import OptimizerState
+from fusedmlp.model.parameters import Parameters
 from fusedmlp.training import many_run
 from fusedmlp.training.interrupts import Interrupts
 
@@ -194,6 +195,24 @@ def test_a_network_that_diverges_does_so_alone(resident):
     assert errors[1].startswith("the loss became")
     assert errors[2].startswith("the weights became NaN or infinite")
     assert all(np.isfinite(flat_of(net)).all() for net in nets)
+
+
+def test_a_cluster_agrees_on_weights_that_one_block_has(resident, monkeypatch, cupy):
+    """The first unit's activation is close to the largest number: its output weight, one block's, becomes infinite."""
+    monkeypatch.setattr(type(resident.launcher), "shared_bytes", lambda self: 32_000)
+    nets = [network(resident, 0, (6, 60, 1), "relu") for _ in range(3)]
+    for net in nets:
+        weights = flat_of(net)
+        parameters = Parameters(net.architecture, weights)
+        parameters.biases[0][0], parameters.weights[1][0] = 1e308, 1e-308
+        net.parameters.flat[...] = net.backend.asarray(weights)
+    options = {"epochs": 3, "batch_size": 70, "optimizer": SGD(0.1)}
+    fit_many(nets[:2], X, 1 - Y, **options)
+    fit(nets[2], X=X, Y=1 - Y, **options)
+    assert "resident_cluster_float64" in cupy.launches
+    for net in nets[:2]:
+        assert_same(net, nets[2], draws=False)
+        assert net.history.error.startswith("the weights became NaN or infinite in epoch 1")
 
 
 def test_the_bits_do_not_depend_on_the_launches(resident, cupy, monkeypatch):
