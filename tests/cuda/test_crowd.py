@@ -62,7 +62,7 @@ def assert_close(net, reference, tolerance):
     np.testing.assert_allclose(flat_of(net), flat_of(reference), rtol=0, atol=tolerance)
     np.testing.assert_allclose(net.history.loss, reference.history.loss, rtol=tolerance)
     np.testing.assert_allclose(net.history.validation_loss, reference.history.validation_loss, rtol=tolerance)
-    assert net.history.stopped == reference.history.stopped
+    assert (net.history.stopped, net.history.best_epoch) == (reference.history.stopped, reference.history.best_epoch)
 
 
 def fit(net, **arguments):

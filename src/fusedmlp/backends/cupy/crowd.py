@@ -121,6 +121,7 @@ class GpuCrowd(Crowd):
                 same = (*alike, plan.samples, plan.ints.tobytes())
                 if same not in self._shapes:
                     resident = Resident(engine.backend, engine.architecture, engine.output_layer, plan)
-                    self._shapes[same] = Shape(resident, plan.samples)
+                    stream = self._backend.xp.cuda.Stream(non_blocking=True)
+                    self._shapes[same] = Shape(resident, plan.samples, stream)
                 self._found[key] = self._shapes[same]
         return self._found[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +25,19 @@ class Shape:
     resident : Resident
     samples : int
         Of a tile.
+    stream : cupy.cuda.Stream
     batch_seconds : float, optional
         How long a batch of a network took in the last stretches, by the GPU's clock.
     """
 
     resident: Resident
     samples: int
+    stream: Any
     batch_seconds: float | None = None
 
 
 class Launches:
-    """Some networks of one shape, in a stream of their own: launch after launch of about 0.05 s.
+    """Some networks of one shape, in its stream: launch after launch of about 0.05 s.
 
     Parameters
     ----------
@@ -46,8 +49,7 @@ class Launches:
     """
 
     def __init__(self, backend: GpuPrimitives, shape: Shape, numbers: list[int], tables: CrowdTables) -> None:
-        cuda = backend.xp.cuda
-        self._shape, self._seconds = shape, shape.batch_seconds
+        self._cuda, self._shape, self._seconds = backend.xp.cuda, shape, shape.batch_seconds
         # Those with the most batches first, so that the ones that are left are the first ones.
         rows = {number: tables.job(number, shape.samples) for number in numbers}
         self._numbers = sorted(rows, key=lambda number: -rows[number].batches)
@@ -55,8 +57,6 @@ class Launches:
         self._jobs = np.array([rows[number].record for number in self._numbers], JOB_DTYPE)
         self._on_device = backend.xp.empty((len(numbers), JOB_DTYPE.itemsize // 8), "int64")
         self._launched, self._begin, self._count = 0, 0.0, 0
-        self._stream = cuda.Stream(non_blocking=True)
-        follow(cuda, self._stream, cuda.get_current_stream())
 
     @property
     def left(self) -> bool:
@@ -77,16 +77,17 @@ class Launches:
         jobs["batches"] = np.minimum(self._count, self._batches[:networks] - self._launched)
         self._count = int(jobs["batches"][0])
         self._begin = time.perf_counter()
-        with self._stream:
-            on_device = self._on_device[:networks]
-            on_device.set(jobs.view(np.int64).reshape(networks, -1))
+        on_device, stream = self._on_device[:networks], self._shape.stream
+        on_device.set(jobs.view(np.int64).reshape(networks, -1))
+        follow(self._cuda, stream, self._cuda.get_current_stream())  # where all was written that the launch reads
+        with stream:
             self._shape.resident.launch(on_device)
         self._launched += self._count
         self._count *= turns
 
     def wait(self) -> None:
         """Wait for what was launched."""
-        self._stream.synchronize()
+        self._shape.stream.synchronize()
         if self._count:
             self._seconds = max(1e-9, (time.perf_counter() - self._begin) / self._count)
             self._count = 0
