@@ -28,10 +28,21 @@ TOLERANCE = {"float64": 1e-11, "float32": 2e-4}
 HISTORY = ("loss", "validation_loss", "learning_rate", "best_epoch", "stopped", "samples", "error")
 FIVE_RULES = [
     {"optimizer": SGD(0.3), "clip_norm": 0.05, "batch_size": 9, "alpha": 0.3},
-    {"optimizer": SGD(0.1, 0.9), "schedule": "cosine", "sample_weight": WEIGHT, "batch_size": 33},
+    {
+        "optimizer": SGD(0.1, 0.9),
+        "schedule": "cosine",
+        "sample_weight": WEIGHT,
+        "batch_size": 33,
+        "validation_data": (X, Y),
+    },
     {"optimizer": SGD(0.1, 0.9, nesterov=True), "validation_fraction": 0.3, "alpha": 0.5, "sample_weight": WEIGHT},
     {"optimizer": "adam", "batch_size": 100, "validation_fraction": 0.1, "epochs": 5, "early_stopping": True},
-    {"optimizer": AdamW(0.02), "batch_size": 16, "shuffle": False, "validation_data": (X[:, 5:50], Y[:, 5:50])},
+    {
+        "optimizer": AdamW(0.02),
+        "batch_size": 16,
+        "shuffle": False,
+        "validation_data": (X[:, 5:50], Y[:, 5:50], WEIGHT[5:50]),
+    },
 ]
 
 
@@ -98,9 +109,10 @@ def check(backend, made, arguments, data=(X, Y), reference=True):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_rule(resident, cupy, dtype):
-    """Each with options of its own; those of one shape in one launch."""
+    """Each with options of its own; the loss is a mean or a sum."""
     check(resident, [{"dtype": dtype}] * 5, FIVE_RULES)
-    check(resident, [{"dtype": dtype}] * 5, [each | {"batch_size": 40, "alpha": 0.1} for each in FIVE_RULES])
+    summed = {"dtype": dtype, "loss": "sum_squared_error"}
+    check(resident, [summed] * 5, [each | {"batch_size": 40, "alpha": 0.1, "clip_norm": 1.0} for each in FIVE_RULES])
     assert set(cupy.launches) >= {f"resident_{dtype}"}
     assert not any(name.startswith(("sgd", "adam")) for name in cupy.launches)
 
@@ -195,6 +207,13 @@ def test_a_network_that_diverges_does_so_alone(resident):
     assert errors[1].startswith("the loss became")
     assert errors[2].startswith("the weights became NaN or infinite")
     assert all(np.isfinite(flat_of(net)).all() for net in nets)
+
+
+def test_a_training_loss_that_overflows_ends_a_training_whose_validation_loss_is_finite(resident):
+    options = {"optimizer": SGD(1e-200), "validation_data": (X, Y), "epochs": 3}
+    (net,) = check(resident, [{"loss": "squared_error"}], [options], (X, 1e170 * Y), reference=False)
+    assert net.history.stopped == "diverged in epoch 1"
+    assert np.isfinite(net.history.validation_loss).all()
 
 
 def test_a_cluster_agrees_on_weights_that_one_block_has(resident, monkeypatch, cupy):
@@ -338,7 +357,7 @@ def test_meanwhile_is_called_once_before_the_launches_are_waited_for(resident, m
     with pytest.raises(ValueError, match="meanwhile"):
         gpu_crowd.run(stretches, lambda: None, fails)
     assert stretches[0].end in (End.INTERRUPTED, End.DONE)
-    assert stretches[0].optimizer_state.t >= 2
+    assert stretches[0].optimizer_state.t >= 1
     assert len(stretches[0].losses) == stretches[0].optimizer_state.t // 2
 
 
