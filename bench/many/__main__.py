@@ -37,8 +37,8 @@ def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     where = f"{machine['backend']} on {machine['device']}, {machine['threads']} threads; {versions}"
     lines = [
-        f"{where}. Microseconds for a step of one network: medians of {machine['rounds']} turns, each in a process of its "
-        "own, after compilation. In brackets: how many times as long as fit_many.",
+        f"{where}. Microseconds for a step of one network: medians of {machine['rounds']} turns, each in a process of "
+        "its own, after compilation. In brackets: how many times as long as fit_many.",
         "",
         "| networks | " + " | ".join(libraries) + " |",
         "|---|" + "--:|" * len(libraries),
