@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 import test_captured_steps
+import test_crowd
 import test_lower_layers
 import test_memory
 import test_narrow_step
-import test_crowd
 import test_resident
 from harness.loaded import check_loaded
 from test_kernels_on_cpu import check, f, slope

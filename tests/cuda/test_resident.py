@@ -9,7 +9,6 @@ import pytest
 from harness import emulator
 
 from fusedmlp import Network
-from fusedmlp.backends.cupy import resident_costs
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES, CUDA_RULES
 from fusedmlp.backends.cupy.resident import ResidentEpochs
@@ -44,13 +43,6 @@ def trained(backend, sizes, m, *, activation="tanh", loss="binary_cross_entropy"
     history = net.fit(X, Y, callbacks=[lambda training: kept.append(training.optimizer_state)], **arguments)
     steps = net.engine._steps.get(kept[0]) if hasattr(net.engine, "_steps") else None
     return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), steps
-
-
-@pytest.fixture
-def resident(emulated, monkeypatch):
-    """The fake GPU, where every network that fits stays resident."""
-    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", np.inf)
-    return emulated
 
 
 def check(backend, sizes, m, **arguments):

@@ -65,6 +65,8 @@ class CrowdTables:
         # The best weights of an estimator are in host memory.
         self._best = [backend.asarray(stretch.best.weights) for stretch in stretches]
         self._batches: dict[int, tuple[int, int]] = {}
+        # A view for each of the networks would take longer than all else.
+        self._begins = tuple(map(address_of, (self._tables, self._order, self._records)))
 
     def job(self, number: int, tile: int) -> Job:
         """A stretch's job, without the batches of a launch; a tile has so many samples."""
@@ -74,17 +76,17 @@ class CrowdTables:
         job = np.zeros(1, JOB_DTYPE)[0]
         write_job(job, stretch.parameters.flat, stretch.optimizer_state, engine.loss_is_mean, stretch.options)
         size = min(stretch.batch_size, train.m)
-        order, step = address_of(self._order) + 8 * self._orders[number], train.m
+        at_tables, at_orders, at_records = self._begins
+        order, step = at_orders + 8 * self._orders[number], train.m
         if stretch.orders is None:
             order, step = self._columns_of(train), 0
         write_source(job["train"], (train.X, train.Y, train.sample_weight), train.m, size, order, step)
         if validation is not None:
             arrays = validation.X, validation.Y, validation.sample_weight
             write_source(job["validation"], arrays, validation.m, max(size, tile), self._columns_of(validation))
-        names = "rates", "losses", "validation_losses", "nanoseconds"
-        for table, name in enumerate(names):
-            job[name] = address_of(self._tables[table]) + 8 * self._epochs[number]
-        job["record"] = address_of(self._records[number])
+        for table, name in enumerate(("rates", "losses", "validation_losses", "nanoseconds")):
+            job[name] = at_tables + 8 * (table * self._epochs[-1] + self._epochs[number])
+        job["record"] = at_records + RECORD_DTYPE.itemsize * number
         job["best"] = address_of(self._best[number])
         job["patience"], job["tolerance"] = stretch.best.patience, stretch.best.tolerance
         self._batches[number] = int(job["train"]["batches"]), int(job["validation"]["batches"])
