@@ -236,6 +236,7 @@ def test_other_operations_that_read_what_nobody_wrote(cupy, name):
         OPERATIONS[name](x[1:3] if name != "assignment" else x[2:])
 
 
+@pytest.mark.usefixtures("never_resident")
 @pytest.mark.parametrize("sizes", [(5, 20, 1), (3, 140, 3), (5, 20, 7), (4, 9, 11, 3)])
 def test_a_captured_step_before_its_first_batch(emulated, monkeypatch, sizes):
     """Batch buffers that nothing filled before the first pass, as that once was."""
@@ -246,5 +247,5 @@ def test_a_captured_step_before_its_first_batch(emulated, monkeypatch, sizes):
     monkeypatch.setattr(fake_cupy.ndarray, "fill", lambda x, value: None)
     with pytest.raises((AssertionError, RuntimeError)) as caught:
         net.fit(X, Y, epochs=1, batch_size=16)
-    narrow = net.engine.path == "narrow"
+    narrow = len(sizes) == 3 and sizes[-1] <= 4  # which takes small batches, whatever takes the whole
     assert ("a read of memory that nobody has written: argument 0, at byte 0" in str(caught.value)) is narrow
