@@ -34,8 +34,8 @@ CALLS = {
 }
 
 # Accesses to arrays whose addresses are read from a record. A launch reads and writes parameters, moments, and the nine
-# numbers of what the network has reached; an epoch writes its losses and its time, and the best parameters. A step reads
-# the rate alone: samples are copied asynchronously.
+# numbers of what the network has reached; an epoch writes its losses and its time, and the best parameters. A step
+# reads the rate alone: samples are copied asynchronously.
 FROM_RECORDS = {"resident_": 37}
 
 # Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
