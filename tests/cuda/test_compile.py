@@ -52,7 +52,7 @@ REGISTERS = {
     "resident_float32": 80,
     "resident_tf32": 128,  # that of 3xTF32: both parts of the operands
     "resident_float64": 168,
-    "resident_cluster_": 176,
+    "resident_cluster_": 184,
 }
 
 

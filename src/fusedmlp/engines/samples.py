@@ -75,15 +75,18 @@ class Samples:
             return order
         return self.order if order is None else self.order[order]
 
-    def take(self, columns: np.ndarray, largest_copy: int) -> Samples:
+    def take(self, columns: np.ndarray, largest_copy: int | None) -> Samples:
         """Some of the samples.
 
         Parameters
         ----------
         columns : numpy.ndarray of int
-        largest_copy : int
-            Arrays in host memory of more bytes are not copied: the result has an `order`.
+        largest_copy : int or None
+            Arrays in host memory of more bytes are not copied: the result has an `order`. None: nothing is, wherever
+            it lies.
         """
+        if largest_copy is None:
+            return self.part(columns)
         X, Y, weight = self.X, self.Y, self.sample_weight
         if isinstance(X, HostMatrix):
             return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))
@@ -387,8 +390,8 @@ def validation_part(
     return order[n_validation:], order[:n_validation]
 
 
-def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int) -> tuple[Samples, Samples]:
-    """(training samples, validation samples) of a split; arrays in host memory of more bytes are not copied."""
+def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int | None) -> tuple[Samples, Samples]:
+    """(training samples, validation samples) of a split; `largest_copy` as in `Samples.take`."""
     train, validation = (samples.take(part, largest_copy) for part in parts)
     for name, part in (("training", train), ("validation", validation)):
         if part.sample_weight is not None and part.weight_sum == 0:
