@@ -38,6 +38,13 @@ def test_public_names_exist_and_bring_no_more_than_they_need(module):
     assert imported_by(f"from fusedmlp import {names}") <= allowed
 
 
+def test_type_checkers_know_every_public_name():
+    tree = ast.parse(Path(fusedmlp.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    known = {node.names[0].asname: node.module for node in block.body}
+    assert known == fusedmlp._HOME
+
+
 @pytest.mark.parametrize("backend", ["numpy"])
 def test_training_on_numpy_needs_no_other_backend(backend):
     code = f"""

@@ -70,10 +70,13 @@ if TYPE_CHECKING:
     from fusedmlp.backends.selection import get_backend as get_backend
     from fusedmlp.backends.selection import register_backend as register_backend
     from fusedmlp.backends.selection import use_backend as use_backend
+    from fusedmlp.checkpoints import Checkpoint as Checkpoint
     from fusedmlp.data.predictor import Predictor as Predictor
     from fusedmlp.engines.options import GradientPhase as GradientPhase
     from fusedmlp.errors import BackendUnavailableError as BackendUnavailableError
+    from fusedmlp.errors import CheckpointError as CheckpointError
     from fusedmlp.errors import ModelFileError as ModelFileError
+    from fusedmlp.errors import TerminatedError as TerminatedError
     from fusedmlp.errors import TrainingDivergedError as TrainingDivergedError
     from fusedmlp.estimators.classifier import MLPClassifier as MLPClassifier
     from fusedmlp.estimators.display import LossCurveDisplay as LossCurveDisplay
