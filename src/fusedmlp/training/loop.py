@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -76,7 +76,7 @@ class TrainingSettings:
             raise ValueError(f"gradient_phase: expected a GradientPhase; got {self.gradient_phase!r}")
 
 
-class _DeadlineError(Exception):
+class DeadlineError(Exception):
     """Ends an epoch at a deadline."""
 
 
@@ -177,7 +177,7 @@ class Training:
             callback.on_fit_begin(self)
         try:
             self._run_epochs(train, validation)
-        except _DeadlineError:
+        except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
         except KeyboardInterrupt:
             self.stop(f"interrupted in epoch {self.epoch + 1}")
@@ -223,6 +223,7 @@ class Training:
         rate = self.rate_of(self.epoch)
         self.optimizer_state.learning_rate = rate
         order = self.state.generator.permutation(train.m) if self.shuffles(train) else None
+        columns, parts = train.batches(order, settings.batch_size)
         with self._interrupts.caught():
             loss = self.engine.train_epoch(
                 self.parameters,
@@ -230,9 +231,9 @@ class Training:
                 train.X,
                 train.Y,
                 train.sample_weight,
-                train.ordered(order),
+                columns,
                 settings.batch_size,
-                self.options(train),
+                replace(self.options(train), parts=parts) if parts is not None else self.options(train),
             )
         self.engine.backend.synchronize()
         history = self.history
@@ -265,17 +266,22 @@ class Training:
         )
 
     def _loss(self, samples: Samples) -> float:
-        return self.engine.loss(
-            self.parameters, samples.X, samples.Y, samples.sample_weight, order=samples.ordered(None)
-        )
+        return samples.loss(self.engine, self.parameters)
 
     # Ending an epoch early -------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
         """Called by the engine between batches, and within long ones."""
+        phase = self.settings.gradient_phase
+        if phase is None:
+            self._check_time()
+        else:
+            phase.poll(self._check_time)
+
+    def _check_time(self) -> None:
         self._interrupts.poll()
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise _DeadlineError
+            raise DeadlineError
 
     # The best weights ------------------------------------------------------------------------------------------------
 

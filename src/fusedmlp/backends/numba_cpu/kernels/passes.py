@@ -29,6 +29,7 @@ from fusedmlp.backends.numba_cpu.machine.interruption import (
     set_mode,
 )
 from fusedmlp.backends.numba_cpu.machine.intrinsics import (
+    INTEGER,
     atomic_add,
     atomic_load,
     atomic_store,
@@ -259,9 +260,20 @@ def start_of(slot, slots, size):
 
 
 @internal
-def sum_task(network, run, run_address, worker_address, batch, size, task, slots):
-    """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
+def batch_of(run, batch):
+    """The first sample of a batch, the number of its samples, and that of its slots."""
+    if run.parts:
+        part = run.parts + 16 * batch
+        start = load(INTEGER, part)
+        return start, load(INTEGER, part + 16) - start, load(INTEGER, part + 8)
     start = batch * run.batch_size
+    slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+    return start, min(run.batch_size, run.samples - start), slots
+
+
+@internal
+def sum_task(network, run, run_address, worker_address, batch, start, size, task, slots):
+    """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
     if run.out:
         first = task * run.part
         call(network.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
@@ -343,8 +355,7 @@ def share(run_address, worker_address):
         if stop and (part == SUMS or stop == STOP_AT_ONCE):
             swap_if(run.state, state, state_of(run.batches, SUMS))
             continue
-        size = min(run.batch_size, run.samples - batch * run.batch_size)
-        slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+        start, size, slots = batch_of(run, batch)
         tasks = number_of_tasks(run, part, slots)
         if task >= tasks or (part == PHASE and not worker.leader):
             spins += 1
@@ -354,7 +365,7 @@ def share(run_address, worker_address):
             continue
         spins = 0
         if part == SUMS:
-            sum_task(network, run, run_address, worker_address, batch, size, task, slots)
+            sum_task(network, run, run_address, worker_address, batch, start, size, task, slots)
         elif part == PHASE:
             apply_phase(network, run)
         else:
