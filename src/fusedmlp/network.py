@@ -221,6 +221,8 @@ class Network(PlacedNetwork):
         gradient_phase: GradientPhase | None = None,
         state: TrainingState | None = None,
         verbose: bool = False,
+        comm: Any = None,
+        shards: bool = False,
     ) -> History:
         """Train in place.
 
@@ -263,6 +265,13 @@ class Network(PlacedNetwork):
             Goes on where the last call with this state stopped, and advances it.
         verbose : bool
             Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes train this network together; all call `fit`. `batch_size` is that of all of them. They start
+            with the weights and the random numbers of rank 0, and all have the same weights at any time (docs, "Several
+            processes").
+        shards : bool
+            With `comm`: X, Y, weights and `validation_data` are other samples in each process, perhaps none. False: all
+            processes pass the same samples, and each takes a slice of them.
 
         Returns
         -------
@@ -272,9 +281,11 @@ class Network(PlacedNetwork):
         Raises
         ------
         ValueError
-            An argument is wrong; the network is as it was.
+            An argument is wrong, or not the same in all processes; the network is as it was.
         RuntimeError
-            The network is being trained already, by another thread or a callback.
+            The network is being trained already, by another thread or a callback; MPI cannot be called from here.
+        MissingExtraError
+            mpi4py is needed and not installed.
         TrainingDivergedError
             The loss became NaN or infinite; the best weights so far were put back: of the first weights and those after
             the best epoch, the ones whose loss is lower.
@@ -306,7 +317,15 @@ class Network(PlacedNetwork):
             gradient_phase,
             state,
         )
+        check_flag("verbose", verbose)
+        if check_flag("shards", shards) and comm is None:
+            raise ValueError("shards: expected False without comm")
         with self._fitting_alone():
+            if comm is not None:
+                from fusedmlp.distributed.fitting import fit_together
+
+                data = X, Y, sample_weight
+                return fit_together(self, self._plan, comm, shards, data, validation_data, arguments, verbose)
             plan = self._plan(arguments)
             train = self._samples(X, Y, sample_weight)
             warn_of_rows(X, train, stacklevel=2)
@@ -316,7 +335,7 @@ class Network(PlacedNetwork):
                 if validation_fraction:
                     raise ValueError("validation_fraction: expected 0 where validation_data is given")
                 validation = self._samples(*as_validation(validation_data), "validation_").prepared(self.engine)
-            progress = ProgressOfFit() if check_flag("verbose", verbose) else None
+            progress = ProgressOfFit() if verbose else None
             watching = () if progress is None else (progress,)
             train = train.prepared(self.engine)
             begun = plan.begin(self.engine, train, validation, copies=True, watching=watching)

@@ -36,6 +36,10 @@ class TrainableNetwork(Protocol):
     parameters: Parameters
     history: History | None
 
+    @property
+    def engine(self) -> Engine:
+        """The engine of the calling thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class FitArguments:
