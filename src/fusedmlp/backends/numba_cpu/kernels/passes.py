@@ -34,6 +34,7 @@ from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     atomic_load,
     atomic_store,
     call_function,
+    clear_bytes,
     copy_bytes,
     load,
     relax,
@@ -100,8 +101,10 @@ def sum_samples(like):
         Z, Y, row = workspace + outputs.Z, workspace + network.Y, network.row
         weights, n_in = workspace + network.weights if run.weights else 0, layer_of(network, 0).n_in
         gradient = run.slots + slot * network.n_parameters * item
-        if run.result:
+        if run.result and start < stop:
             clear_gradient(like, network, run, gradient)
+        elif run.result:  # the samples of the batch lie in other processes: no tile writes anything
+            clear_bytes(gradient, network.n_parameters * item)
         if run.masks:
             worker.key = step_key(run.seed, run.first_step + batch)
         loss, total_weight = 0.0, 0.0
