@@ -9,6 +9,7 @@ import atexit
 import sys
 import threading
 import time
+from dis import opname
 from typing import Any, NoReturn
 
 from fusedmlp.distributed.mpi import mpi
@@ -17,8 +18,28 @@ INTERRUPTED = 130
 """The status that shells give a process after Ctrl-C."""
 _PATIENCE_SECONDS = 5.0
 _watching = False
-_status = 0
+_root: Any = None
+"""The frame of the script, where a SystemExit that nobody catches comes to."""
+_exit: JobExit | None = None
 _alone: tuple[Any, BaseException] | None = None
+
+
+class JobExit(SystemExit):
+    """A SystemExit that can still be looked at when Python ends: it hands over no status by then."""
+
+    def __init__(self, *arguments: Any) -> None:
+        global _exit
+        super().__init__(*arguments)
+        _exit = self
+
+    @property
+    def status(self) -> int:
+        """The status of the process, where this has ended the script; 0 where somebody has caught it."""
+        at = self.__traceback__
+        last = opname[_root.f_code.co_code[_root.f_lasti]]
+        if at is None or at.tb_frame is not _root or last.startswith("RETURN"):
+            return 0
+        return self.code if isinstance(self.code, int) else int(self.code is not None)
 
 
 def check() -> None:
@@ -48,11 +69,14 @@ def watch() -> None:
     ``python -m mpi4py`` does the same. Without it, a process would wait in MPI's last call for the others, and they in
     the middle of a training for it.
     """
-    global _watching
+    global _watching, _root
     if _watching:
         return
     _watching = True
-    report, report_of_thread, leave = sys.excepthook, threading.excepthook, sys.exit
+    report, report_of_thread = sys.excepthook, threading.excepthook
+    _root = sys._getframe()
+    while _root.f_back is not None:
+        _root = _root.f_back
 
     def excepthook(kind: Any, error: Any, traceback: Any) -> None:
         report(kind, error, traceback)
@@ -63,13 +87,14 @@ def watch() -> None:
         if arguments.exc_type is not SystemExit:
             _abort(1)
 
-    def leave_with(status: Any = None, /) -> NoReturn:
-        global _status
-        _status = status if isinstance(status, int) else int(status is not None)
-        leave(status)
+    def leave(status: Any = None, /) -> NoReturn:
+        raise JobExit(status)
 
     sys.excepthook, threading.excepthook = excepthook, thread_excepthook
-    sys.exit = leave_with
+    sys.exit = leave
+    for name in ("__main__", "_sitebuiltins"):  # where scripts, exit() and quit() find the class
+        if name in sys.modules:
+            vars(sys.modules[name]).setdefault("SystemExit", JobExit)
     atexit.register(_at_exit)
 
 
@@ -77,8 +102,9 @@ def _at_exit() -> None:
     """Before MPI's last call, which waits for all."""
     if mpi().Is_finalized():
         return
-    if _status:
-        _abort(_status)
+    status = 0 if _exit is None else _exit.status
+    if status:
+        _abort(status)
     if _alone is not None and not _all_left(_alone[0]):
         sys.stderr.write(f"fusedmlp: a training ended in this process alone: {_alone[1]!r}\n")
         _abort(1)
