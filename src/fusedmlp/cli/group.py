@@ -74,7 +74,8 @@ class CommandGroup(click.Group):
         """Import the command."""
         if cmd_name not in self._short_help:
             return None
-        command: click.Command = getattr(importlib.import_module(f"fusedmlp.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"fusedmlp.cli.{name}"), name)
         command.short_help = self._short_help[cmd_name]
         return command
 

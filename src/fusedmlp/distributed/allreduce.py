@@ -17,7 +17,7 @@ from fusedmlp.backends.numba_cpu.machine.compilation import routine_address
 from fusedmlp.backends.numba_cpu.machine.intrinsics import INTEGER, load
 from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, store
 
-MOST_PACKED = 2048
+MOST_PACKED = 1024
 """Parameters of a gradient that is packed into one message with its sums (docs/scaling.md)."""
 MOST_NUMBERS = 1 << 30
 """Numbers of a message: MPI counts them in 32 bits."""

@@ -18,6 +18,8 @@ from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_named
 from fusedmlp.model.parameters import Parameters
 
+_PIECE = 1 << 15
+
 
 @dataclass(frozen=True)
 class Numbering:
@@ -42,11 +44,11 @@ class Numbering:
     names: np.ndarray | None = None
 
     def columns(self, order: np.ndarray) -> np.ndarray:
-        """The column here of each sample of an order; -1 for one in another process."""
+        """The column here of each sample of an order; a negative number for one in another process."""
         if self.places is not None:
             return np.asarray(self.places[order])
         columns = np.asarray(order, np.int64) - self.first
-        columns[(columns < 0) | (columns >= self.count)] = -1
+        columns[columns >= self.count] = -1
         return columns
 
     def part(self, samples: np.ndarray, renamed: bool) -> Numbering:
@@ -70,9 +72,21 @@ class Numbering:
         names = np.arange(self.first, self.first + self.count) if self.names is None else self.names
         if self.places is None and order is None:
             return None, BatchParts(np.clip(edges - self.first, 0, self.count), total, names)
-        columns = self.columns(np.arange(total) if order is None else order)
-        here = np.flatnonzero(columns >= 0)
-        return columns[here], BatchParts(np.searchsorted(here, edges), total, names)
+        columns, here = self._found(np.arange(total) if order is None else order)
+        return columns, BatchParts(np.searchsorted(here, edges), total, names)
+
+    def _found(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(the columns here of those samples of an order that are here, their places in the order).
+
+        A piece at a time, which stays in the cache: every process looks at the orders of all samples.
+        """
+        columns, here = [], []
+        for start in range(0, len(order), _PIECE):
+            piece = self.columns(order[start : start + _PIECE])
+            found = np.flatnonzero(piece >= 0)
+            columns.append(piece[found])
+            here.append(found + start)
+        return np.concatenate(columns), np.concatenate(here)
 
 
 class ShardedSamples(Samples):
