@@ -1,4 +1,4 @@
-"""``python -m bench.scaling --out DIR``: steps of one and two processes, the model's predictions; JSON, tables, a chart.
+"""``python -m bench.scaling --out DIR``: steps of one and two processes, and the model's; JSON, tables, a chart.
 
 Each time is measured in several turns, one and two processes in alternation, and the medians count: other programs on
 the machine disturb both. Each process has one thread.
@@ -13,6 +13,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,8 @@ def run(ranks: int, *arguments: object) -> Any:
 def communication(folder: Path) -> dict[str, Any]:
     """What ``fusedmlp bench-comm`` measures between two processes."""
     path = folder / "comm.json"
-    try:
+    with suppress(json.JSONDecodeError):  # it prints a table
         run(2, "fusedmlp", "bench-comm", "--out", path)
-    except json.JSONDecodeError:  # it prints a table
-        pass
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -61,7 +61,7 @@ def allreduce_at(comm: dict[str, Any], n_bytes: int) -> float:
 def model_of(network: str, times: dict[str, dict[str, float]], comm: dict[str, Any], draw: float) -> StepModel:
     """The model of a network, from its times on one process and from what a message takes."""
     sizes = [int(n) for n in network.split("-")]
-    n_bytes = 4 * sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False))
+    n_bytes = 4 * sum((a + 1) * b for a, b in pairwise(sizes))
     batches = [int(batch) for batch in times]
     fixed, sample = fitted(batches, [times[str(batch)]["1"] for batch in batches], draw)
     latency = allreduce_at(comm, 32)
@@ -133,9 +133,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 @click.command(help=__doc__)
 @click.option("--out", default="bench/out/scaling", show_default=True, help="Folder of the results.")
-@click.option(
-    "--turns", type=click.IntRange(1), default=3, show_default=True, help="Turns, of which the median counts."
-)
+@click.option("--turns", type=click.IntRange(1), default=3, show_default=True, help="Turns; medians count.")
 @click.option("--again", is_flag=True, help="Measure nothing: tables and chart of the results in the folder.")
 def main(out: str, turns: int, again: bool) -> None:
     """Measure, and write scaling.json, scaling.md and scaling.png."""

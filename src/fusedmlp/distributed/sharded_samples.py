@@ -32,7 +32,7 @@ class Numbering:
     first, count : int
         The number of the first column of X here among the samples of all, and how many columns there are.
     places : numpy.ndarray of shape (total,), int64, optional
-        Where the samples are a part: the column of X here of each sample, or -1 for one in another process.
+        Where the samples are a part: what `columns` gives for each.
     names : numpy.ndarray of int64, optional
         The number of each column that dropout's masks are drawn by, where it is not its own plus `first`.
     """
@@ -44,12 +44,14 @@ class Numbering:
     names: np.ndarray | None = None
 
     def columns(self, order: np.ndarray) -> np.ndarray:
-        """The column here of each sample of an order; a negative number for one in another process."""
+        """The column here of each sample of an order; a number that `is_here` refuses for one in another process."""
         if self.places is not None:
             return np.asarray(self.places[order])
-        columns = np.asarray(order, np.int64) - self.first
-        columns[columns >= self.count] = -1
-        return columns
+        return np.asarray(order, np.int64) - self.first
+
+    def is_here(self, columns: np.ndarray) -> np.ndarray:
+        """Whether each of these is a column of X here."""
+        return columns.view(np.uint64) < self.count  # a negative number is a large one
 
     def part(self, samples: np.ndarray, renamed: bool) -> Numbering:
         """That of some of the samples, which get new numbers; with `renamed`, dropout's masks go by those."""
@@ -57,13 +59,13 @@ class Numbering:
         names = self.names
         if renamed:
             names = np.zeros(self.count, np.int64)
-            here = np.flatnonzero(places >= 0)
+            here = np.flatnonzero(self.is_here(places))
             names[places[here]] = here
         return Numbering(len(samples), self.first, self.count, places, names)
 
     def all_here(self) -> np.ndarray:
         """The columns of X here of all samples that are here, in their order."""
-        return np.arange(self.count) if self.places is None else self.places[self.places >= 0]
+        return np.arange(self.count) if self.places is None else self.places[self.is_here(self.places)]
 
     def parts(self, order: np.ndarray | None, batch_size: int) -> tuple[np.ndarray | None, BatchParts]:
         """The columns here of an epoch's samples, in its order; and which of them belong to which batch."""
@@ -83,7 +85,7 @@ class Numbering:
         columns, here = [], []
         for start in range(0, len(order), _PIECE):
             piece = self.columns(order[start : start + _PIECE])
-            found = np.flatnonzero(piece >= 0)
+            found = np.flatnonzero(self.is_here(piece))
             columns.append(piece[found])
             here.append(found + start)
         return np.concatenate(columns), np.concatenate(here)
@@ -131,7 +133,7 @@ class ShardedSamples(Samples):
         if order is None:
             return None if self.numbering.places is None else self.numbering.all_here()
         columns = self.numbering.columns(order)
-        return columns[columns >= 0]
+        return columns[self.numbering.is_here(columns)]
 
     def batches(self, order: np.ndarray | None, batch_size: int) -> tuple[np.ndarray | None, BatchParts | None]:
         return self.numbering.parts(order, batch_size)
