@@ -70,9 +70,9 @@ struct Trainer {
         }
     }
 
-    __device__ __forceinline__ void read_parameters() const {
+    __device__ __forceinline__ void read_parameters(int epoch) const {
         for (int i = threadIdx.x; i < plan.scratch; i += THREADS) numbers[i] = 0;
-        if (threadIdx.x == 0) scratch().epoch_loss = 0;
+        if (threadIdx.x == 0) scratch().epoch_loss = job.losses[epoch];
         __syncthreads();
         for_each_parameter([&](int i, int flat) {
             numbers[i] = job.theta[flat];
@@ -312,10 +312,10 @@ struct Trainer {
         if (job.rule == ADAMW) update<ADAMW>(step, decoupled);
     }
 
-    // The epoch's loss so far, on top of what earlier launches have added; by the thread that has summed it.
+    // The epoch's loss so far, that of earlier launches too; by the thread that has summed it.
     __device__ __forceinline__ void write_loss(int epoch) const {
         if (threadIdx.x != 0 || !blocks.writes_losses()) return;
-        job.losses[epoch] += scratch().epoch_loss;  // own: a network is one block's
+        job.losses[epoch] = scratch().epoch_loss;  // own: a network is one block's
         scratch().epoch_loss = 0;
     }
 
@@ -323,7 +323,7 @@ struct Trainer {
         const int first = int(job.first_batch), epoch = first / int(job.batches_of_epoch);
         const int batch = first - epoch * int(job.batches_of_epoch);
         Samples now = {epoch, batch, 0, size_of(batch)};
-        read_parameters();
+        read_parameters(epoch);
         blocks.begin();
         fetch_rows(now, 0);
         wait_for_copies();

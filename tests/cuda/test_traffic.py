@@ -21,6 +21,7 @@ from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
 from fusedmlp.backends.cupy.narrow_step import variant_of
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.sums import sum_rows
+from fusedmlp.engines.options import EpochPosition
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import SGD, Adam, AdamW, OptimizerState
 
@@ -203,7 +204,7 @@ def add_rows(backend):
 
 def gather(backend):
     mini_batch = MiniBatch(backend.launcher, backend.xp, Architecture((N, 3, 1)))
-    mini_batch.begin_epoch(0.1, 0)
+    mini_batch.begin_epoch(0.1, 0, EpochPosition())
     samples, batch = [random((N, 2 * M)), random((1, 2 * M)), None], [random((M, N)), random((M, 1)), None]
     mini_batch.gather(None, samples, batch, M)
 
@@ -211,7 +212,7 @@ def gather(backend):
 def squares(backend):
     architecture = Architecture((200, 200), loss="squared_error")
     mini_batch = MiniBatch(backend.launcher, backend.xp, architecture)
-    mini_batch.begin_epoch(0.1, 0)
+    mini_batch.begin_epoch(0.1, 0, EpochPosition())
     parameters = Parameters(architecture, random(architecture.n_parameters))
     output_layer = OutputLayer(backend.launcher, backend.xp, architecture)
     logits, Y = random((5, 200)), random((200, 5))

@@ -64,7 +64,7 @@ def test_every_mistake_is_expected_and_training_goes_on_after_them(mistakes):
         ("kill", 9, "numba-cpu"),
         ("interrupt", 130, "numba-cpu"),
         ("exit between", 3, "numba-cpu"),
-        ("exit", 1, "numba-cpu"),
+        ("exit", 3, "numba-cpu"),
         ("leave between", 3, "numba-cpu"),
         ("quit between", 3, "numba-cpu"),
         ("nothing", 0, "numba-cpu"),

@@ -90,7 +90,9 @@ def test_the_steps_of_a_stretch_are_those_of_its_epochs(optimizer, batches, step
 
 def test_the_loss_of_an_epoch():
     losses = np.random.default_rng(0).random(7)
-    mean, total = (compiled_epoch_loss()(address_of(losses), 7, 32, 200, flag) for flag in (1, 0))
+    before = np.array([0.0])
+    numbers = address_of(before), address_of(losses), 0, 7, 32, 200
+    mean, total = (compiled_epoch_loss()(*numbers, flag) for flag in (1, 0))
     np.testing.assert_allclose(mean, (losses[:6].sum() * 32 + losses[6] * 8) / 200, rtol=1e-14)
     np.testing.assert_allclose(total, losses.sum(), rtol=1e-14)
 

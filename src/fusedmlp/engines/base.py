@@ -121,5 +121,5 @@ class Engine(ABC):
         -------
         float
             The losses of the batches, each before its step, averaged by their number of samples (summed for a loss
-            that is itself a sum).
+            that is itself a sum). Where the pass ends early, by `EpochOptions.position`, it is the part of it so far.
         """

@@ -41,13 +41,15 @@ class Epoch:
     """An epoch's X, Y and sample_weight, and how far it has come.
 
     `order` is where the samples are gathered from, on the device; `columns` the columns of X that the samples came
-    from, by which dropout's masks are drawn (None: as they lie). `done` counts samples and `batch` batches.
+    from, by which dropout's masks are drawn (None: as they lie). `done` counts samples and `batch` batches. A pass ends
+    before sample `end`, or, where the batches lie in several processes, before the batch of the options' position.
     """
 
     matrices: list[Array | None]
     order: Array | None
     columns: Array | None
     m: int
+    end: int
     batch_size: int
     options: EpochOptions
     done: int = 0
@@ -84,17 +86,19 @@ class Batching(Chunking):
 
     def _batches(self, epoch: Epoch) -> Generator[Batch]:
         """From `epoch.done` on. One transfer from host memory serves as many whole batches as fit into a chunk."""
-        if epoch.options.parts is not None:
-            for start, stop in pairwise(epoch.options.parts.starts[epoch.batch :].tolist()):
+        here, position = epoch.options.parts, epoch.options.position
+        if here is not None:
+            end = None if position is None or position.end is None else position.end + 1
+            for start, stop in pairwise(here.starts[epoch.batch : end].tolist()):
                 yield self._batch(epoch, slice(start, stop))
             return
         whole = self._chunk // epoch.batch_size * epoch.batch_size
         X, _, weight = epoch.matrices
         if whole == 0 or not isinstance(X, HostMatrix):
-            for samples in slices(epoch.done, epoch.m, epoch.batch_size):
+            for samples in slices(epoch.done, epoch.end, epoch.batch_size):
                 yield self._batch(epoch, samples)
             return
-        with self._parts(epoch.matrices, slices(epoch.done, epoch.m, whole)) as parts:
+        with self._parts(epoch.matrices, slices(epoch.done, epoch.end, whole)) as parts:
             for group, part in parts:
                 for samples in slices(group.start, group.stop, epoch.batch_size):
                     # Summed where the weights lie: the device need not be waited for.

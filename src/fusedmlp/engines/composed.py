@@ -12,7 +12,7 @@ import numpy as np
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.batches import Batch, Batching, Epoch, Masks, sum_of_weights
 from fusedmlp.engines.feeding import HostMatrix
-from fusedmlp.engines.options import PLAIN, EpochOptions
+from fusedmlp.engines.options import PLAIN, EpochOptions, EpochPosition
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.engines.sparse import SparseMatrix, outer_product, product
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, OUTPUT_ACTIVATIONS, Array
@@ -111,11 +111,18 @@ class ComposedEngine(Batching, Engine):
             matrices, order = self._taken(matrices, order), None
         elif order is not None:
             order = columns = self.backend.asarray(order)
-        epoch = Epoch(matrices, order, columns, m, batch_size, options)
-        with self.backend.computing():
-            train = partial(self._train, parameters, optimizer_state, epoch)
-            self._with_room(train, m if on_host else min(batch_size, m))
-        return float(epoch.total)
+        position = options.position or EpochPosition()
+        end = m if position.end is None else min(m, position.end * batch_size)
+        parts, batch = options.parts, position.batches
+        done = batch * batch_size if parts is None else int(parts.starts[batch])
+        epoch = Epoch(matrices, order, columns, m, end, batch_size, options, done, position.loss, batch)
+        try:
+            with self.backend.computing():
+                train = partial(self._train, parameters, optimizer_state, epoch)
+                self._with_room(train, m if on_host else min(batch_size, m))
+        finally:
+            position.batches, position.loss = epoch.batch, float(epoch.total)
+        return position.loss
 
     def _taken(self, matrices: list[Array | None], order: Array) -> list[Array | None]:
         """Matrices in host memory with the samples of an order; nothing is copied."""

@@ -84,6 +84,27 @@ class BatchParts:
     numbers: np.ndarray | None = None
 
 
+@dataclass
+class EpochPosition:
+    """How far an epoch has come: a pass over it begins there, and leaves it where it ends, by an exception too.
+
+    So a pass may end before its last batch, and another one goes on: together they have the bits of one pass.
+
+    Attributes
+    ----------
+    batches : int
+        Batches that are done: the next pass begins with the one after them.
+    loss : float
+        What they add to the loss of the epoch.
+    end : int, optional
+        A pass ends before this batch; None: after the last one.
+    """
+
+    batches: int = 0
+    loss: float = 0.0
+    end: int | None = None
+
+
 @dataclass(frozen=True)
 class EpochOptions:
     """How the batches of an epoch become steps.
@@ -111,6 +132,8 @@ class EpochOptions:
     parts : BatchParts, optional
         Where the batches lie in several processes, the parts that are here; `batch_size` is then that of all of them,
         and a gradient phase makes the sums those of all.
+    position : EpochPosition, optional
+        Where the epoch begins and ends; None: with its first batch, and after its last one.
     """
 
     alpha: float = 0.0
@@ -122,6 +145,7 @@ class EpochOptions:
     penalty_by_weight: bool = False
     loss_factor: float = 1.0
     parts: BatchParts | None = None
+    position: EpochPosition | None = None
 
 
 PLAIN = EpochOptions()

@@ -16,7 +16,7 @@ from fusedmlp.backends.cupy.resident_costs import stays_resident
 from fusedmlp.backends.cupy.resident_plan import plan_of
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.engines.feeding import HostMatrix
-from fusedmlp.engines.options import PLAIN, EpochOptions
+from fusedmlp.engines.options import PLAIN, EpochOptions, EpochPosition
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
@@ -85,7 +85,7 @@ class CapturedEngine(CapturablePasses):
         if steps is None:
             return super().train_epoch(*arguments)
         with self.backend.computing():
-            return steps.run_epoch(optimizer_state, order, options.poll)
+            return steps.run_epoch(optimizer_state, order, options.position or EpochPosition(), options.poll)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients

@@ -20,6 +20,7 @@ from fusedmlp.backends.cupy.mini_batch import MiniBatch
 from fusedmlp.backends.cupy.optimizer_step import ClipBuffers
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.engines.composed import ComposedEngine
+from fusedmlp.engines.options import EpochPosition
 from fusedmlp.model.activations import Array
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Gradients, Parameters
@@ -140,7 +141,13 @@ class CapturedSteps:
             self._pass(epochs.batch_size)
             engine.backend.launcher.weight_ranges(architecture)
 
-    def run_epoch(self, state: OptimizerState, order: Array | None, poll: Callable[[], None] | None = None) -> float:
+    def run_epoch(
+        self,
+        state: OptimizerState,
+        order: Array | None,
+        position: EpochPosition,
+        poll: Callable[[], None] | None = None,
+    ) -> float:
         """Take a step for each batch; return the epoch's loss as `Engine.train_epoch` does.
 
         Parameters
@@ -149,34 +156,38 @@ class CapturedSteps:
             The same one every time, of an optimizer that has a kernel. If an exception ends the epoch, its step count
             is that of the steps that were taken.
         order : array of int of shape (ordered,), optional
+        position : EpochPosition
+            Where the epoch begins; where it ended, afterwards.
         poll : callable, optional
             Called about every 0.05 s, when all launched steps are done.
         """
         if self._order is not None:
             put_order(self._engine.backend, self._order, order)
-        self._mini_batch.begin_epoch(state.learning_rate, state.t)
+        self._mini_batch.begin_epoch(state.learning_rate, state.t, position)
         whole, rest = divmod(self._m, self.epochs.batch_size)
+        end = whole + 1 if position.end is None else position.end
         self._pace.begin(poll)
         first, self._taken = state.t, 0
         try:
             with self._working():
-                self._run(state, self.epochs.batch_size, whole)
-                if rest:
+                self._run(state, self.epochs.batch_size, min(whole, end) - position.batches)
+                if rest and end > whole >= position.batches:
                     self._run(state, rest, 1)
         finally:
             state.t = first + self._taken
             self._pace.begin(None)  # `poll` may lead to the state, which these steps must not keep alive
-        return self._mini_batch.loss
+            position.batches, position.loss = position.batches + self._taken, self._mini_batch.loss
+        return position.loss
 
     def _run(self, state: OptimizerState, size: int, count: int) -> None:
         """Take `count` steps of a batch size. The first step of a size is not captured: it loads the kernels."""
-        if size not in self._loaded:
+        if count > 0 and size not in self._loaded:
             self._step(state, size)
             self._loaded.add(size)
             self._taken += 1
             count -= 1
             self._pace.begin(self._pace.poll)
-        while count:
+        while count > 0:
             steps = next(n for n in _STEPS_OF_A_GRAPH if n <= (1 if self._pace.must_be_short else count))
             if (size, steps) not in self._graphs:
                 self._graphs[size, steps] = self._captured(state, size, steps)

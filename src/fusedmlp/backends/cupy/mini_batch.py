@@ -11,6 +11,7 @@ from fusedmlp.backends.cupy.cuda_tables import PROGRESS
 from fusedmlp.backends.cupy.launch import NULL, THREADS, Launcher, grid_and_block, pointer, strided
 from fusedmlp.backends.cupy.optimizer_step import ENDLESS
 from fusedmlp.backends.cupy.output_layer import OutputLayer
+from fusedmlp.engines.options import EpochPosition
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import Optimizer
@@ -41,10 +42,12 @@ class MiniBatch:
         self._squares = cupy.empty((self._blocks,), "float64")
         self.progress = cupy.empty((len(PROGRESS),), "float64")
 
-    def begin_epoch(self, learning_rate: float, steps: int) -> None:
-        """Start at batch 0, after `steps` steps of the optimizer."""
+    def begin_epoch(self, learning_rate: float, steps: int, position: EpochPosition) -> None:
+        """Start an epoch that has come to `position`, after `steps` steps of the optimizer, those of the epoch too."""
         numbers = np.zeros(len(PROGRESS))
-        numbers[PROGRESS.index("RATE")], numbers[PROGRESS.index("STEPS")] = learning_rate, steps
+        numbers[PROGRESS.index("RATE")] = learning_rate
+        numbers[PROGRESS.index("STEPS")] = steps - position.batches
+        numbers[PROGRESS.index("BATCH")], numbers[PROGRESS.index("LOSS")] = position.batches, position.loss
         self.progress.set(numbers)
 
     @property

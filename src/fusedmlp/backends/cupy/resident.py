@@ -17,7 +17,7 @@ from fusedmlp.backends.cupy.optimizer_step import ENDLESS, moments_of
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.resident_costs import fastest_arithmetic
 from fusedmlp.backends.cupy.resident_plan import ResidentPlan
-from fusedmlp.engines.options import CLIP_EPSILON
+from fusedmlp.engines.options import CLIP_EPSILON, EpochPosition
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS, Array
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import RULES, OptimizerState
@@ -81,28 +81,39 @@ class ResidentEpochs:
         self._jobs = cupy.empty((1, len(JOB)), "int64")
         self._batch_seconds: float | None = None
 
-    def run_epoch(self, state: OptimizerState, order: Array | None, poll: Callable[[], None] | None = None) -> float:
+    def run_epoch(
+        self,
+        state: OptimizerState,
+        order: Array | None,
+        position: EpochPosition,
+        poll: Callable[[], None] | None = None,
+    ) -> float:
         """As `CapturedSteps.run_epoch`."""
         if self._order is not None:
             put_order(self._engine.backend, self._order, order)
         self._rates.set(np.array([state.learning_rate]))
-        self._losses.fill(0)
+        self._losses.fill(position.loss)
         job = self._job(state)
-        batches = int(job["batches_of_epoch"][0])
-        first = state.t
-        while state.t < first + batches:
-            done = state.t - first
-            count = batches - done if poll is None else min(batches - done, self._batches_at_a_time())
-            job["first_batch"], job["batches"], job["steps"] = done, count, state.t
-            begin = time.perf_counter()
-            self._jobs.set(job.view(np.int64).reshape(1, -1))
-            self._resident.launch(self._jobs)
-            state.t += count
-            if poll is not None:
-                self._engine.backend.synchronize()
-                self._batch_seconds = (time.perf_counter() - begin) / count
-                poll()
-        return float(self._losses[0])
+        end = int(job["batches_of_epoch"][0])
+        if position.end is not None:
+            end = min(end, position.end)
+        try:
+            while position.batches < end:
+                left = end - position.batches
+                count = left if poll is None else min(left, self._batches_at_a_time())
+                job["first_batch"], job["batches"], job["steps"] = position.batches, count, state.t
+                begin = time.perf_counter()
+                self._jobs.set(job.view(np.int64).reshape(1, -1))
+                self._resident.launch(self._jobs)
+                state.t += count
+                position.batches += count
+                if poll is not None:
+                    self._engine.backend.synchronize()
+                    self._batch_seconds = (time.perf_counter() - begin) / count
+                    poll()
+        finally:
+            position.loss = float(self._losses[0])
+        return position.loss
 
     def _batches_at_a_time(self) -> int:
         if self._batch_seconds is None:

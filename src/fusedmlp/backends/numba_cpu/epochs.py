@@ -73,12 +73,15 @@ class Epoch:
     options : EpochOptions
     state : OptimizerState
     batches : int
+        Of the whole epoch.
     gradient, sums : array
         What a gradient phase is given: the engine's gradient, and Σ w j, Σ w and the count of a batch.
     stop : array of int64
         Becomes not 0 where a gradient phase raises an exception.
     steps : bool
         Whether the optimizer's steps are part of the run.
+    first : int
+        The batch that the run begins with.
     """
 
     def __init__(
@@ -90,8 +93,9 @@ class Epoch:
         sums: np.ndarray,
         stop: np.ndarray,
         steps: bool = True,
+        first: int = 0,
     ) -> None:
-        self.poll = options.poll
+        self.poll, self.first = options.poll, first
         self.masked = options.dropout is not None
         self.masks_inputs = options.dropout is not None and options.dropout.rates[0] > 0
         self.parts = options.parts
@@ -108,7 +112,7 @@ class Epoch:
         if options.clip_norm is not None:
             self.fields |= {"clip_norm": float(options.clip_norm), "separate": 1}
         if options.dropout is not None:
-            self.fields |= self._masks(options.dropout, state.t)
+            self.fields |= self._masks(options.dropout, state.t - first)
         if options.gradient_phase is not None:
             phase = options.gradient_phase
             compiled = phase.compiled_with(address_of(stop))
@@ -120,7 +124,7 @@ class Epoch:
                 self._phase = GuardedCallback(lambda: phase.apply(gradient, sums), stop, STOP_AT_ONCE)
                 self.fields["phase_callback"] = self._phase.address
         if steps:
-            self.fields |= self._step(state, batches)
+            self.fields |= self._step(state, state.t - first, batches)
 
     @property
     def error(self) -> BaseException | None:
@@ -149,17 +153,17 @@ class Epoch:
         seed = dropout.seed % _64
         return {"masks": masks.address, "seed": seed - _64 * (seed >> 63), "first_step": step}
 
-    def _step(self, state: OptimizerState, batches: int) -> dict[str, Any]:
-        """The rule, and the numbers of each batch's step: `Optimizer.numbers`, for all of them at once."""
+    def _step(self, state: OptimizerState, before: int, batches: int) -> dict[str, Any]:
+        """The rule, and the numbers of each batch's step after the first `before`: `Optimizer.numbers`, for all."""
         optimizer, rate = state.optimizer, float(state.learning_rate)
         assert optimizer.rule is not None
-        numbers = optimizer.numbers(rate, state.t + 1)
+        numbers = optimizer.numbers(rate, before + 1)
         table = np.empty((3, batches))
         rates, epsilons, decays = table
         epsilons.fill(numbers.epsilon)
         decays.fill(-numbers.decay)
         if optimizer.rule in ("adam", "adamw") and batches > 1:
-            root, divisor = _corrections(numbers.beta_1, numbers.beta_2, state.t + 1, batches)
+            root, divisor = _corrections(numbers.beta_1, numbers.beta_2, before + 1, batches)
             np.divide(rate * root, divisor, out=rates)
             if optimizer.rule == "adamw":
                 epsilons *= root / root[0]

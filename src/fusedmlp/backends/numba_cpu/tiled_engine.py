@@ -30,7 +30,7 @@ from fusedmlp.backends.numba_cpu.work_sizes import MOST_PIECES, Inputs, WorkSize
 from fusedmlp.backends.numba_cpu.workers import blas, crew, gemm, threads
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import PLAIN, BatchParts, EpochOptions
+from fusedmlp.engines.options import PLAIN, BatchParts, EpochOptions, EpochPosition
 from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_named
@@ -168,47 +168,59 @@ class TiledEngine(Engine):
         m = X.shape[1] if order is None else len(order)
         m = m if options.parts is None else options.parts.samples
         batch_size = min(batch_size, m)
-        batches = -(-m // batch_size)
-        if optimizer_state.optimizer.rule is not None:
-            epoch = Epoch(options, optimizer_state, batches, *self._for_phases)
-            try:
-                losses = self._batches(parameters, X, Y, sample_weight, order, batch_size, self._gradient, epoch)
-            finally:
-                optimizer_state.t += int(self._state.numbers[_STEPS])
-        else:
-            losses = self._step_in_python(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
-        return float(many.compiled_epoch_loss()(address_of(losses), batches, batch_size, m, int(self._mean)))
+        position = options.position or EpochPosition()
+        first, batches = position.batches, -(-m // batch_size)
+        losses = self._losses.with_room(batches + 1)
+        losses.numbers[batches] = position.loss
+        samples = parameters, X, Y, sample_weight, order, batch_size
+        try:
+            if optimizer_state.optimizer.rule is None:
+                self._step_in_python(optimizer_state, options, position, *samples)
+            else:
+                epoch = Epoch(options, optimizer_state, batches, *self._for_phases, first=first)
+                try:
+                    self._batches(*samples, self._gradient, epoch, end=position.end)
+                finally:
+                    position.batches = max(first, int(self._state.numbers[_STEPS]))
+                    optimizer_state.t += position.batches - first
+        finally:
+            span = first, position.batches, batch_size, m, int(self._mean)
+            position.loss = float(many.compiled_epoch_loss()(losses.address + 8 * batches, losses.address, *span))
+        return position.loss
 
     def _step_in_python(
         self,
-        parameters: Parameters,
         optimizer_state: OptimizerState,
+        options: EpochOptions,
+        position: EpochPosition,
+        parameters: Parameters,
         X: Inputs,
         Y: np.ndarray,
         sample_weight: np.ndarray | None,
         order: np.ndarray | None,
         batch_size: int,
-        options: EpochOptions,
-    ) -> np.ndarray:
-        """The losses of an epoch whose optimizer is the user's own: it steps after each fused gradient."""
+    ) -> None:
+        """The batches of an epoch whose optimizer is the user's own: it steps after each fused gradient."""
         m = X.shape[1] if order is None else len(order)
         order = np.arange(m) if order is None else order
-        losses, polled = [], time.monotonic_ns()
-        parts = options.parts
+        parts, losses, polled = options.parts, self._losses, time.monotonic_ns()
         starts = [*range(0, m, batch_size), m] if parts is None else parts.starts.tolist()
-        for start, stop in pairwise(starts):
+        end = len(starts) - 1 if position.end is None else min(len(starts) - 1, position.end)
+        for start, stop in pairwise(starts[position.batches : end + 1]):
             samples = order[start:stop]
             if parts is not None:
                 part = BatchParts(np.array([0, len(samples)]), parts.samples, parts.numbers)
                 options = replace(options, parts=part)
             epoch = Epoch(options, optimizer_state, 1, *self._for_phases, steps=False)
-            size = max(1, len(samples))
-            losses.append(self._batches(parameters, X, Y, sample_weight, samples, size, self._gradient, epoch)[0])
+            # The run has one batch, whose loss is the first number of the room that the losses of all have.
+            kept, size = losses.numbers[0], max(1, len(samples))
+            loss = self._batches(parameters, X, Y, sample_weight, samples, size, self._gradient, epoch)[0]
+            losses.numbers[0], losses.numbers[position.batches] = kept, loss
             optimizer_state.step(np, parameters.flat, self._gradient)
+            position.batches += 1
             if options.poll is not None and time.monotonic_ns() - polled > POLL_NS:
                 options.poll()
                 polled = time.monotonic_ns()
-        return np.array(losses)
 
     # Runs ------------------------------------------------------------------------------------------------------------
 
@@ -224,8 +236,9 @@ class TiledEngine(Engine):
         epoch: Epoch | None = None,
         alpha: float = 0.0,
         invalid: int = 0,
+        end: int | None = None,
     ) -> np.ndarray:
-        """The loss of every batch; the gradient of the last in `result`, if given."""
+        """The losses of the batches before `end` (None: of all); the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
         sizes, batches = self.sizes, -(-samples // batch_size)
         fields = epoch.fields if epoch is not None else {"alpha": float(alpha)} if alpha else {}
@@ -241,7 +254,9 @@ class TiledEngine(Engine):
             result_address = address_of(result)
             slot_gradients = self._slots.with_room(slots * self._n_parameters).address
         last_slots = slots
-        if batches > 1:
+        if end is not None and end < batches:
+            batches = end
+        elif batches > 1:
             last_slots = sizes.slots_of(samples - (batches - 1) * batch_size, X)
         self._share(
             max(2, slots) if epoch is not None and sizes.shares_steps(X) else slots,
@@ -285,6 +300,8 @@ class TiledEngine(Engine):
         X_fields, more = self.fields_of(X, order, epoch is not None and epoch.masks_inputs)
         fields = fields | more if more else fields
         self._state.numbers.fill(0)
+        if epoch is not None and epoch.first:
+            self._state.numbers[_STATE] = passes.state_of_batch(epoch.first)
         if flat is not self._flat:
             self._flat, self._flat_address = flat, address_of(flat)
         self._run.write((workspaces.network, self._flat_address, *X_fields, *batches), fields)

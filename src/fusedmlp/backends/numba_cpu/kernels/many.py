@@ -49,19 +49,20 @@ def train_jobs_address(dtype: str) -> int:
 
 @cache
 def compiled_epoch_loss():
-    """`epoch_loss` for Python."""
-    return from_python(epoch_loss, 5)
+    """`epoch_loss` for Python: the loss of the batches before `first` is at an address."""
+
+    def loss_from(before, losses, first, batches, batch_size, samples, mean):
+        return _epoch_loss(load(0.0, before), losses, first, batches, batch_size, samples, mean)
+
+    return from_python(loss_from, 7)
 
 
-def epoch_loss(losses, batches, batch_size, samples, mean):
-    """The losses of an epoch's batches, at an address, averaged by their number of samples, or summed."""
-    total = 0.0
-    for batch in range(batches - 1):
-        total += load(0.0, losses + 8 * batch)
-    last = load(0.0, losses + 8 * (batches - 1))
-    if not mean:
-        return total + last
-    return (total * batch_size + last * (samples - (batches - 1) * batch_size)) / samples
+def epoch_loss(total, losses, first, batches, batch_size, samples, mean):
+    """`total` and what the losses of batches `first` to `batches` - 1, at an address, add to it: shares, or a sum."""
+    for batch in range(first, batches):
+        share = min(batch_size, samples - batch * batch_size) / samples if mean else 1.0
+        total += load(0.0, losses + 8 * batch) * share
+    return total
 
 
 _epoch_loss = internal(epoch_loss)
@@ -117,7 +118,7 @@ def train_epoch(queue, job, worker, epoch):
     job.steps += steps
     if steps < job.batches:
         return False
-    loss = _epoch_loss(run.losses, job.batches, run.batch_size, run.samples, network_at(run.network).mean)
+    loss = _epoch_loss(0.0, run.losses, 0, job.batches, run.batch_size, run.samples, network_at(run.network).mean)
     store(loss, job.losses + 8 * epoch)
     end = nanoseconds(queue.clock) if queue.clock else INTEGER
     store(end - start, job.nanoseconds + 8 * epoch)
