@@ -87,9 +87,9 @@ class Batching(Chunking):
     def _batches(self, epoch: Epoch) -> Generator[Batch]:
         """From `epoch.done` on. One transfer from host memory serves as many whole batches as fit into a chunk."""
         here, position = epoch.options.parts, epoch.options.position
-        if here is not None:
+        if split is not None:
             end = None if position is None or position.end is None else position.end + 1
-            for start, stop in pairwise(here.starts[epoch.batch : end].tolist()):
+            for start, stop in pairwise(split.starts[epoch.batch : end].tolist()):
                 yield self._batch(epoch, slice(start, stop))
             return
         whole = self._chunk // epoch.batch_size * epoch.batch_size
