@@ -86,7 +86,7 @@ class Batching(Chunking):
 
     def _batches(self, epoch: Epoch) -> Generator[Batch]:
         """From `epoch.done` on. One transfer from host memory serves as many whole batches as fit into a chunk."""
-        here, position = epoch.options.parts, epoch.options.position
+        split, position = epoch.options.parts, epoch.options.position
         if split is not None:
             end = None if position is None or position.end is None else position.end + 1
             for start, stop in pairwise(split.starts[epoch.batch : end].tolist()):
