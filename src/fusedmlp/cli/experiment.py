@@ -16,6 +16,7 @@ from fusedmlp.checks import check_count, check_number
 from fusedmlp.cli.curves import Curves
 from fusedmlp.cli.output_paths import check_outputs
 from fusedmlp.cli.plots import check_plotting, picture_format, plot_curves, save_figure
+from fusedmlp.cli.ranks import rank
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
@@ -24,6 +25,7 @@ from fusedmlp.data.reading import read_table
 from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, defaults_of, optimizer_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.distributed.launched import communicator
 from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.names import ActivationName, DtypeName, PrecisionName, ScheduleName
 from fusedmlp.model.optimizers import Optimizer
@@ -326,6 +328,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         **settings.fitting(data.encoder),
         validation_data=validation_data,
         callbacks=[*callbacks, *([] if curves is None else [curves])],
+        comm=communicator(),
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     training_loss = network.loss(data.X, Y)
@@ -340,12 +343,12 @@ def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> li
         metrics: IO[str] | None = None
         if settings.metrics is not None:
             metrics = stack.enter_context(kept_until_done(settings.metrics))
-        progress = stack.enter_context(progress_display())
+        progress = stack.enter_context(progress_display()) if rank() == 0 else None
         for backend in backends:
             callbacks: list[Callback] = []
             if progress is not None:
                 callbacks.append(ProgressBar(progress, backend, second_loss))
-            else:
+            elif rank() == 0:
                 callbacks.append(ProgressLines(backend, second_loss))
             if metrics is not None:
                 callbacks.append(MetricsWriter(metrics, backend))

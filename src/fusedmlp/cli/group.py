@@ -172,6 +172,10 @@ def _show_warning(message: Warning | str, *place: Any, **more: Any) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    if "fusedmlp.cli.ranks" in sys.modules:  # the command may be run by several processes
+        from fusedmlp.cli.ranks import named
+
+        message = named(message)
     _print(message)
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from fusedmlp.cli.experiment import (
 from fusedmlp.cli.members import train_members
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
 from fusedmlp.cli.output import Output
+from fusedmlp.cli.ranks import quiet_unless_first
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.data.describing import suspicions
 from fusedmlp.data.messages import counted
@@ -34,6 +36,7 @@ from fusedmlp.data.recipe import (
     SCHEDULE,
 )
 from fusedmlp.data.table import Table
+from fusedmlp.distributed.launched import communicator
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES, loss_named
@@ -80,6 +83,9 @@ where samples pass through the network in compiled code, and "composed" where ar
 another precision than strict is asked for, the line says so.
 
 On one machine the same command gives the same numbers, bit for bit.
+
+Under mpiexec (mpiexec -n 8 fusedmlp train ...) the processes train one network together, each on its share of the rows;
+--batch-size is that of all of them. It needs pip install 'fusedmlp[mpi]'.
 """
 
 
@@ -259,7 +265,12 @@ def train(context: click.Context, folds: int | None, members: int | None, **opti
         _exclude(context, "folds", "members", "test_data", "test_fraction", "all_backends", "plot", "metrics")
     if members is not None:
         _exclude(context, "members", "all_backends", "plot", "metrics")
-    settings.check()
+    if quiet_unless_first():
+        settings.check()
+    else:
+        settings = replace(settings, out=None, plot=None, metrics=None)
+    if communicator() is not None and (folds is not None or members is not None):
+        raise click.UsageError("--folds and --members are for one process, not for several under mpiexec", context)
     if folds is not None:
         cross_validate(settings, folds)
         return

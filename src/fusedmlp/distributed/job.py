@@ -35,9 +35,7 @@ class JobExit(SystemExit):
     @property
     def status(self) -> int:
         """The status of the process, where this has ended the script; 0 where somebody has caught it."""
-        at = self.__traceback__
-        last = opname[_root.f_code.co_code[_root.f_lasti]]
-        if at is None or at.tb_frame is not _root or last.startswith("RETURN"):
+        if opname[_root.f_code.co_code[_root.f_lasti]].startswith("RETURN"):  # the script has come to its end
             return 0
         return self.code if isinstance(self.code, int) else int(self.code is not None)
 
