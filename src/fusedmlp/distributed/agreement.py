@@ -128,6 +128,22 @@ def agree_on_samples(peers: Peers, data: tuple[Any, Any, Any], prefix: str, shar
         )
 
 
+def agree_on_rows(peers: Peers, X: Any, y: Any, sample_weight: Any) -> None:
+    """See that all processes have the same rows.
+
+    Raises
+    ------
+    ValueError
+        In all processes.
+    """
+    arrays = peers.together(lambda: [as_matrix(x) for x in (X, y, sample_weight)])
+    agree(peers, {f"shape of {name}": getattr(x, "shape", None) for name, x in zip(("X", "y"), arrays, strict=False)})
+    if not peers.same(_fingerprint(*arrays)):
+        raise peers.shared(
+            ValueError("X: expected the same X, y and sample_weight on all ranks, of which each takes its slice")
+        )
+
+
 def _fingerprint(*arrays: Any) -> int:
     """A number below 2**56 that some numbers of each array decide."""
     code = hashlib.blake2b(digest_size=7)
@@ -140,5 +156,7 @@ def _fingerprint(*arrays: Any) -> int:
         for axis, size in enumerate(some.shape):
             some = some[(slice(None),) * axis + (slice(None, None, max(1, size // _LOOKED_AT)),)]
         some = some.get() if hasattr(some, "get") else some
-        code.update(repr((x.shape, str(x.dtype))).encode() + np.ascontiguousarray(some).tobytes())
+        numbers = np.ascontiguousarray(some)
+        bits = repr(numbers.tolist()).encode() if numbers.dtype.hasobject else numbers.tobytes()
+        code.update(repr((x.shape, str(x.dtype))).encode() + bits)
     return int.from_bytes(code.digest(), "big")

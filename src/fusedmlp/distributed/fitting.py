@@ -53,7 +53,7 @@ def fit_together(
     with peers.training():
         _agree_on_arguments(peers, network, arguments, shards, validation_data is not None)
         arguments = replace(arguments, gradient_phase=peers.phase(network.architecture.dtype))
-        _start_from_first(peers, network.parameters.flat)
+        start_from_first(peers, network.parameters.flat)
         plan = peers.together(lambda: plan_of(arguments))
         _draw_the_same(peers, plan)
         train = _samples_of(peers, network, data, "", shards)
@@ -100,7 +100,7 @@ def _agree_on_arguments(
         raise peers.shared(ValueError("validation_fraction: expected 0 where validation_data is given"))
 
 
-def _start_from_first(peers: Peers, flat: Any) -> None:
+def start_from_first(peers: Peers, flat: Any) -> None:
     """Overwrite a vector of the backend with that of rank 0."""
     host = flat if isinstance(flat, np.ndarray) else flat.get()
     peers.send(host)
@@ -156,9 +156,9 @@ class SameCourse(Callback):
             training.rate_factor = peers.from_first(training.rate_factor)
         if ends[2] != -ends[3]:
             _log.warning("the weights differ between the ranks after epoch %d: those of rank 0 hold", training.epoch)
-            _start_from_first(peers, flat)
+            start_from_first(peers, flat)
             for moment in training.optimizer_state.moments.values():
-                _start_from_first(peers, moment)
+                start_from_first(peers, moment)
 
 
 def _bits(flat: Any) -> int:

@@ -108,8 +108,17 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None = None) -> Any:
-        alone(self._training(X, y, sample_weight, incremental, held_out, Pace()))
+    def _fit(
+        self, X: Any, y: Any, weight: Any, incremental: bool, held_out: HeldOut | None = None, comm: Any = None
+    ) -> Any:
+        if comm is None:
+            alone(self._training(X, y, weight, incremental, held_out, Pace()))
+        else:
+            from fusedmlp.estimators.together import Together
+
+            together = Together(comm)
+            stretches = self._training(X, y, weight, incremental, held_out, Pace(), together)
+            together.fit(self, (X, y, weight), lambda: alone(stretches))
         return self
 
     def _fit_in_stretches(
@@ -128,7 +137,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         return self._training(X, y, sample_weight, False, held_out_of(X_val, y_val, sample_weight_val), pace)
 
     def _training(
-        self, X: Any, y: Any, sample_weight: Any, incremental: bool, held_out: HeldOut | None, pace: Pace
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        held_out: HeldOut | None,
+        pace: Pace,
+        together: Any = None,
     ) -> Stretches:
         """A fit: all of it but the epochs, which it asks for."""
         with recorded(self, "partial_fit" if incremental else "fit") as record:
@@ -142,6 +158,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             sample_weight = self._weigh(raw_y, Y, sample_weight, incremental)
             self.n_outputs_ = Y.shape[1]
             self._random_state = check_random_state(self.random_state)
+            if together is not None:
+                self._random_state = together.random_state(self._random_state)
             if first_pass:
                 dtype = "float64" if self.solver == "lbfgs" else X.dtype.name
                 self._initialize([X.shape[1], *sizes, self.n_outputs_], dtype)
@@ -157,7 +175,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
-                yield from self._run_solver(network, X, Y, sample_weight, incremental, held_out, callbacks, pace)
+                data = X, Y, sample_weight
+                yield from self._run_solver(network, *data, incremental, held_out, callbacks, pace, together)
             finally:
                 self._show(link(network))
             callbacks.fit_ends()
@@ -174,18 +193,20 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         held_out: HeldOut | None,
         callbacks: Callbacks,
         pace: Pace,
+        together: Any,
     ) -> Stretches:
         if self.solver == "lbfgs":
             fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
+        rows_of = as_rows if together is None else together.rows
         validation: ValidationSet | None
         if self.early_stopping and held_out is None:
             train, held_back = split(self, Y)
             weight = None if sample_weight is None else sample_weight[held_back]
             validation = ValidationSet(X[held_back], Y[held_back], weight, network, self.scoring)
-            rows: Rows = as_rows(X, Y, sample_weight, network).take(self._drawn(train))
+            rows: Rows = rows_of(X, Y, sample_weight, network).take(self._drawn(train))
         else:
-            rows = as_rows(X, Y, sample_weight, network)
+            rows = rows_of(X, Y, sample_weight, network)
             if self._bootstraps:
                 rows = rows.take(self._drawn(np.arange(rows.m)))
             validation = None if held_out is None else self._held_out(held_out, network)
@@ -193,7 +214,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        yield from StochasticFit(self, network, rows, validation, incremental, pace).stretches(callbacks)
+        fit = StochasticFit(self, network, rows, validation, incremental, pace, together)
+        yield from fit.stretches(callbacks)
 
     def _drawn(self, rows: np.ndarray) -> np.ndarray:
         """The rows to train on: all, or as many drawn with replacement, for a member of an ensemble."""

@@ -187,6 +187,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        comm: Any = None,
     ) -> MLPRegressor:
         """Train.
 
@@ -198,13 +199,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         X_val, y_val : array-like, optional
             Samples to validate on after each epoch.
         sample_weight_val : array-like, optional
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes train this estimator together. All call `fit` with the same rows, and each takes a slice of
+            them; `batch_size` is that of all of them. With the solvers "sgd" and "adam".
 
         Returns
         -------
         self
         """
         held_out = held_out_of(X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, comm=comm)
 
     @available_if(has_epochs)
     @with_callbacks

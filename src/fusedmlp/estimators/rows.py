@@ -49,8 +49,7 @@ class Rows:
 
     def loss(self, network: Network) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, without an L2 term."""
-        s = self.samples
-        return network.engine.loss(network.parameters, s.X, s.Y, s.sample_weight, order=s.order)
+        return self.samples.loss(network.engine, network.parameters)
 
     def loss_and_gradients(self, network: Network, gradients: Gradients) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, and its gradient in `gradients`; without an L2 term."""

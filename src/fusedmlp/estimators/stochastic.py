@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -24,6 +25,9 @@ from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.estimators.validation import ValidationSet
 from fusedmlp.model.dropout import Dropout, as_rates
 from fusedmlp.network import Network
+
+if TYPE_CHECKING:
+    from fusedmlp.estimators.together import Together
 
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -111,6 +115,8 @@ class StochasticFit:
     incremental : bool
         Whether it is a ``partial_fit``: one epoch, with the optimizer of the last call.
     pace : Pace
+    together : Together, optional
+        The processes that train together.
     """
 
     def __init__(
@@ -121,13 +127,18 @@ class StochasticFit:
         validation: ValidationSet | None,
         incremental: bool,
         pace: Pace,
+        together: Together | None = None,
     ) -> None:
         self._estimator, self._network, self._rows, self._pace = estimator, network, rows.prepared(network), pace
         self._validation, self._incremental = validation, incremental
-        self._prints = bool(estimator.verbose) and estimator.verbose != "bar"
+        self._together_with = together
+        self._verbose = estimator.verbose if together is None or together.first else False
+        self._prints = bool(self._verbose) and self._verbose != "bar"
         self._order = np.arange(rows.m)
         self._batch_size = self._size_of_batches()
         self._options = epoch_options(estimator, network)
+        if together is not None:
+            self._options = together.options(self._options, network)
         kept = getattr(estimator, "_optimizer", None)
         keeps = incremental or (estimator.warm_start and estimator.keep_optimizer)
         if not keeps or kept is None:
@@ -153,12 +164,14 @@ class StochasticFit:
         e.n_iter_ = 0
         epochs = 1 if self._incremental else e.max_iter
         try:
-            with Progress(e.verbose, type(e).__name__, epochs) as progress:
+            with Progress(self._verbose, type(e).__name__, epochs) as progress:
                 while e.n_iter_ < epochs:
                     callbacks.epoch_begins()
                     diverged = yield from self._some_epochs(epochs - e.n_iter_)
                     progress.advance(e)
                     stop = callbacks.epoch_ends()
+                    if self._together_with is not None:
+                        stop = self._together_with.any(stop)
                     if diverged:
                         self._put_back_after_divergence()
                         break
@@ -172,6 +185,8 @@ class StochasticFit:
                             stacklevel=2,
                         )
         except KeyboardInterrupt:
+            if self._together_with is not None:  # others may be in the middle of an epoch
+                raise
             warnings.warn("Training interrupted by user.", stacklevel=2)
         if self._restores():
             self._network.parameters.flat[...] = self._network.backend.asarray(e._best_parameters)
@@ -210,7 +225,11 @@ class StochasticFit:
         return int(max(1, min(most, e.n_iter_no_change - e._no_improvement_count + 1)))
 
     def _stretch(self, rates: list[float], drawing: _Drawing) -> Stretch:
-        network, samples = self._network, self._rows.samples
+        network, samples, options = self._network, self._rows.samples, self._options
+        orders = drawing.orders(samples)
+        if self._together_with is not None:  # a stretch of one epoch
+            columns, parts = samples.batches(drawing.last(), self._batch_size)
+            orders, options = None if columns is None else columns[None], replace(options, parts=parts)
         return Stretch(
             network.engine,
             network.parameters,
@@ -219,8 +238,8 @@ class StochasticFit:
             None,
             self._batch_size,
             rates,
-            drawing.orders(samples),
-            self._options,
+            orders,
+            options,
             crowd.Best(self._lowest.flat, self._lowest.value),
         )
 
@@ -247,6 +266,8 @@ class StochasticFit:
         """Score the validation samples, and keep the best weights."""
         e = self._estimator
         score = math.nan if diverged else validation.score(e, self._network)
+        if self._together_with is not None:
+            score = self._together_with.from_first(score)
         e.validation_scores_.append(score)
         e.validation_loss_curve_.append(math.nan if diverged else validation.loss(e, self._network))
         if self._prints:
@@ -352,6 +373,10 @@ class _Drawing:
         if not self._shuffles:
             return None
         return np.stack([np.asarray(samples.ordered(row), np.int64) for row in self._rows])
+
+    def last(self) -> np.ndarray | None:
+        """The last order, as rows; None where nothing is shuffled."""
+        return self._rows[-1] if self._rows else None
 
     def keep(self, begun: int) -> np.ndarray:
         """Take back what was drawn for epochs that were not begun; the last order of those that were."""
