@@ -1,7 +1,7 @@
 """``python -m bench.scaling --out DIR``: steps of one and two processes, and the model's; JSON, tables, a chart.
 
-Each time is measured in several turns, one and two processes in alternation, and the medians count: other programs on
-the machine disturb both. Each process has one thread.
+Each time is measured in several turns, one and two processes in alternation, and the medians count. Epochs in which
+other programs took a core away are left out, where enough others remain. Each process has one thread.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def measured(turns: int) -> dict[str, dict[str, dict[str, float]]]:
         for network, batches in CASES.items():
             for batch in batches:
                 for ranks in (1, 2) if turn % 2 else (2, 1):
-                    seconds = run(ranks, "bench.scaling.worker", network, batch)
+                    seconds, count = run(ranks, "bench.scaling.worker", network, batch)
                     found.setdefault(network, {}).setdefault(str(batch), {}).setdefault(str(ranks), []).append(seconds)
-                    click.echo(f"{network}, batch {batch}, {ranks} ranks: {seconds * 1e3:.3f} ms", err=True)
+                    click.echo(f"{network}, batch {batch}, {ranks} ranks: {seconds * 1e3:.3f} ms ({count})", err=True)
     return {
         network: {batch: {n: statistics.median(s) for n, s in by.items()} for batch, by in batches.items()}
         for network, batches in found.items()
