@@ -31,6 +31,7 @@ _HOME = {
     "StopAfter": "fusedmlp.training.callbacks",
     "Training": "fusedmlp.training.loop",
     "TrainingState": "fusedmlp.training.state",
+    "Checkpoint": "fusedmlp.checkpoints",
     "GradientPhase": "fusedmlp.engines.options",
     "History": "fusedmlp.training.history",
     "MLPClassifier": "fusedmlp.estimators.classifier",
@@ -52,7 +53,9 @@ _HOME = {
     "register_backend": "fusedmlp.backends.selection",
     "Backend": "fusedmlp.backends.base",
     "BackendUnavailableError": "fusedmlp.errors",
+    "CheckpointError": "fusedmlp.errors",
     "ModelFileError": "fusedmlp.errors",
+    "TerminatedError": "fusedmlp.errors",
     "TrainingDivergedError": "fusedmlp.errors",
 }
 

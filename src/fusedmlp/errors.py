@@ -30,3 +30,14 @@ class ModelFileError(ValueError):
 
 class TrainingDivergedError(ArithmeticError):
     """The loss became NaN or infinite during training. The network has the best weights so far again."""
+
+
+class CheckpointError(ValueError):
+    """A training cannot go on from a checkpoint: the file is damaged, or it is another training's."""
+
+
+class TerminatedError(SystemExit):
+    """A SIGTERM ended a training that writes checkpoints. Python exits with the status 143."""
+
+    def __init__(self) -> None:
+        super().__init__(143)

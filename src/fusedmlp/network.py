@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusedmlp.backends.base import Backend
+from fusedmlp.checkpoints import Checkpoint, Checkpoints, as_checkpoint
 from fusedmlp.checks import check_flag, check_number
 from fusedmlp.engines.checked import loss_and_gradients_of, outputs_of
 from fusedmlp.engines.options import GradientPhase
@@ -24,6 +25,7 @@ from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training
 from fusedmlp.training.progress import ProgressOfFit
+from fusedmlp.training.recording import Interval
 from fusedmlp.training.schedules import Schedule
 from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.state import TrainingState
@@ -220,6 +222,8 @@ class Network(PlacedNetwork):
         dropout: float | Sequence[float] = 0.0,
         gradient_phase: GradientPhase | None = None,
         state: TrainingState | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+        checkpoint_every: Interval = 1,
         verbose: bool = False,
         comm: Any = None,
         shards: bool = False,
@@ -263,6 +267,11 @@ class Network(PlacedNetwork):
             Runs between the sums of each batch and its update.
         state : TrainingState, optional
             Goes on where the last call with this state stopped, and advances it.
+        checkpoint : path or Checkpoint, optional
+            A file that the training is written to from time to time, at its end, and at Ctrl-C or SIGTERM. Where it
+            exists, the training goes on from it, with the bits of one that was not interrupted.
+        checkpoint_every : int, str or datetime.timedelta
+            How often: epochs; "30s", "10min" or "2h"; or "200 batches".
         verbose : bool
             Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
         comm : mpi4py.MPI.Intracomm, optional
@@ -281,7 +290,8 @@ class Network(PlacedNetwork):
         Raises
         ------
         ValueError
-            An argument is wrong, or not the same in all processes; the network is as it was.
+            An argument is wrong, or not the same in all processes; the network is as it was. A CheckpointError: the
+            file of `checkpoint` is damaged, or it is that of another training; the message names what differs.
         RuntimeError
             The network is being trained already, by another thread or a callback; MPI cannot be called from here.
         MissingExtraError
@@ -291,32 +301,20 @@ class Network(PlacedNetwork):
             the best epoch, the ones whose loss is lower.
         KeyboardInterrupt
             Ctrl-C ends the epoch within a fraction of a second. The network has the weights of the last whole batch;
-            with early stopping, the best weights.
+            with early stopping, the best weights. So does SIGTERM with a checkpoint, by SystemExit with status 143.
 
         Notes
         -----
         With sample weights, the sums of a batch are divided by the mean weight of all training samples times the
         samples of the batch. So the expectation of a batch's gradient is the gradient of J, whatever the batch size.
         """
-        arguments = FitArguments(
-            optimizer,
-            epochs,
-            batch_size,
-            learning_rate,
-            schedule,
-            alpha,
-            shuffle,
-            validation_fraction,
-            early_stopping,
-            patience,
-            tolerance,
-            callbacks,
-            random_state,
-            clip_norm,
-            dropout,
-            gradient_phase,
-            state,
+        if checkpoint is not None and isinstance(callbacks, Iterable):
+            callbacks = tuple(callbacks)
+        given: tuple[Any, ...] = (
+            *(optimizer, epochs, batch_size, learning_rate, schedule, alpha, shuffle, validation_fraction),
+            *(early_stopping, patience, tolerance, callbacks, random_state, clip_norm, dropout, gradient_phase, state),
         )
+        arguments = FitArguments(*given)
         check_flag("verbose", verbose)
         if check_flag("shards", shards) and comm is None:
             raise ValueError("shards: expected False without comm")
@@ -324,8 +322,8 @@ class Network(PlacedNetwork):
             if comm is not None:
                 from fusedmlp.distributed.fitting import fit_together
 
-                data = X, Y, sample_weight
-                return fit_together(self, self._plan, comm, shards, data, validation_data, arguments, verbose)
+                data = (X, Y, sample_weight), validation_data
+                return fit_together(self, self._plan, comm, shards, *data, arguments, verbose, checkpoint)
             plan = self._plan(arguments)
             train = self._samples(X, Y, sample_weight)
             warn_of_rows(X, train, stacklevel=2)
@@ -335,13 +333,17 @@ class Network(PlacedNetwork):
                 if validation_fraction:
                     raise ValueError("validation_fraction: expected 0 where validation_data is given")
                 validation = self._samples(*as_validation(validation_data), "validation_").prepared(self.engine)
+            kept = None
+            if checkpoint is not None:
+                kept = Checkpoints(as_checkpoint(checkpoint, checkpoint_every), self, plan, train, validation)
+                plan = self._plan(kept.going_on(arguments))
             progress = ProgressOfFit() if verbose else None
             watching = () if progress is None else (progress,)
             train = train.prepared(self.engine)
             begun = plan.begin(self.engine, train, validation, copies=True, watching=watching)
             training, train, validation = begun
             try:
-                return training.run(train, validation)
+                return training.run(train, validation) if kept is None else kept.run(training, train, validation)
             finally:
                 if progress is not None:
                     progress.close()

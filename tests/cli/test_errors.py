@@ -210,7 +210,7 @@ def test_a_training_that_fails_leaves_the_old_model(folder, monkeypatch):
     def diverge(*args, **kwargs):
         raise TrainingDivergedError("the loss became nan\nin the middle")
 
-    monkeypatch.setattr("fusedmlp.cli.experiment.Network.fit", diverge)
+    monkeypatch.setattr("fusedmlp.cli.settings.Network.fit", diverge)
     result = CliRunner().invoke(cli, ["train", "d.csv", "--out", "m.safetensors"])
     assert result.exit_code == 2
     assert result.stderr == "fusedmlp: the loss became nan in the middle\n"
@@ -232,7 +232,7 @@ def test_what_the_system_refuses(folder, monkeypatch, error, message):
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("fusedmlp.cli.train.train_all", refuse)
+    monkeypatch.setattr("fusedmlp.cli.training_run.train_all", refuse)
     result = CliRunner().invoke(cli, ["train", "d.csv"])
     assert result.exit_code == 2
     assert result.stderr == f"fusedmlp: {message}\n"
@@ -243,7 +243,7 @@ def test_a_bug_is_not_hidden(folder, monkeypatch, error):
     def bug(*args, **kwargs):
         raise error("ours")
 
-    monkeypatch.setattr("fusedmlp.cli.train.train_all", bug)
+    monkeypatch.setattr("fusedmlp.cli.training_run.train_all", bug)
     result = CliRunner().invoke(cli, ["train", "d.csv"])
     assert isinstance(result.exception, error)
 

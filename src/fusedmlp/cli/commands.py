@@ -12,6 +12,7 @@ from fusedmlp.cli.group import CommandGroup
 COMMANDS = {
     "describe": "Show how the columns of a table are read, and what they hold.",
     "train": "Train a network on a table of data, and write it to a file.",
+    "resume": "Go on with a training that was interrupted, from its checkpoint.",
     "search": "Find the settings that predict a table best, by cross-validation.",
     "predict": "Predict the target of every row of a data set.",
     "evaluate": "Compare a model's predictions with the true targets.",

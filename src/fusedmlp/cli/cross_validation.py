@@ -6,10 +6,11 @@ import dataclasses
 
 import click
 
-from fusedmlp.cli.experiment import Settings, choose_backends, prepare, read_data, train_all
+from fusedmlp.cli.experiment import choose_backends, prepare, read_data, train_all
 from fusedmlp.cli.folds import Folds, Trial
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.cli.settings import Settings
 from fusedmlp.data.messages import counted
 
 

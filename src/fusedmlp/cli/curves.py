@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,23 @@ class Curves(Callback):
     score: str = ""
     best_epoch: int | None = None
     kept: bool = False
+    only_watches = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was measured."""
+        return {"training": self.training, "held_out_loss": self.held_out_loss, "scores": self.scores}
+
+    def from_dict(self, data: dict[str, Any]) -> None:
+        """Go on with what was measured before."""
+        self.training, self.held_out_loss, self.scores = data["training"], data["held_out_loss"], data["scores"]
+
+    def on_fit_begin(self, training: RunningTraining) -> None:
+        """Leave out the epochs before, where a training goes on that had no picture."""
+        missing = [math.nan] * (training.history.epochs - len(self.training))
+        self.training[:0] = missing
+        if self.held_out is not None:
+            self.held_out_loss[:0] = missing
+            self.scores[:0] = missing
 
     def on_epoch_end(self, training: RunningTraining) -> None:
         """Measure."""
@@ -64,4 +82,4 @@ class Curves(Callback):
         if "improvement" in training.history.stopped and training.history.best_epoch is not None:
             self.best_epoch, self.kept = training.history.best_epoch + 1, True
         elif self.held_out_loss:
-            self.best_epoch = int(np.argmin(self.held_out_loss)) + 1
+            self.best_epoch = int(np.nanargmin(self.held_out_loss)) + 1

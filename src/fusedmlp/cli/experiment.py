@@ -6,141 +6,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from fusedmlp.backends.base import Backend
 from fusedmlp.backends.selection import get_backend, instance_of, registry, unavailable_reason
-from fusedmlp.checks import check_count, check_number
+from fusedmlp.checkpoints import Checkpoint
 from fusedmlp.cli.curves import Curves
-from fusedmlp.cli.output_paths import check_outputs
-from fusedmlp.cli.plots import check_plotting, picture_format, plot_curves, save_figure
+from fusedmlp.cli.plots import plot_curves, save_figure
 from fusedmlp.cli.ranks import rank
+from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
-from fusedmlp.data.recipe import EARLY_STOPPING_FRACTION, defaults_of, optimizer_of
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
 from fusedmlp.distributed.launched import communicator
-from fusedmlp.model.dropout import as_rates
-from fusedmlp.model.names import ActivationName, DtypeName, PrecisionName, ScheduleName
-from fusedmlp.model.optimizers import Optimizer
-from fusedmlp.network import Network
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.progress import ProgressLines
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of ``fusedmlp train``, by the names of its options."""
-
-    data: str
-    target: str | None
-    drop: tuple[str, ...]
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...]
-    decimal: str | None
-    missing: tuple[str, ...]
-    day_first: bool
-    require_target: bool
-    test_data: str | None
-    test_target: str | None
-    test_fraction: float
-    test_fraction_is_default: bool
-    standardize: bool
-    hidden: tuple[int, ...]
-    activation: ActivationName
-    loss: str | None
-    bias: bool
-    dtype: DtypeName
-    optimizer: str
-    learning_rate: float | None
-    schedule: ScheduleName
-    epochs: int
-    batch_size: int
-    alpha: float | None
-    clip_norm: float | None
-    dropout: float | tuple[float, ...]
-    validation_fraction: float | None
-    early_stopping: bool
-    patience: int
-    random_state: int
-    precision: PrecisionName | None
-    backend: str | None
-    all_backends: bool
-    out: str | None
-    plot: str | None
-    metrics: str | None
-
-    def check(self) -> None:
-        """Raise, before any data are read, if a number is out of range or an output file cannot be written."""
-        for option, count in (
-            ("--epochs", self.epochs),
-            ("--batch-size", self.batch_size),
-            ("--patience", self.patience),
-        ):
-            check_count(option, count)
-        for option, share in (
-            ("--test-fraction", self.test_fraction),
-            ("--validation-fraction", self.validation_share),
-        ):
-            check_number(option, share, 0, 1, include_low=True)
-        if self.alpha is not None:
-            check_number("--alpha", self.alpha, 0, include_low=True)
-        for option, number in (("--learning-rate", self.learning_rate), ("--clip-norm", self.clip_norm)):
-            if number is not None:
-                check_number(option, number, 0)
-        try:
-            as_rates(self.dropout, len(self.hidden) + 1)
-        except ValueError as error:
-            raise ValueError(f"--{error}") from None
-        inputs = {
-            "DATA": self.data,
-            "--target": self.target,
-            "--test-data": self.test_data,
-            "--test-target": self.test_target,
-        }
-        check_outputs({"--out": self.out, "--plot": self.plot, "--metrics": self.metrics}, inputs)
-        if self.plot is not None:
-            picture_format(self.plot)
-            check_plotting()
-
-    def make_optimizer(self, target: TargetEncoder) -> Optimizer:
-        """The optimizer with its learning rate."""
-        return optimizer_of(self.optimizer, self.learning_rate, defaults_of(target))
-
-    def make_network(self, n_inputs: int, n_outputs: int, loss: str, backend: Backend, number: int = 0) -> Network:
-        """A network with new weights; `number` is added to the random state."""
-        sizes = [n_inputs, *self.hidden, n_outputs]
-        described = self.activation, loss, self.bias, self.dtype, backend
-        return Network(sizes, *described, self.random_state + number, self.precision)
-
-    def fitting(self, target: TargetEncoder) -> dict[str, Any]:
-        """The arguments of `Network.fit` that do not depend on the samples."""
-        return {
-            "optimizer": self.make_optimizer(target),
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "schedule": self.schedule,
-            "alpha": defaults_of(target).alpha if self.alpha is None else self.alpha,
-            "validation_fraction": self.validation_share,
-            "early_stopping": self.early_stopping,
-            "patience": self.patience,
-            "clip_norm": self.clip_norm,
-            "dropout": self.dropout,
-        }
-
-    @property
-    def validation_share(self) -> float:
-        """The share of the training rows that is set aside for validation."""
-        if self.validation_fraction is None:
-            return EARLY_STOPPING_FRACTION if self.early_stopping else 0.0
-        return self.validation_fraction
 
 
 @dataclass(frozen=True)
@@ -326,6 +212,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         data.X,
         Y,
         **settings.fitting(data.encoder),
+        checkpoint=None if settings.checkpoint is None else checkpoint_of(settings, predictor),
         validation_data=validation_data,
         callbacks=[*callbacks, *([] if curves is None else [curves])],
         comm=communicator(),
@@ -333,6 +220,15 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     training_loss = network.loss(data.X, Y)
     return Result(backend, network.engine.kind, network.precision, history, predictor, training_loss, scores, curves)
+
+
+def checkpoint_of(settings: Settings, predictor: Predictor) -> Checkpoint:
+    """Where the training is written down, with the command and the preprocessing."""
+    assert settings.checkpoint is not None
+    (feature_arrays, features), (target_arrays, target) = predictor.features.state(), predictor.target.state()
+    preprocessing = {"features": features, "target": target, "arrays": feature_arrays | target_arrays}
+    extra = {"command": settings.to_dict(), "preprocessing": preprocessing}
+    return Checkpoint(settings.checkpoint, settings.checkpoint_every, extra)
 
 
 def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> list[Result]:

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from fusedmlp.backends.selection import instance_of
-from fusedmlp.cli.experiment import Prepared, Settings, choose_backends, prepare
+from fusedmlp.cli.experiment import Prepared, choose_backends, prepare
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
+from fusedmlp.cli.settings import Settings
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.training.history import History

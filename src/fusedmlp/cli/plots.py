@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,7 @@ def _draw(panel: Any, numbers: Sequence[float], style: str, label: str, look: Ma
 
 def _scale(panel: Any, losses: Sequence[float]) -> None:
     """A logarithmic axis where it has a few decades to show; within one, its ticks could not be read."""
+    losses = [loss for loss in losses if not math.isnan(loss)]  # of epochs that nobody measured
     positive = [loss for loss in losses if loss > 0]
     if positive and max(positive) > min(positive) * 10**_FEWEST_DECADES:
         panel.set_yscale("log")

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from fusedmlp.cli.experiment import Settings, choose_backends, prepare, read_data, train_all
+from fusedmlp.cli.experiment import choose_backends, prepare, read_data, train_all
 from fusedmlp.cli.folds import Folds, Trial
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table, shown_setting
+from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.train import train
 from fusedmlp.data.messages import counted
 
@@ -44,7 +45,7 @@ _NOT_SHARED = {
 }  # fmt: skip
 _WITHOUT: dict[str, Any] = {
     "test_data": None, "test_target": None, "test_fraction": 0.0, "test_fraction_is_default": False,
-    "all_backends": False, "metrics": None,
+    "all_backends": False, "metrics": None, "checkpoint": None, "checkpoint_every": "1",
 }  # fmt: skip
 _OPTIONS = {parameter.name: parameter for parameter in train.params}
 

@@ -9,22 +9,11 @@ import click
 
 from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.cli.cross_validation import cross_validate
-from fusedmlp.cli.experiment import (
-    Prepared,
-    Result,
-    Settings,
-    choose_backends,
-    draw,
-    prepare,
-    train_all,
-)
 from fusedmlp.cli.members import train_members
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
-from fusedmlp.cli.output import Output
 from fusedmlp.cli.ranks import quiet_unless_first
-from fusedmlp.cli.report import SCORES, print_table
-from fusedmlp.data.describing import suspicions
-from fusedmlp.data.messages import counted
+from fusedmlp.cli.settings import Settings
+from fusedmlp.cli.training_run import describe, run
 from fusedmlp.data.recipe import (
     ACTIVATION,
     ADAMS,
@@ -35,7 +24,6 @@ from fusedmlp.data.recipe import (
     NUMBERS,
     SCHEDULE,
 )
-from fusedmlp.data.table import Table
 from fusedmlp.distributed.launched import communicator
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
@@ -44,7 +32,6 @@ from fusedmlp.model.optimizers import OPTIMIZERS, AdamW
 from fusedmlp.training.schedules import SCHEDULES
 
 SEED_LIMIT = 2**32 - 1
-_MOST_COLUMNS = 200
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _LOSS_LINES = "\n".join(f"{loss.name:<25} {loss.formula}" for loss in LOSSES.values())
@@ -251,6 +238,19 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     help="Write a line of JSON per epoch: backend, epoch (from 1), loss, validation_loss (of the held-out rows if no "
     "rows are set aside for validation; null without both), learning_rate, seconds.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="Write the training to this file from time to time, at its end, and at Ctrl-C or SIGTERM. Where the file "
+    "exists, the training goes on from it; so does fusedmlp resume FILE.",
+)
+@click.option(
+    "--checkpoint-every",
+    default="1",
+    show_default=True,
+    metavar="N",
+    help='How often: epochs; "30s", "10min" or "2h"; or "200 batches".',
+)
 @click.pass_context
 def train(context: click.Context, folds: int | None, members: int | None, **options: Any) -> None:
     """Train, print the results and write the files."""
@@ -262,46 +262,30 @@ def train(context: click.Context, folds: int | None, members: int | None, **opti
     if settings.test_data is None and settings.test_target is not None:
         raise click.UsageError("--test-target is for --test-data", context)
     if folds is not None:
-        _exclude(context, "folds", "members", "test_data", "test_fraction", "all_backends", "plot", "metrics")
+        _exclude(
+            context, "folds", "members", "test_data", "test_fraction", "all_backends", "plot", "metrics", "checkpoint"
+        )
     if members is not None:
-        _exclude(context, "members", "all_backends", "plot", "metrics")
+        _exclude(context, "members", "all_backends", "plot", "metrics", "checkpoint")
+    if settings.checkpoint is not None:
+        _exclude(context, "checkpoint", "all_backends")
+    elif _given(context, "checkpoint_every"):
+        raise click.UsageError("--checkpoint-every is for --checkpoint", context)
     if quiet_unless_first():
         settings.check()
     else:
         settings = replace(settings, out=None, plot=None, metrics=None)
-    if communicator() is not None and (folds is not None or members is not None):
-        raise click.UsageError("--folds and --members are for one process, not for several under mpiexec", context)
+    if communicator() is not None:
+        for option in ("folds", "members", "checkpoint"):
+            if _given(context, option):
+                raise click.UsageError(f"--{option} is for one process, not for several under mpiexec", context)
     if folds is not None:
         cross_validate(settings, folds)
         return
     if members is not None:
-        train_members(settings, members, _describe)
+        train_members(settings, members, describe)
         return
-    chosen, backends, reasons = choose_backends(settings)
-    data = prepare(settings)
-    output = Output()
-    with output.kept():
-        _describe(settings, data)
-    for name, reason in reasons.items():
-        click.echo(f"{name}: not available: {reason}", err=True)
-    try:
-        results = train_all(settings, data, backends)
-    except KeyboardInterrupt:
-        kept = f"; {settings.out} was not written" if settings.out else ""
-        raise KeyboardInterrupt(f"interrupted in training{kept}") from None
-    # The files first: what is printed may have no reader any more.
-    if settings.out is not None:
-        next(result for result in results if result.backend == chosen).predictor.save(settings.out)
-    if settings.plot is not None:
-        draw(settings, data, results)
-    with output.kept():
-        _print_results(results)
-        for what, path in ((f"model of {chosen}", settings.out), ("loss curves", settings.plot)):
-            if path is not None:
-                click.echo(f"{what}: {path}")
-        if settings.metrics is not None:
-            click.echo(f"metrics: {settings.metrics}")
-    output.close()
+    run(settings)
 
 
 def _exclude(context: click.Context, option: str, *others: str) -> None:
@@ -313,47 +297,3 @@ def _exclude(context: click.Context, option: str, *others: str) -> None:
 
 def _given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def _describe(settings: Settings, data: Prepared) -> None:
-    """Print how the data were understood, and which network will be trained."""
-    schema, classes = data.table.schema, getattr(data.encoder, "classes", None)
-    columns = counted(len(schema.numeric), "column")
-    if schema.text:
-        columns += f" of numbers, {len(schema.text)} of categories"
-    name = repr(schema.target) if schema.named else "the target"
-    outputs = data.encoder.n_outputs
-    kind = f"{len(classes)} classes" if classes else "a number" if outputs == 1 else f"{outputs} numbers"
-    layers = "-".join(map(str, (data.features.n_outputs, *settings.hidden, outputs)))
-    click.echo(f"data:    {data.table.source}: {counted(data.n_train, 'row')} to train on, {data.n_test} held out")
-    click.echo(f"         {columns}; {name} is {kind if not classes else f'one of {kind}'}")
-    activation = f", {settings.activation}" if settings.hidden else ""
-    for note in (*data.table.notes, *_suspicions(data.table)):
-        click.echo(f"         {note}")
-    if classes and not isinstance(classes[0], str | bool) and len(classes) > 2 and settings.loss is None:
-        click.echo(f"         {len(classes)} different whole numbers are classes; --loss squared_error: numbers")
-    click.echo(f"network: {layers}{activation}, {data.loss}, {settings.dtype}")
-    click.echo()
-
-
-def _suspicions(table: Table) -> list[str]:
-    """Columns of a CSV or Parquet file that tell the target by themselves."""
-    return suspicions(table) if table.schema.rules and len(table.schema.columns) <= _MOST_COLUMNS else []
-
-
-def _print_results(results: list[Result]) -> None:
-    """Print the table of results, a row per backend."""
-    shown = [name for name in SCORES if name in results[0].scores]
-    with_precision = any(result.precision != PRECISIONS[0] for result in results)
-    titles = ["backend", "engine", *(["precision"] if with_precision else []), "epochs", "training loss"]
-    if results[0].scores:
-        titles += ["held-out loss", *(f"held-out {SCORES[name].title}" for name in shown)]
-    rows = []
-    for result in results:
-        history = result.history
-        row = [result.backend, result.engine, *([result.precision] if with_precision else [])]
-        row += [str(history.epochs), f"{result.training_loss:.4g}"]
-        if result.scores:
-            row += [f"{result.scores['loss']:.4g}", *(SCORES[name].form(result.scores[name]) for name in shown)]
-        rows.append([*row, f"{history.samples_per_second:,.0f}", f"{sum(history.seconds):.2f}"])
-    print_table([*titles, "samples/s", "seconds"], rows, left=(0, 1, 2) if with_precision else (0, 1))

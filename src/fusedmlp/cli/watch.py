@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from fusedmlp.files.atomic import write_atomically
 from fusedmlp.training.callbacks import Callback, RunningTraining
+from fusedmlp.training.history import History
 
 
 class ProgressBar(Callback):
@@ -24,6 +25,8 @@ class ProgressBar(Callback):
         The name of the validation loss.
     """
 
+    only_watches = True
+
     def __init__(self, progress: Any, backend: str, second_loss: str) -> None:
         self._progress = progress
         self._backend = backend
@@ -31,7 +34,8 @@ class ProgressBar(Callback):
 
     def on_fit_begin(self, training: RunningTraining) -> None:
         """Add the bar."""
-        self._task = self._progress.add_task(self._backend, total=training.epochs, losses="")
+        done = training.history.epochs
+        self._task = self._progress.add_task(self._backend, total=training.epochs, completed=done, losses="")
 
     def on_epoch_end(self, training: RunningTraining) -> None:
         """Advance the bar by one epoch and show the losses."""
@@ -92,20 +96,29 @@ class MetricsWriter(Callback):
     backend : str
     """
 
+    only_watches = True
+
     def __init__(self, file: IO[str], backend: str) -> None:
         self._file = file
         self._backend = backend
 
+    def on_fit_begin(self, training: RunningTraining) -> None:
+        """Write the lines of the epochs that are done, where a training goes on."""
+        for epoch in range(training.history.epochs):
+            self._write(training.history, epoch)
+
     def on_epoch_end(self, training: RunningTraining) -> None:
         """Write the line of this epoch and flush the file."""
-        history = training.history
+        self._write(training.history, training.epoch)
+
+    def _write(self, history: History, epoch: int) -> None:
         line = {
             "backend": self._backend,
-            "epoch": training.epoch + 1,
-            "loss": history.loss[-1],
-            "validation_loss": history.validation_loss[-1] if history.validation_loss else None,
-            "learning_rate": history.learning_rate[-1],
-            "seconds": history.seconds[-1],
+            "epoch": epoch + 1,
+            "loss": history.loss[epoch],
+            "validation_loss": history.validation_loss[epoch] if history.validation_loss else None,
+            "learning_rate": history.learning_rate[epoch],
+            "seconds": history.seconds[epoch],
         }
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()

@@ -19,6 +19,8 @@ from fusedmlp.training.setup import FitArguments, Plan, TrainableNetwork, as_val
 
 _log = logging.getLogger("fusedmlp")
 
+NO_CHECKPOINT = "checkpoint: expected None beside comm, as the processes of a training write none yet"
+
 
 def fit_together(
     network: TrainableNetwork,
@@ -29,6 +31,7 @@ def fit_together(
     validation_data: Any,
     arguments: FitArguments,
     verbose: bool,
+    checkpoint: object = None,
 ) -> History:
     """Train a network by all processes of a communicator, which all call this.
 
@@ -43,6 +46,8 @@ def fit_together(
     validation_data : tuple, or None
     arguments : FitArguments
     verbose : bool
+    checkpoint : object
+        None: nothing else is possible.
 
     Returns
     -------
@@ -51,6 +56,9 @@ def fit_together(
     """
     peers = peers_of(comm)
     with peers.training():
+        agree(peers, {"checkpoint": None if checkpoint is None else "a file"})
+        if checkpoint is not None:
+            raise peers.shared(ValueError(NO_CHECKPOINT))
         _agree_on_arguments(peers, network, arguments, shards, validation_data is not None)
         arguments = replace(arguments, gradient_phase=peers.phase(network.architecture.dtype))
         start_from_first(peers, network.parameters.flat)

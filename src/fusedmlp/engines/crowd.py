@@ -11,7 +11,7 @@ from enum import Enum
 import numpy as np
 
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import EpochOptions
+from fusedmlp.engines.options import EpochOptions, EpochPosition
 from fusedmlp.engines.samples import Samples
 from fusedmlp.model.activations import Array
 from fusedmlp.model.optimizers import Optimizer, OptimizerState
@@ -87,6 +87,8 @@ class Stretch:
     options : EpochOptions
         Without a gradient phase.
     best : Best
+    position : EpochPosition, optional
+        Where the first epoch begins, and where it ended. A crowd has none.
     losses, validation_losses, seconds : list of float
         Of the epochs that are done.
     begun : int
@@ -104,6 +106,7 @@ class Stretch:
     orders: np.ndarray | None
     options: EpochOptions
     best: Best
+    position: EpochPosition | None = None
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

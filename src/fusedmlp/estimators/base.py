@@ -9,22 +9,24 @@ from itertools import chain, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fusedmlp.backends.selection import get_backend
+from fusedmlp.checkpoints import Checkpoint
 from fusedmlp.engines.samples import is_ready
 from fusedmlp.estimators.activity import recorded
 from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
-from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
+from fusedmlp.estimators.checkpointing import FitCheckpoints
+from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC, hidden_layers
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
 from fusedmlp.estimators.rows import Rows, as_rows, outputs, outputs_if_finite
 from fusedmlp.estimators.solver_steps import SolverSteps
-from fusedmlp.estimators.stochastic import NOT_FINITE, Pace, StochasticFit, Stretches, alone
+from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
+from fusedmlp.estimators.stretches import Pace, Stretches, alone
 from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
 from fusedmlp.model.parameters import Gradients
@@ -109,16 +111,23 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
     # Training --------------------------------------------------------------------------------------------------------
 
     def _fit(
-        self, X: Any, y: Any, weight: Any, incremental: bool, held_out: HeldOut | None = None, comm: Any = None
+        self,
+        X: Any,
+        y: Any,
+        weight: Any,
+        incremental: bool,
+        held_out: HeldOut | None = None,
+        checkpoint: Checkpoint | None = None,
+        comm: Any = None,
     ) -> Any:
+        given = X, y, weight, incremental, held_out, Pace(), checkpoint
         if comm is None:
-            alone(self._training(X, y, weight, incremental, held_out, Pace()))
+            alone(self._training(*given))
         else:
             from fusedmlp.estimators.together import Together
 
             together = Together(comm)
-            stretches = self._training(X, y, weight, incremental, held_out, Pace(), together)
-            together.fit(self, (X, y, weight), lambda: alone(stretches))
+            together.fit(self, (X, y, weight), checkpoint, lambda: alone(self._training(*given, together)))
         return self
 
     def _fit_in_stretches(
@@ -144,11 +153,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool,
         held_out: HeldOut | None,
         pace: Pace,
+        checkpoint: Checkpoint | None = None,
         together: Any = None,
     ) -> Stretches:
         """A fit: all of it but the epochs, which it asks for."""
         with recorded(self, "partial_fit" if incremental else "fit") as record:
-            sizes = _hidden_layers(self.hidden_layer_sizes)
+            sizes = hidden_layers(self.hidden_layer_sizes)
             self._check_extras(incremental, held_out)
             first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
             raw_y = y
@@ -175,8 +185,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
-                data = X, Y, sample_weight
-                yield from self._run_solver(network, *data, incremental, held_out, callbacks, pace, together)
+                given: tuple[Any, ...] = (incremental, held_out, callbacks, pace, checkpoint, together)
+                yield from self._run_solver(network, X, Y, sample_weight, *given)
             finally:
                 self._show(link(network))
             callbacks.fit_ends()
@@ -193,9 +203,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         held_out: HeldOut | None,
         callbacks: Callbacks,
         pace: Pace,
+        checkpoint: Checkpoint | None,
         together: Any,
     ) -> Stretches:
         if self.solver == "lbfgs":
+            if checkpoint is not None:
+                raise ValueError("checkpoint: expected a solver that works in epochs, 'sgd' or 'adam'; got 'lbfgs'")
             fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
         rows_of = as_rows if together is None else together.rows
@@ -214,7 +227,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        fit = StochasticFit(self, network, rows, validation, incremental, pace, together)
+        kept = None if checkpoint is None else FitCheckpoints(checkpoint, self, network, rows, validation)
+        fit = StochasticFit(self, network, rows, validation, incremental, pace, kept, together)
         yield from fit.stretches(callbacks)
 
     def _drawn(self, rows: np.ndarray) -> np.ndarray:
@@ -380,16 +394,3 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 def held_out_of(X_val: Any, y_val: Any, sample_weight_val: Any) -> HeldOut | None:
     """The validation set that ``fit`` was given; None where it was given none."""
     return None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
-
-
-def _hidden_layers(hidden_layer_sizes: Any) -> list[int]:
-    """The sizes of the hidden layers as a list; a number is one layer."""
-    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
-    if np.any(np.array(sizes) <= 0):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return [int(n) for n in sizes]
-
-
-def dense_targets(Y: Any) -> np.ndarray:
-    """Y as an array: scikit-learn passes sparse indicator matrices on as they are."""
-    return np.asarray(Y.toarray() if sparse.issparse(Y) else Y)

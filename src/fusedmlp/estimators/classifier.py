@@ -15,9 +15,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from fusedmlp.estimators.base import BaseMLP, dense_targets, held_out_of
+from fusedmlp.checkpoints import as_checkpoint
+from fusedmlp.estimators.base import BaseMLP, held_out_of
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
+from fusedmlp.estimators.rows import dense_targets
 from fusedmlp.model.names import ArrayInput
 
 _LOSSES = {"softmax": "categorical_cross_entropy", "logistic": "binary_cross_entropy"}
@@ -179,6 +181,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: Any = None,
+        checkpoint_every: Any = 1,
         comm: Any = None,
     ) -> MLPClassifier:
         """Train.
@@ -191,6 +195,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         X_val, y_val : array-like, optional
             Samples to validate on after each epoch.
         sample_weight_val : array-like, optional
+        checkpoint : path or Checkpoint, optional
+            A file that the fit is written to from time to time, at its end, and at Ctrl-C or SIGTERM, which then end
+            it. Where it exists, the fit goes on from it, with the bits of one that was not interrupted.
+        checkpoint_every : int, str or datetime.timedelta
+            How often: epochs; "30s", "10min" or "2h"; or a time.
         comm : mpi4py.MPI.Intracomm, optional
             Its processes train this estimator together. All call `fit` with the same rows, and each takes a slice of
             them; `batch_size` is that of all of them. With the solvers "sgd" and "adam".
@@ -200,7 +209,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self
         """
         held_out = held_out_of(X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, comm=comm)
+        kept = None if checkpoint is None else as_checkpoint(checkpoint, checkpoint_every)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, checkpoint=kept, comm=comm)
 
     @available_if(has_epochs)
     @with_callbacks

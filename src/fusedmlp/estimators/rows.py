@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from fusedmlp.engines.checked import outputs_of
 from fusedmlp.engines.samples import Samples, as_samples
@@ -89,3 +90,8 @@ def outputs_if_finite(network: Network, X: np.ndarray) -> np.ndarray | None:
 
 def _in_rows(network: Network, A: Any) -> np.ndarray:
     return np.ascontiguousarray(network.backend.to_numpy(A).T)
+
+
+def dense_targets(Y: Any) -> np.ndarray:
+    """Y as an array: scikit-learn passes sparse indicator matrices on as they are."""
+    return np.asarray(Y.toarray() if sparse.issparse(Y) else Y)

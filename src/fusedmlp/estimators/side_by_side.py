@@ -11,7 +11,7 @@ from typing import Any
 from fusedmlp.backends.selection import get_backend
 from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
 from fusedmlp.estimators.rows import Rows
-from fusedmlp.estimators.stochastic import Pace, Stretches, alone
+from fusedmlp.estimators.stretches import Pace, Stretches, alone
 from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
 

@@ -17,11 +17,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fusedmlp.engines import crowd
 from fusedmlp.engines.crowd import Stretch
-from fusedmlp.engines.options import EpochOptions
-from fusedmlp.engines.samples import Samples
+from fusedmlp.engines.options import EpochOptions, EpochPosition
+from fusedmlp.errors import TerminatedError
+from fusedmlp.estimators.checkpointing import FitCheckpoints
+from fusedmlp.estimators.drawing import Drawing
 from fusedmlp.estimators.progress import Progress
 from fusedmlp.estimators.rows import Rows
 from fusedmlp.estimators.solver_steps import SolverSteps
+from fusedmlp.estimators.stretches import Pace, Stretches
 from fusedmlp.estimators.validation import ValidationSet
 from fusedmlp.model.dropout import Dropout, as_rates
 from fusedmlp.network import Network
@@ -40,48 +43,6 @@ class Best(NamedTuple):
 
     value: float
     flat: np.ndarray
-
-
-Stretches = Generator[Stretch, None, None]
-"""What a fit has computed, one after the other: when the next one is asked for, the last one has been done."""
-
-
-class Pace:
-    """How many epochs a stretch may have: one, unless the crowd that does them says otherwise."""
-
-    def epochs(self, network: Network, rows: Rows) -> int:
-        """The most epochs of a stretch of this network."""
-        return 1
-
-
-def alone(stretches: Stretches) -> None:
-    """Do all stretches of a fit, each on all of the hardware; an exception on the way is raised in the fit."""
-    try:
-        stretch = next(stretches)
-        while True:
-            try:
-                _do(stretch)
-            except BaseException as error:
-                stretch = stretches.throw(error)
-            else:
-                stretch = next(stretches)
-    except StopIteration:
-        pass
-
-
-def _do(stretch: Stretch) -> None:
-    """The epochs of a stretch, by its engine."""
-    s, orders = stretch.train, stretch.orders
-    for epoch, rate in enumerate(stretch.rates):
-        stretch.optimizer_state.learning_rate = rate
-        order = s.order if orders is None else orders[epoch]
-        stretch.begun += 1
-        stretch.losses.append(
-            stretch.engine.train_epoch(
-                stretch.parameters, stretch.optimizer_state, s.X, s.Y, s.sample_weight, order, stretch.batch_size,
-                stretch.options,
-            )
-        )  # fmt: skip
 
 
 def epoch_options(estimator: Any, network: Network) -> EpochOptions:
@@ -115,6 +76,7 @@ class StochasticFit:
     incremental : bool
         Whether it is a ``partial_fit``: one epoch, with the optimizer of the last call.
     pace : Pace
+    checkpoints : FitCheckpoints, optional
     together : Together, optional
         The processes that train together.
     """
@@ -127,6 +89,7 @@ class StochasticFit:
         validation: ValidationSet | None,
         incremental: bool,
         pace: Pace,
+        checkpoints: FitCheckpoints | None = None,
         together: Together | None = None,
     ) -> None:
         self._estimator, self._network, self._rows, self._pace = estimator, network, rows.prepared(network), pace
@@ -137,6 +100,10 @@ class StochasticFit:
         self._order = np.arange(rows.m)
         self._batch_size = self._size_of_batches()
         self._options = epoch_options(estimator, network)
+        self._checkpoints = checkpoints
+        self._position: EpochPosition | None = None
+        if checkpoints is not None:
+            self._options = replace(self._options, poll=checkpoints.poll)
         if together is not None:
             self._options = together.options(self._options, network)
         kept = getattr(estimator, "_optimizer", None)
@@ -160,8 +127,18 @@ class StochasticFit:
         ValueError
             A parameter became NaN or infinite, and early stopping has no better weights to put back.
         """
-        e = self._estimator
-        e.n_iter_ = 0
+        self._estimator.n_iter_ = 0
+        if self._checkpoints is None:
+            yield from self._until_it_ends(callbacks)
+            return
+        self._position, over = self._checkpoints.restore(self)
+        if not over:
+            with self._checkpoints.caught():
+                yield from self._until_it_ends(callbacks)
+
+    def _until_it_ends(self, callbacks: Any) -> Stretches:
+        """The epochs that are left, and the weights to keep."""
+        e, checkpoints, converged = self._estimator, self._checkpoints, True
         epochs = 1 if self._incremental else e.max_iter
         try:
             with Progress(self._verbose, type(e).__name__, epochs) as progress:
@@ -177,6 +154,9 @@ class StochasticFit:
                         break
                     if self._ends() or stop:
                         break
+                    converged = e.n_iter_ < epochs
+                    if checkpoints is not None:
+                        checkpoints.write_if_due(self)
                     if not self._incremental and e.n_iter_ == e.max_iter:
                         warnings.warn(
                             f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) "
@@ -184,28 +164,63 @@ class StochasticFit:
                             ConvergenceWarning,
                             stacklevel=2,
                         )
-        except KeyboardInterrupt:
-            if self._together_with is not None:  # others may be in the middle of an epoch
+        except (KeyboardInterrupt, TerminatedError):
+            if checkpoints is not None:
+                checkpoints.interrupted(self, self._position)
+            if checkpoints is not None or self._together_with is not None:  # others may be in the middle of an epoch
                 raise
             warnings.warn("Training interrupted by user.", stacklevel=2)
+        current = self.current() if checkpoints is not None else None
         if self._restores():
             self._network.parameters.flat[...] = self._network.backend.asarray(e._best_parameters)
+
+        if checkpoints is not None:
+            checkpoints.finish(self, current, converged)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def current(self) -> np.ndarray:
+        """The weights of now, in host memory."""
+        return self._flat()
+
+    def memory(self) -> dict[str, Any]:
+        """What the loop remembers from epoch to epoch, as plain data and arrays."""
+        t, rate, moments = self._steps.saved()
+        dropout = self._options.dropout
+        return {
+            "order": self._order,
+            "steps": {"t": t, "learning_rate": rate, "moments": moments},
+            "start": self._start.flat,
+            "lowest": {"value": self._lowest.value, "flat": self._lowest.flat},
+            "dropout_seed": None if dropout is None else dropout.seed,
+        }
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` returned."""
+        self._order = memory["order"]
+        self._steps.restore(**memory["steps"])
+        self._start, self._lowest = Best(math.inf, memory["start"]), Best(**memory["lowest"])
+        dropout = self._options.dropout
+        if dropout is not None:
+            self._options = replace(self._options, dropout=replace(dropout, seed=memory["dropout_seed"]))
 
     # Epochs ----------------------------------------------------------------------------------------------------------
 
     def _some_epochs(self, left: int) -> Generator[Stretch, None, bool]:
         """Train for some epochs, and write the attributes that follow; whether the training has diverged."""
         rates = self._steps.rates(self._estimator, self._together(left), self._rows.m)
-        drawing = _Drawing(self._estimator, self._order, len(rates))
+        drawing = Drawing(self._estimator, self._order, len(rates), drawn=self._position is not None)
         stretch = self._stretch(rates, drawing)
         try:
             yield stretch
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError):
+            self._position = stretch.position
             self._absorb(stretch, drawing)
             raise
+        self._position = None
         return self._absorb(stretch, drawing)
 
-    def _absorb(self, stretch: Stretch, drawing: _Drawing) -> bool:
+    def _absorb(self, stretch: Stretch, drawing: Drawing) -> bool:
         """Take over what came of a stretch; whether the training has diverged."""
         self._order = drawing.keep(stretch.begun)
         if stretch.best.epoch >= 0:
@@ -224,7 +239,7 @@ class StochasticFit:
         most = min(left, self._pace.epochs(self._network, self._rows))
         return int(max(1, min(most, e.n_iter_no_change - e._no_improvement_count + 1)))
 
-    def _stretch(self, rates: list[float], drawing: _Drawing) -> Stretch:
+    def _stretch(self, rates: list[float], drawing: Drawing) -> Stretch:
         network, samples, options = self._network, self._rows.samples, self._options
         orders = drawing.orders(samples)
         if self._together_with is not None:  # a stretch of one epoch
@@ -241,6 +256,7 @@ class StochasticFit:
             orders,
             options,
             crowd.Best(self._lowest.flat, self._lowest.value),
+            None if self._checkpoints is None else self._position or EpochPosition(),
         )
 
     def _write_down(self, loss: float, last: bool) -> bool:
@@ -346,47 +362,3 @@ class StochasticFit:
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
         return int(np.clip(size, 1, m))
-
-
-class _Drawing:
-    """The orders of some epochs: each shuffles the last one's, as scikit-learn does.
-
-    Parameters
-    ----------
-    estimator : MLPClassifier or MLPRegressor
-    order : array of int
-        That of the last epoch.
-    epochs : int
-    """
-
-    def __init__(self, estimator: Any, order: np.ndarray, epochs: int) -> None:
-        self._generator = estimator._random_state
-        self._first, self._shuffles = order, estimator.shuffle
-        self._before = self._generator.get_state(legacy=False) if self._shuffles and epochs > 1 else None
-        self._rows: list[np.ndarray] = []
-        if self._shuffles:
-            for _ in range(epochs):
-                self._rows.append((self._rows[-1] if self._rows else order)[self._places()])
-
-    def orders(self, samples: Samples) -> np.ndarray | None:
-        """The orders as columns of the samples' X: shape (epochs, m); None where nothing is shuffled."""
-        if not self._shuffles:
-            return None
-        return np.stack([np.asarray(samples.ordered(row), np.int64) for row in self._rows])
-
-    def last(self) -> np.ndarray | None:
-        """The last order, as rows; None where nothing is shuffled."""
-        return self._rows[-1] if self._rows else None
-
-    def keep(self, begun: int) -> np.ndarray:
-        """Take back what was drawn for epochs that were not begun; the last order of those that were."""
-        if self._before is not None and begun < len(self._rows):
-            self._generator.set_state(self._before)
-            for _ in range(begun):
-                self._places()
-        return self._rows[begun - 1] if self._rows and begun else self._first
-
-    def _places(self) -> np.ndarray:
-        places = np.arange(len(self._first))
-        self._generator.shuffle(places)
-        return places

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.distributed.agreement import agree, agree_on_rows
-from fusedmlp.distributed.fitting import start_from_first
+from fusedmlp.distributed.fitting import NO_CHECKPOINT, start_from_first
 from fusedmlp.distributed.peers import Peers, peers_of
 from fusedmlp.distributed.sharded_samples import sharded_samples
 from fusedmlp.engines.options import EpochOptions
@@ -31,13 +31,13 @@ class Together:
         self._peers: Peers = peers_of(comm)
         self.first = self._peers.rank == 0
 
-    def fit(self, estimator: Any, data: tuple[Any, Any, Any], training: Callable[[], object]) -> None:
+    def fit(self, estimator: Any, data: tuple[Any, Any, Any], checkpoint: Any, training: Callable[[], object]) -> None:
         """Train by all processes, once it is known that they have the same parameters and rows.
 
         Raises
         ------
         ValueError
-            In all processes: a parameter or the rows differ, or the solver does not work in epochs.
+            In all processes: a parameter or the rows differ, or there is a checkpoint or a solver without epochs.
         """
         peers = self._peers
         with peers.training():
@@ -45,6 +45,8 @@ class Together:
             seed = estimator.random_state
             agree(peers, {"class": type(estimator).__name__} | parameters | {"random_state": seed})
             agree_on_rows(peers, *data)
+            if checkpoint is not None:
+                raise peers.shared(ValueError(NO_CHECKPOINT))
             if estimator.solver == "lbfgs":
                 error = ValueError("comm: expected a solver that works in epochs, 'sgd' or 'adam'; got solver='lbfgs'")
                 raise peers.shared(error)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from fusedmlp.engines.samples import Samples
 from fusedmlp.estimators.rows import as_rows
 from fusedmlp.network import Network
 
@@ -37,6 +38,11 @@ class ValidationSet:
         self._scorer = None if scoring in (None, "loss") else _scorer(scoring)
         self._by_loss = scoring == "loss"
         self._loss: float | None = None
+
+    @property
+    def samples(self) -> Samples:
+        """The held-back samples."""
+        return self._rows.samples
 
     def score(self, estimator: Any, network: Network) -> float:
         """The score of the current weights, larger is better; NaN where an output is."""

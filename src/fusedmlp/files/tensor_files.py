@@ -30,6 +30,12 @@ LONGEST_HEADER = 16 * 2**20
 MOST_BRACKETS = 2**19
 """Opening brackets in a JSON text: more lists and objects would take seconds and gigabytes to read."""
 
+_KINDS = {
+    "fusedmlp-2": "a model, as Network.save and fusedmlp train --out write it",
+    "fusedmlp-checkpoint-1": "a training that goes on by fusedmlp resume or the fit that wrote it",
+}
+"""The package's own formats, for somebody who takes one for another."""
+
 _BEFORE_DIGEST = b'{"__metadata__":{"sha256":"'
 _NO_DIGEST = b"0" * 64
 
@@ -131,6 +137,7 @@ def read_tensors(path: str | os.PathLike[str], file_format: str, without_checksu
     if found != file_format and found not in without_checksum:
         raise ModelFileError(
             f"{path}: expected a file of format {file_format!r}; got a safetensors file of format {found!r}"
+            + (f", {_KINDS[found]}" if found in _KINDS else "")
         )
     if stated is None and (has_digest or found == file_format):
         raise ModelFileError(f"{path}: the file is damaged: its checksum is missing")

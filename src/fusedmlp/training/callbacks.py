@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from fusedmlp.checks import check_count, check_number
@@ -42,8 +42,23 @@ class Callback:
 
     `training` has ``epoch`` (from 0), ``epochs``, ``history``, ``parameters``, ``optimizer_state``, ``state``,
     ``rate_factor``, ``network``, ``deadline`` (a time of ``time.monotonic()`` that ends the training in the middle of
-    an epoch) and ``stop(reason)``. An exception from a callback ends the training and reaches the caller.
+    an epoch) and ``stop(reason)``. An exception from a callback ends the training and reaches the caller. What a
+    callback remembers from epoch to epoch is kept in checkpoints by `to_dict` and `from_dict`.
+
+    Attributes
+    ----------
+    only_watches : bool
+        Whether a training is the same without it, so that one may go on from a checkpoint with other such callbacks.
     """
+
+    only_watches = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it remembers: numbers, text, lists, dicts and numpy arrays."""
+        return {}
+
+    def from_dict(self, data: dict[str, Any]) -> None:
+        """Remember what `to_dict` told, before `on_fit_begin` of a training that goes on."""
 
     def on_fit_begin(self, training: RunningTraining) -> None:
         """Before the first epoch."""
@@ -72,6 +87,23 @@ def as_callback(callback: Callback | Callable[[Any], object]) -> Callback:
     if not callable(callback):
         raise ValueError(f"callbacks: expected Callback objects or functions of a Training; got {callback!r}")
     return _EpochFunction(callback)
+
+
+def memories_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
+    """What callbacks remember, with the names of their classes."""
+    memories = ((type(callback).__qualname__, callback.to_dict()) for callback in callbacks)
+    return [{"callback": name, "memory": memory} for name, memory in memories if memory]
+
+
+def remind(callbacks: Iterable[Any], memories: list[dict[str, Any]]) -> None:
+    """Give callbacks their memories, in the order of those of a class."""
+    left = list(memories)
+    for callback in callbacks:
+        for place, memory in enumerate(left):
+            if isinstance(callback, Callback) and memory["callback"] == type(callback).__qualname__:
+                callback.from_dict(memory["memory"])
+                del left[place]
+                break
 
 
 class StopAfter(Callback):
@@ -118,6 +150,14 @@ class ReduceOnPlateau(Callback):
         if training.state.epoch == 0 or not hasattr(self, "_best"):
             self._best = float("inf")
             self._epochs_since = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The lowest loss, and the epochs since."""
+        return {"best": self._best, "epochs_since": self._epochs_since}
+
+    def from_dict(self, data: dict[str, Any]) -> None:
+        """Go on from what `to_dict` told."""
+        self._best, self._epochs_since = data["best"], data["epochs_since"]
 
     def on_epoch_end(self, training: RunningTraining) -> None:
         """Lower ``training.rate_factor`` on a plateau."""

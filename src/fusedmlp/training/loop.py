@@ -6,78 +6,37 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
 
-from fusedmlp.checks import check_count, check_flag, check_number
+from fusedmlp.checks import check_number
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import EpochOptions, GradientPhase
+from fusedmlp.engines.options import EpochOptions, EpochPosition
 from fusedmlp.engines.samples import Samples
-from fusedmlp.errors import TrainingDivergedError
+from fusedmlp.errors import TerminatedError, TrainingDivergedError
 from fusedmlp.model.activations import Array
 from fusedmlp.model.dropout import Dropout
 from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Parameters
-from fusedmlp.training.callbacks import Callback, as_callback
+from fusedmlp.training.callbacks import Callback, as_callback, memories_of
 from fusedmlp.training.history import History
 from fusedmlp.training.interrupts import Interrupts
-from fusedmlp.training.schedules import Schedule
-from fusedmlp.training.state import TrainingState
+from fusedmlp.training.recording import Recorder
+from fusedmlp.training.settings import TrainingSettings
+from fusedmlp.training.state import TrainingState, generator_data, set_generator
 
 _log = logging.getLogger("fusedmlp")
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train: the arguments of ``Network.fit`` that are not data.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-    schedule : callable
-    alpha : float
-        L2 strength.
-    shuffle : bool
-    early_stopping : bool
-        Stop after `patience` epochs without an improvement of more than `tolerance`, and put the best weights back.
-    patience : int
-    tolerance : float
-    clip_norm : float, optional
-    dropout : tuple of float, optional
-        A rate for the inputs of each layer.
-    gradient_phase : GradientPhase, optional
-    """
-
-    epochs: int
-    batch_size: int
-    schedule: Schedule
-    alpha: float = 0.0
-    shuffle: bool = True
-    early_stopping: bool = False
-    patience: int = 10
-    tolerance: float = 1e-4
-    clip_norm: float | None = None
-    dropout: tuple[float, ...] | None = None
-    gradient_phase: GradientPhase | None = None
-
-    def __post_init__(self) -> None:
-        check_count("epochs", self.epochs)
-        check_count("batch_size", self.batch_size)
-        check_number("alpha", self.alpha, 0, include_low=True)
-        check_flag("shuffle", self.shuffle)
-        check_flag("early_stopping", self.early_stopping)
-        check_count("patience", self.patience)
-        check_number("tolerance", self.tolerance, 0, include_low=True)
-        if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, 0)
-        if self.gradient_phase is not None and not isinstance(self.gradient_phase, GradientPhase):
-            raise ValueError(f"gradient_phase: expected a GradientPhase; got {self.gradient_phase!r}")
-
-
 class DeadlineError(Exception):
     """Ends an epoch at a deadline."""
+
+
+class _RecordingError(Exception):
+    """Ends a part of an epoch, because it is time to write the training down."""
 
 
 class Training:
@@ -99,6 +58,8 @@ class Training:
         The network whose `fit` it is.
     deadline : float or None
         A time of ``time.monotonic()``, in seconds, at which the training ends in the middle of an epoch.
+    recorder : Recorder or None
+        What writes the training down from time to time, when it is interrupted, and at its end.
     """
 
     def __init__(
@@ -127,6 +88,7 @@ class Training:
         self.epoch = state.epoch
         self.epochs = state.epoch + settings.epochs
         self.deadline: float | None = None
+        self.recorder: Recorder | None = None
         self.network: Any = None
         self._callbacks = [as_callback(callback) for callback in callbacks]
         self._interrupts = Interrupts()
@@ -168,32 +130,48 @@ class Training:
         ------
         TrainingDivergedError
             The loss became NaN or infinite; the best weights so far were put back.
-        KeyboardInterrupt
-            Ctrl-C. The history, the weights of the last whole batch (with early stopping, the best weights) and the
-            state are kept.
+        KeyboardInterrupt, TerminatedError
+            Ctrl-C; SIGTERM, with a recorder. The history, the weights of the last whole batch (with early stopping, the
+            best weights) and the state are kept: the state goes on with the next batch.
         """
+        self._check_position(train)
         self.history.samples = train.m
+        finished = True
         for callback in self._callbacks:
             callback.on_fit_begin(self)
         try:
-            self._run_epochs(train, validation)
+            with self._interrupts.caught(terminations=True) if self.recorder is not None else nullcontext():
+                self._run_epochs(train, validation)
         except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
-        except KeyboardInterrupt:
+            finished = False
+        except (KeyboardInterrupt, TerminatedError):
             self.stop(f"interrupted in epoch {self.epoch + 1}")
+            self._record()
+            if self.recorder is not None:
+                self.recorder.announce(self.state.epoch, self.state.batch)
             raise
         except TrainingDivergedError as error:
             self.history.error = str(error)
             raise
         finally:
             self.leave(train, validation)
+        self._record(finished)
         for callback in self._callbacks:
             callback.on_fit_end(self)
         return self.history
 
+    def end_without_an_epoch(self, reason: str) -> None:
+        """Tell the callbacks of a training that was over before."""
+        for callback in self._callbacks:
+            callback.on_fit_begin(self)
+        self.history.stopped = reason
+        for callback in self._callbacks:
+            callback.on_fit_end(self)
+
     def leave(self, train: Samples, validation: Samples | None) -> None:
         """The end of a training, however it came: the state has all of it, the network the weights to keep."""
-        self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
+        self._update_state()
         if self.history.error is not None:
             self.stop(f"diverged in epoch {self.epoch + 1}")  # the best weights were put back
         elif self.settings.early_stopping and self.history.stopped:
@@ -215,33 +193,89 @@ class Training:
                 self.history.stopped = f"all {self.epochs} epochs done"
             if not self.history.stopped:
                 self.epoch = self.state.epoch
+                if self.recorder is not None:
+                    self._interrupts.poll()
+                    if self.recorder.is_due():
+                        self._record()
 
     def _train_epoch(self, train: Samples, validation: Samples | None) -> None:
-        start = time.perf_counter()
-        assert self.state.generator is not None
-        settings = self.settings
+        start, state = time.perf_counter(), self.state
+        assert state.generator is not None
         rate = self.rate_of(self.epoch)
         self.optimizer_state.learning_rate = rate
-        order = self.state.generator.permutation(train.m) if self.shuffles(train) else None
-        columns, parts = train.batches(order, settings.batch_size)
-        with self._interrupts.caught():
-            loss = self.engine.train_epoch(
-                self.parameters,
-                self.optimizer_state,
-                train.X,
-                train.Y,
-                train.sample_weight,
-                columns,
-                settings.batch_size,
-                replace(self.options(train), parts=parts) if parts is not None else self.options(train),
-            )
-        self.engine.backend.synchronize()
+        before = generator_data(state.generator)
+        order = state.generator.permutation(train.m) if self.shuffles(train) else None
+        position = EpochPosition(state.batch, state.batch_loss)
+        try:
+            self._train_batches(train, order, position, before)
+            self.engine.backend.synchronize()
+        except BaseException:
+            set_generator(state.generator, before)
+            self._keep(position)
+            state.batch_seconds += time.perf_counter() - start
+            raise
         history = self.history
-        history.seconds.append(time.perf_counter() - start)
-        history.loss.append(loss)
+        history.seconds.append(state.batch_seconds + time.perf_counter() - start)
+        self._keep(EpochPosition())
+        state.batch_seconds = 0.0
+        history.loss.append(position.loss)
         history.learning_rate.append(rate)
         if validation is not None:
             history.validation_loss.append(self._loss(validation))
+
+    def _train_batches(
+        self, train: Samples, order: Array | None, position: EpochPosition, before: dict[str, Any]
+    ) -> None:
+        """The batches of an epoch from `position` on, which follows; `before`: the generator, before the order."""
+        options, batch_size = self.options(train, position), self.settings.batch_size
+        columns, parts = train.batches(order, batch_size)
+        options = options if parts is None else replace(options, parts=parts)
+        while True:
+            if self.recorder is not None:
+                position.end = self.recorder.next_end(position.batches)
+            try:
+                with self._interrupts.caught():
+                    self.engine.train_epoch(
+                        self.parameters,
+                        self.optimizer_state,
+                        train.X,
+                        train.Y,
+                        train.sample_weight,
+                        columns,
+                        batch_size,
+                        options,
+                    )
+            except _RecordingError:
+                pass
+            if position.batches * batch_size >= train.m:
+                return
+            self._keep(position)
+            self._record(generator=before)
+
+    def _keep(self, position: EpochPosition) -> None:
+        """Let the state say how far the epoch has come."""
+        state = self.state
+        state.batch, state.batch_loss, state.batch_size = position.batches, position.loss, self.settings.batch_size
+
+    def _check_position(self, train: Samples) -> None:
+        """See that an epoch that has begun can go on with these samples."""
+        if self.state.batch and self.history.samples != train.m:
+            raise ValueError(
+                f"state: expected {self.history.samples} samples, as it is in the middle of an epoch; got {train.m}"
+            )
+
+    def _update_state(self) -> None:
+        self.state.moments, self.state.steps = self.optimizer_state.moments, self.optimizer_state.t
+
+    def _record(self, finished: bool = False, generator: dict[str, Any] | None = None) -> None:
+        """Write the training down, if something does that; `generator`: where it is to go on, if not where it is."""
+        if self.recorder is None:
+            return
+        self._update_state()
+        data = self.state.to_dict() | {"callbacks": memories_of(self._callbacks)}
+        if generator is not None:
+            data["generator"] = generator
+        self.recorder.record(self.parameters.flat, data, finished)
 
     def rate_of(self, epoch: int) -> float:
         """The learning rate of an epoch, by the schedule and the callbacks' factor."""
@@ -254,15 +288,16 @@ class Training:
         """Whether every epoch draws an order of these samples."""
         return self.settings.shuffle and self.settings.batch_size < train.m
 
-    def options(self, train: Samples) -> EpochOptions:
-        """What the batches of every epoch have in common."""
+    def options(self, train: Samples, position: EpochPosition | None = None) -> EpochOptions:
+        """What the batches of every epoch have in common; `position` of this one, where that is wanted."""
         settings, dropout = self.settings, None
         if settings.dropout is not None:
             assert self.state.dropout_seed is not None
             dropout = Dropout(settings.dropout, self.state.dropout_seed)
         mean_weight = train.mean_weight
         return EpochOptions(
-            settings.alpha, mean_weight, dropout, settings.clip_norm, settings.gradient_phase, self._poll
+            *(settings.alpha, mean_weight, dropout, settings.clip_norm, settings.gradient_phase, self._poll),
+            position=position,
         )
 
     def _loss(self, samples: Samples) -> float:
@@ -282,6 +317,8 @@ class Training:
         self._interrupts.poll()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlineError
+        if self.recorder is not None and self.recorder.is_late:
+            raise _RecordingError
 
     # The best weights ------------------------------------------------------------------------------------------------
 

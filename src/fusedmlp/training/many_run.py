@@ -105,6 +105,8 @@ class ManyRun:
         plan = member.plan
         if self._crowd is None or plan.callbacks or plan.settings.gradient_phase is not None:
             return False
+        if plan.state is not None and plan.state.batch:  # a stretch begins with an epoch's first batch
+            return False
         return self._crowd.takes(member.engine, plan.optimizer, member.train, plan.settings.batch_size)
 
     def _leave(self, error: BaseException) -> None:

@@ -27,6 +27,8 @@ class ProgressLines(Callback):
         `QUIET_SECONDS`.
     """
 
+    only_watches = True
+
     def __init__(self, name: str = "", second_loss: str = "validation", quiet_seconds: float | None = None) -> None:
         self._name, self._second_loss = f"{name}: " if name else "", second_loss
         self._quiet_seconds = quiet_seconds
@@ -53,6 +55,8 @@ class ProgressLines(Callback):
 
 class ProgressOfFit(Callback):
     """A bar on a terminal or in a notebook, which goes away at the end; elsewhere a line for every tenth."""
+
+    only_watches = True
 
     def __init__(self) -> None:
         self._bar: Any = None

@@ -23,8 +23,9 @@ from fusedmlp.model.optimizers import Optimizer, as_optimizer
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
-from fusedmlp.training.loop import Training, TrainingSettings
+from fusedmlp.training.loop import Training
 from fusedmlp.training.schedules import Schedule, as_schedule
+from fusedmlp.training.settings import TrainingSettings
 from fusedmlp.training.state import Generator, TrainingState
 
 
@@ -91,7 +92,7 @@ class Plan:
         if given.state is not None and given.random_state is not None and getattr(given.state, "used", False):
             raise ValueError("random_state: expected None, as the state has a generator of its own")
         self.optimizer = as_optimizer(given.optimizer, given.learning_rate)
-        check_state(given.state, self.optimizer, network.architecture)
+        check_state(given.state, self.optimizer, network.architecture, given.batch_size)
         planned = given.epochs if given.state is None else given.state.planned_epochs or given.epochs
         self.settings = TrainingSettings(
             given.epochs,
@@ -168,13 +169,14 @@ class Plan:
         return training, train, validation
 
 
-def check_state(state: TrainingState | None, optimizer: Optimizer, architecture: Architecture) -> None:
+def check_state(state: TrainingState | None, optimizer: Optimizer, architecture: Architecture, batch_size: int) -> None:
     """See that a training can go on with the caller's state, or begin with it.
 
     Raises
     ------
     ValueError
-        It is no TrainingState, of another optimizer, or of another number of parameters.
+        It is no TrainingState, of another optimizer, or of another number of parameters; or it is in the middle of an
+        epoch with another batch size.
     """
     if state is None:
         return
@@ -182,6 +184,10 @@ def check_state(state: TrainingState | None, optimizer: Optimizer, architecture:
         raise ValueError(f"state: expected a TrainingState; got {state!r}")
     if not state.used:
         return
+    if state.batch and state.batch_size != batch_size:
+        raise ValueError(
+            f"batch_size: expected {state.batch_size}, as the state is in the middle of an epoch; got {batch_size}"
+        )
     if state.optimizer != optimizer:
         raise ValueError(f"optimizer: expected that of the state, {state.optimizer}; got {optimizer}")
     sizes = {name: len(moment) for name, moment in state.moments.items()}

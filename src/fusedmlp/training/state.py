@@ -13,6 +13,7 @@ from fusedmlp.model.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
 from fusedmlp.training.history import History
 
 Generator = np.random.Generator | np.random.RandomState
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Adam, AdamW)}
 assert {type(optimizer).__name__ for optimizer in OPTIMIZERS.values()} == _OPTIMIZERS.keys()
 
@@ -37,8 +38,12 @@ class TrainingState:
     moments : dict of arrays of shape (n_parameters,)
     steps, epoch : int
         Optimizer steps and whole epochs done.
+    batch, batch_size : int
+        Batches of the next epoch that are done already, as an interruption came in its middle; and their size.
+    batch_loss, batch_seconds : float
+        What these batches add to the loss of that epoch, and the time that they took.
     generator : numpy.random.Generator or numpy.random.RandomState or None
-        Where shuffling, the validation split and dropout's seed come from.
+        Where shuffling, the validation split and dropout's seed come from; the order of the next epoch is not drawn.
     dropout_seed : int or None
     rate_factor : float
         The product of all factors that callbacks have given the schedule's rate.
@@ -60,6 +65,10 @@ class TrainingState:
     moments: dict[str, Array] = field(default_factory=dict)
     steps: int = 0
     epoch: int = 0
+    batch: int = 0
+    batch_size: int = 0
+    batch_loss: float = 0.0
+    batch_seconds: float = 0.0
     generator: Generator | None = None
     dropout_seed: int | None = None
     rate_factor: float = 1.0
@@ -95,7 +104,11 @@ class TrainingState:
             "moments": {name: in_host_memory(moment) for name, moment in self.moments.items()},
             "steps": self.steps,
             "epoch": self.epoch,
-            "generator": None if self.generator is None else _generator_data(self.generator),
+            "batch": self.batch,
+            "batch_size": self.batch_size,
+            "batch_loss": self.batch_loss,
+            "batch_seconds": self.batch_seconds,
+            "generator": None if self.generator is None else generator_data(self.generator),
             "dropout_seed": self.dropout_seed,
             "rate_factor": self.rate_factor,
             "history": asdict(self.history),
@@ -128,10 +141,19 @@ def _copied(x: Array | None) -> np.ndarray | None:
     return None if x is None else in_host_memory(x)
 
 
-def _generator_data(generator: Generator) -> dict[str, Any]:
+def generator_data(generator: Generator) -> dict[str, Any]:
+    """The state of a generator as plain data."""
     if isinstance(generator, np.random.RandomState):
         return {"kind": "RandomState", "state": generator.get_state(legacy=False)}
     return {"kind": "Generator", "state": generator.bit_generator.state}
+
+
+def set_generator(generator: Generator, data: dict[str, Any]) -> None:
+    """Bring a generator to the state that `generator_data` described."""
+    if isinstance(generator, np.random.RandomState):
+        generator.set_state(data["state"])
+    else:
+        generator.bit_generator.state = data["state"]
 
 
 def _generator_from(data: dict[str, Any]) -> Generator:
@@ -140,8 +162,8 @@ def _generator_from(data: dict[str, Any]) -> Generator:
         legacy = np.random.RandomState()
         legacy.set_state(state)
         return legacy
+    if state["bit_generator"] not in _BIT_GENERATORS:
+        raise ValueError(f"generator: expected one of {', '.join(_BIT_GENERATORS)}; got {state['bit_generator']!r}")
     bits = getattr(np.random, state["bit_generator"])()
-    if not isinstance(bits, np.random.BitGenerator):
-        raise ValueError(f"generator: expected one of numpy's bit generators; got {state['bit_generator']!r}")
     bits.state = state
     return np.random.Generator(bits)

@@ -11,7 +11,7 @@ from fusedmlp.engines.crowd import Best, End, Stretch
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
 from fusedmlp.training.loop import Training
-from fusedmlp.training.state import Generator
+from fusedmlp.training.state import generator_data, set_generator
 
 _log = logging.getLogger("fusedmlp")
 
@@ -66,7 +66,7 @@ class TrainingBeside:
         assert state.generator is not None
         orders = None
         if training.shuffles(train):
-            self._before = _position(state.generator)
+            self._before = generator_data(state.generator)
             orders = np.empty((len(rates), train.m), np.int64)
             for row in orders:
                 order = train.ordered(state.generator.permutation(train.m))
@@ -139,7 +139,7 @@ class TrainingBeside:
         generator = self.training.state.generator
         if stretch.orders is None or stretch.begun == stretch.epochs or generator is None:
             return
-        _move_to(generator, self._before)
+        set_generator(generator, self._before)
         for _ in range(stretch.begun):
             generator.permutation(self._train.m)
 
@@ -158,16 +158,3 @@ class TrainingBeside:
         if not self.ended:
             self.training.stop(reason)
             self.training.leave(self._train, self._validation)
-
-
-def _position(generator: Generator) -> Any:
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state(legacy=False)
-    return generator.bit_generator.state
-
-
-def _move_to(generator: Generator, position: Any) -> None:
-    if isinstance(generator, np.random.RandomState):
-        generator.set_state(position)
-    else:
-        generator.bit_generator.state = position
