@@ -10,12 +10,11 @@ import time
 import numpy as np
 from mpi4py import MPI
 
+from bench.scaling.timing import ENOUGH, UNDISTURBED
 from fusedmlp import Callback, Network
 from fusedmlp.distributed.sharded_samples import Numbering
 
 STEPS, EPOCH_SECONDS, EPOCHS, SECONDS = 4, 0.04, 100, 4.0
-UNDISTURBED, ENOUGH = 0.97, 10
-"""The share of an epoch in which a process that is not disturbed computes, or waits busily; epochs that are wanted."""
 
 
 class Share(Callback):
