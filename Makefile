@@ -2,6 +2,7 @@
 #   make demo               train on a real data set on every backend this machine has
 #   make test               the test suite
 #   make kernels            compile every CUDA kernel, without a GPU
+#   make soak               kills, damaged files, failing disks, threads and forks, many times each
 #   make test-gpu-command   the command behind make gpu, without a GPU
 #   make parity             the part of it that compares with scikit-learn
 #   make lint               ruff and mypy
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast parity kernels test-gpu-command lint format bench bench-full bench-peers bench-sklearn bench-many bench-scaling docs gpu clean
+.PHONY: demo test test-fast parity kernels soak test-gpu-command lint format bench bench-full bench-peers bench-sklearn bench-many bench-scaling docs gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -67,6 +68,10 @@ docs: $(VENV)/.set-up-docs
 # Every kernel of the large CUDA files through NVIDIA's compiler, without a GPU: after a change under kernels/.
 kernels: $(VENV)/.set-up-test
 	$(BIN)/python -m pytest tests/cuda -m every_kernel
+
+# Kills, damaged files, failing disks, threads and forks, many times; SOAK="--soak-kills=1000" for other counts.
+soak: $(VENV)/.set-up-test
+	$(BIN)/python -m pytest tests/soak --soak $(SOAK)
 
 # The command behind make gpu, with tests and processes that hang: after a change under bench/peers/.
 test-gpu-command: $(VENV)/.set-up-test,peers

@@ -10,12 +10,15 @@
 //
 // A block reads θ and the moments, trains on the batches first_batch to first_batch + batches of epochs that follow one
 // another, and writes them back. Batch b of an epoch has the samples order[b batch_size + ...] of X (n_in, m), Y
-// (n_out, m) and weights (m,), of any strides. While a tile is worked on, the next one is copied to shared memory, and the
+// (n_out, m) and weights (m,), of any strides. Behind the last batch of an epoch come those of the validation samples, of
+// which only Σ w j and Σ w are computed. Then, if the job asks for it, the parameters are copied where the epoch was the
+// best one, and the network stops where its patience is at its end, or where a loss or a parameter is not finite. What it
+// has reached is in its `Record`, so that a launch may end between any two batches. While a tile is worked on, the next one is copied to shared memory, and the
 // numbers of the samples of the one after that (async_copies.cuh). Sums have a fixed order: the same bits every time, and
 // the same ones alone and among many.
 //
-// Bytes moved, in elements: (n_in + n_out) m an epoch, 2 (1 + moments) P a launch, P the number of parameters. Flops: 6 P m
-// an epoch, and 4 P to 16 P a batch. Accesses of shared memory bound it. With TF32X3 the products
+// Bytes moved, in elements: (n_in + n_out) m an epoch, 2 (1 + moments) P a launch, P the number of parameters; P
+// where an epoch is the best. Flops: 6 P m an epoch, and 4 P to 16 P a batch; 2 P for a validation sample. Accesses of shared memory bound it. With TF32X3 the products
 // have three times as many flops.
 
 #include "common.cuh"

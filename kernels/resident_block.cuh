@@ -1,22 +1,29 @@
 // A block trains a network that it keeps in shared memory, tile by tile of samples: the work of resident.cu and
 // resident_cluster.cu, which have the formulas.
 
-#include "async_copies.cuh"
 #include "optimizer_rules.cuh"
 #include "resident_layers.cuh"
-
-// Samples of an epoch that a block works on at a time: `start` is the place in its batch, of `size` samples.
-struct Samples {
-    int epoch, batch, start, size;
-};
+#include "resident_samples.cuh"
 
 // What the threads of a block tell each other. resident_plan.py has the size.
 struct Scratch {
     double sums[WARPS];                             // of `sum_over_threads`
     double weighted_losses[WARPS], weights[WARPS];  // Σ w j and Σ w of the batch, of each warp's samples
     double rate, epsilon, decoupled;                // of the step
-    double epoch_loss;
+    Index begin;                                    // when this launch began with the epoch
+    Record record;                                  // one thread's alone, but for the end of an epoch
 };
+
+// The GPU's clock.
+__device__ __forceinline__ Index nanoseconds() {
+#ifndef __CUDA_ARCH__
+    return time_in_nanoseconds();
+#else
+    Index now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    return now;
+#endif
+}
 
 // A network that one block has as a whole: nothing is exchanged.
 struct Alone {
@@ -33,6 +40,7 @@ struct Trainer {
     const Plan& plan;
     T* const numbers;
     const Layers<T, KIND> layers;
+    const Tiles<T> tiles;
     Blocks blocks;
     const int activation, loss;
     const T most;
@@ -41,16 +49,10 @@ struct Trainer {
     __device__ __forceinline__ Trainer(const Job<T>& job, const Plan& plan, T* numbers, Blocks blocks, int activation,
                                        int loss, T most)
         : job(job), plan(plan), numbers(numbers), layers{plan, reinterpret_cast<const Layer*>(&plan + 1), numbers},
-          blocks(blocks), activation(activation), loss(loss), most(most) {}
+          tiles{job, plan, numbers}, blocks(blocks), activation(activation), loss(loss), most(most) {}
 
     __device__ __forceinline__ const Layer& layer(int l) const { return layers.layers[l]; }
     __device__ __forceinline__ Scratch& scratch() const { return *reinterpret_cast<Scratch*>(numbers + plan.scratch); }
-    __device__ __forceinline__ T* X(int buffer) const { return numbers + plan.X + buffer * plan.x_size; }
-    __device__ __forceinline__ T* Y(int buffer) const { return numbers + plan.Y + buffer * plan.samples * plan.n_out; }
-    __device__ __forceinline__ T* weights(int buffer) const { return numbers + plan.weights + buffer * plan.samples; }
-    __device__ __forceinline__ Index* rows(int buffer) const {
-        return reinterpret_cast<Index*>(numbers + plan.rows) + buffer * plan.samples;
-    }
 
     // Parameters ------------------------------------------------------------------------------------------------------
 
@@ -70,9 +72,9 @@ struct Trainer {
         }
     }
 
-    __device__ __forceinline__ void read_parameters(int epoch) const {
+    __device__ __forceinline__ void read_parameters() const {
         for (int i = threadIdx.x; i < plan.scratch; i += THREADS) numbers[i] = 0;
-        if (threadIdx.x == 0) scratch().epoch_loss = job.losses[epoch];
+        if (threadIdx.x == 0) scratch().record = *job.record, scratch().begin = nanoseconds();
         __syncthreads();
         for_each_parameter([&](int i, int flat) {
             numbers[i] = job.theta[flat];
@@ -89,57 +91,6 @@ struct Trainer {
         });
     }
 
-    // Samples ---------------------------------------------------------------------------------------------------------
-
-    __device__ __forceinline__ int size_of(int batch) const {
-        return int(min(job.batch_size, job.samples - batch * job.batch_size));
-    }
-    __device__ __forceinline__ Samples after(Samples s) const {
-        s.start += plan.samples;
-        if (s.start < s.size) return s;
-        s.start = 0;
-        s.batch += 1;
-        if (s.batch >= job.batches_of_epoch) s.batch = 0, s.epoch += 1;
-        s.size = size_of(s.batch);
-        return s;
-    }
-    __device__ __forceinline__ int number(const Samples& s) const {
-        return s.epoch * int(job.batches_of_epoch) + s.batch;
-    }
-    __device__ __forceinline__ bool exists(const Samples& s) const { return number(s) < job.first_batch + job.batches; }
-    __device__ __forceinline__ int count(const Samples& s) const { return min(plan.samples, s.size - s.start); }
-
-    // Starts to copy the numbers of the samples.
-    __device__ __forceinline__ void fetch_rows(const Samples& s, int buffer) const {
-        if (!exists(s)) return;
-        const Index first = s.batch * job.batch_size + s.start;
-        for (int i = threadIdx.x; i < count(s); i += THREADS) {
-            if (job.order) start_copy(rows(buffer) + i, job.order + s.epoch * job.samples + first + i);
-            else rows(buffer)[i] = first + i;
-        }
-    }
-
-    // Starts to copy the samples, whose numbers have arrived. Those that a short tile lacks are 0.
-    __device__ __forceinline__ void fetch(const Samples& s, int buffer) const {
-        if (!exists(s)) return;
-        const int samples = count(s);
-#pragma unroll 1
-        for (int i = warp; i < plan.samples; i += WARPS) {
-            T* x = X(buffer) + i * plan.x_pitch;
-            const Index row = i < samples ? rows(buffer)[i] : 0;
-#pragma unroll 1
-            for (int k = lane; k < plan.n_in; k += 32) {
-                if (i < samples) start_copy(x + k, job.X + row * job.x_line + k * job.x_step);
-                else x[k] = 0;
-            }
-            if (i >= samples) continue;
-#pragma unroll 1
-            for (int o = lane; o < plan.n_out; o += 32)
-                start_copy(Y(buffer) + i * plan.n_out + o, job.Y + o * job.y_line + row * job.y_step);
-            if (job.weights && lane == 0) start_copy(weights(buffer) + i, job.weights + row * job.weight_step);
-        }
-    }
-
     // The output layer ------------------------------------------------------------------------------------------------
 
     // dz of a sample from its logits; a sample that does not exist has 0.
@@ -151,8 +102,8 @@ struct Trainer {
             T* dz = numbers + plan.dz + s * last.z_pitch;
             for (int o = 0; o < plan.n_out; ++o) dz[o] = z[o];
             output(loss, dz, plan.n_out, most);
-            const T weight = s >= samples ? T(0) : job.weights ? weights(buffer)[s] : T(1);
-            const T* y = Y(buffer) + s * plan.n_out;
+            const T weight = s >= samples ? T(0) : job.train.weights ? tiles.weights(buffer)[s] : T(1);
+            const T* y = tiles.Y(buffer) + s * plan.n_out;
             for (int o = 0; o < plan.n_out; ++o)
                 dz[o] = s < samples ? weight * output_error(loss, dz[o], y[o]) : T(0);
         }
@@ -164,14 +115,14 @@ struct Trainer {
     }
 
     // Σ w j and Σ w. 32 samples are one warp's; those come first that have the fewest tiles of a product.
-    __device__ __forceinline__ void add_losses(int samples, bool begins, int buffer) const {
+    __device__ __forceinline__ void add_losses(int samples, bool begins, int buffer, bool weighted) const {
         const Layer& last = layer(plan.layers - 1);
         double weighted_loss = 0, sum = 0;
 #pragma unroll 1
         for (int first = (WARPS - 1 - warp) * 32; first < samples; first += THREADS) {
             const int s = first + lane;
-            const T weight = s >= samples ? T(0) : job.weights ? weights(buffer)[s] : T(1);
-            const double j = loss_of_sample(loss, numbers + last.Z + s * last.z_pitch, Y(buffer) + s * plan.n_out,
+            const T weight = s >= samples ? T(0) : weighted ? tiles.weights(buffer)[s] : T(1);
+            const double j = loss_of_sample(loss, numbers + last.Z + s * last.z_pitch, tiles.Y(buffer) + s * plan.n_out,
                                             Index(1), plan.n_out, most);
             weighted_loss += sum_over_lanes(s < samples ? weight * j : 0);  // what a short tile lacks has any j
             sum += sum_over_lanes(weight);
@@ -198,9 +149,11 @@ struct Trainer {
 
     // A batch ---------------------------------------------------------------------------------------------------------
 
-    __device__ __forceinline__ void pass(int samples, bool begins, int buffer) {
-        const int last = plan.layers - 1;
-        const T* A = X(buffer);
+    // Of validation samples only the losses.
+    __device__ __forceinline__ void pass(const Samples& now, int buffer) {
+        const int last = plan.layers - 1, samples = tiles.count(now);
+        const bool begins = now.start == 0;
+        const T* A = tiles.X(buffer);
 #pragma unroll 1
         for (int l = 0; l <= last; ++l) {
             layers.forward(layer(l), A, activation, l == last);
@@ -208,10 +161,15 @@ struct Trainer {
             __syncthreads();
         }
         blocks.add_logits(numbers + layer(last).Z, layer(last).z_pitch, plan.samples);
+        if (!tiles.trains(now)) {
+            add_losses(samples, begins, buffer, job.validation.weights);
+            __syncthreads();
+            return;
+        }
         output_layer(samples, buffer);
         __syncthreads();
         const T* dZ = numbers + plan.dz;
-        add_losses(samples, begins, buffer);
+        add_losses(samples, begins, buffer, job.train.weights);
 #pragma unroll 1
         for (int l = last; l > 0; --l) {
             T* below = numbers + layer(l - 1).Z;
@@ -221,7 +179,7 @@ struct Trainer {
             __syncthreads();
             dZ = below;
         }
-        layers.add_gradients(layer(0), X(buffer), dZ, begins);
+        layers.add_gradients(layer(0), tiles.X(buffer), dZ, begins);
         __syncthreads();
     }
 
@@ -259,11 +217,12 @@ struct Trainer {
         double factor, decay, share;
     };
     __device__ __forceinline__ Factors factors_of(int size) const {
-        const bool needed = job.weights && (job.divisor == 0 || job.penalty_by_weight);
+        const bool needed = job.train.weights && (job.divisor == 0 || job.penalty_by_weight);
         const double sum = needed ? sum_over_warps(scratch().weights) : size;
+        const double penalized = job.penalty_by_weight ? sum : size;
         const double divisor = job.divisor == 0 ? sum : job.is_mean ? job.divisor * size : job.divisor;
-        return {divisor != 0 ? 1 / divisor : 0, job.alpha / (job.penalty_by_weight ? sum : size),
-                job.is_mean ? double(size) / double(job.samples) : 1};
+        return {divisor != 0 ? 1 / divisor : 0, penalized != 0 ? job.alpha / penalized : 0,
+                job.is_mean ? double(size) / double(job.train.samples) : 1};
     }
 
     __device__ __forceinline__ double clip_factor(const Factors& f) {
@@ -299,7 +258,7 @@ struct Trainer {
             squares = blocks.add(sum_over_threads(squares));
         }
         if (threadIdx.x == 0)
-            scratch().epoch_loss += f.share * (job.loss_factor * f.factor * sum_over_warps(scratch().weighted_losses) +
+            scratch().record.loss += f.share * (job.loss_factor * f.factor * sum_over_warps(scratch().weighted_losses) +
                                                0.5 * f.decay * squares);
         const T clip = job.clip_norm > 0 ? T(clip_factor(f)) : T(1);
         const StepNumbers<T> step = {T(scratch().rate), T(f.factor) * clip, T(f.decay) * clip, T(job.beta_1),
@@ -312,42 +271,98 @@ struct Trainer {
         if (job.rule == ADAMW) update<ADAMW>(step, decoupled);
     }
 
-    // The epoch's loss so far, that of earlier launches too; by the thread that has summed it.
-    __device__ __forceinline__ void write_loss(int epoch) const {
-        if (threadIdx.x != 0 || !blocks.writes_losses()) return;
-        job.losses[epoch] = scratch().epoch_loss;  // own: a network is one block's
-        scratch().epoch_loss = 0;
+    // The validation samples of a batch.
+    __device__ __forceinline__ void add_validation() const {
+        if (threadIdx.x != 0) return;
+        scratch().record.validation_loss += sum_over_warps(scratch().weighted_losses);
+        scratch().record.validation_weight += sum_over_warps(scratch().weights);
     }
 
+    // An epoch ----------------------------------------------------------------------------------------------------------
+
+    // The end of an epoch, as `Training` has it; whether the network goes on. All blocks of a cluster have the same losses.
+    __device__ __forceinline__ bool end_epoch(int epoch) {
+        Record& record = scratch().record;
+        double sum = 0;
+        if (!job.best && threadIdx.x != 0) return true;
+        if (job.best) {
+            __syncthreads();  // the last step has been taken
+            for_each_parameter([&](int i, int) { sum += numbers[i] - numbers[i] == T(0) ? 0 : 1; });
+            sum = blocks.add(sum_over_threads(sum));  // after this, all threads see what one has summed
+        }
+        const bool validates = job.validation.batches > 0;
+        const double average = job.is_mean ? record.validation_loss / record.validation_weight : record.validation_loss;
+        const double own = record.loss, J = validates ? average : own;
+        const bool better = J < record.best_loss;
+        const Index since = J < record.best_loss - job.tolerance ? 0 : record.epochs_since + 1;
+        Index end = END_DONE;
+        if (job.best) {
+            if (own - own != 0 || J - J != 0) end = END_LOSS;
+            else if (sum != 0) end = END_WEIGHTS;
+            else if (job.patience > 0 && since >= job.patience) end = END_PATIENCE;
+            if (better && end != END_LOSS && end != END_WEIGHTS)
+                for_each_parameter([&](int i, int flat) { job.best[flat] = numbers[i]; });  // own: a network is one block's
+            __syncthreads();  // all threads have read the record
+        }
+        if (threadIdx.x != 0) return end == END_DONE;
+        const Index now = nanoseconds();
+        if (blocks.writes_losses()) {
+            job.losses[epoch] = own;  // own: a network is one block's
+            if (validates) job.validation_losses[epoch] = average;  // own: as above
+            job.nanoseconds[epoch] = record.nanoseconds + double(now - scratch().begin);  // own: as above
+        }
+        if (end == END_DONE || end == END_PATIENCE) {
+            record.epochs_since = since;
+            if (better) record.best_loss = J, record.best_epoch = epoch;
+        }
+        record.epochs = epoch + 1;
+        record.end = end;
+        record.loss = record.validation_loss = record.validation_weight = record.nanoseconds = 0;
+        scratch().begin = now;
+        return end == END_DONE;
+    }
+
+    __device__ __forceinline__ void write_record() const {
+        if (threadIdx.x != 0 || !blocks.writes_losses()) return;
+        scratch().record.nanoseconds += double(nanoseconds() - scratch().begin);
+        *job.record = scratch().record;  // own: a network is one block's
+    }
+
+    // Batches of the job, until it ends; nothing where it has ended in an earlier launch.
     __device__ __forceinline__ void train() {
-        const int first = int(job.first_batch), epoch = first / int(job.batches_of_epoch);
-        const int batch = first - epoch * int(job.batches_of_epoch);
-        Samples now = {epoch, batch, 0, size_of(batch)};
-        read_parameters(epoch);
+        if (job.record->end != END_DONE) return;
+        const int first = int(job.first_batch), epoch = first / tiles.batches(), batch = first - epoch * tiles.batches();
+        Samples now = {epoch, batch, 0, tiles.size_of(batch)};
+        read_parameters();
         blocks.begin();
-        fetch_rows(now, 0);
+        tiles.fetch_rows(now, 0);
         wait_for_copies();
         __syncthreads();
-        fetch(now, 0);
-        fetch_rows(after(now), 1);
+        tiles.fetch(now, 0);
+        tiles.fetch_rows(tiles.after(now), 1);
 #pragma unroll 1
-        for (int buffer = 0; exists(now); buffer = 1 - buffer) {
-            const Samples next = after(now);
+        for (int buffer = 0; tiles.exists(now); buffer = 1 - buffer) {
+            const Samples next = tiles.after(now);
             wait_for_copies();
             __syncthreads();  // what was copied is there, and the tile before is done with
-            if (plan.x_size) fetch(next, 1 - buffer);
-            fetch_rows(after(next), buffer);
-            if (now.start == 0) prepare_step(job.steps + number(now) - job.first_batch + 1, job.rates[now.epoch]);
-            pass(count(now), now.start == 0, buffer);
-            if (!plan.x_size) fetch(next, 1 - buffer);  // there is room for one tile of X
+            if (plan.x_size) tiles.fetch(next, 1 - buffer);
+            tiles.fetch_rows(tiles.after(next), buffer);
+            const bool trains = tiles.trains(now);
+            if (trains && now.start == 0)
+                prepare_step(job.steps + now.epoch * job.train.batches + now.batch + 1, job.rates[now.epoch]);
+            pass(now, buffer);
+            if (!plan.x_size) tiles.fetch(next, 1 - buffer);  // there is room for one tile of X
             if (now.start + plan.samples >= now.size) {
-                finish(now);
-                if (!exists(next) || next.epoch != now.epoch) write_loss(now.epoch);
+                if (trains) finish(now);
+                else add_validation();
+                if (now.batch + 1 == tiles.batches() && !end_epoch(now.epoch)) break;
             }
             now = next;
         }
+        wait_for_copies();  // those for the epoch after the last one
         __syncthreads();
         write_parameters();
+        write_record();
     }
 };
 

@@ -20,6 +20,13 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+def pytest_addoption(parser):
+    """How often tests/soak tries each thing; see its conftest.py."""
+    parser.addoption("--soak", action="store_true", help="try each thing many times (make soak)")
+    for name in ("kills", "flips", "step", "fits", "forks", "tables", "deaths"):
+        parser.addoption(f"--soak-{name}", type=int, help=f"{name} of tests/soak")
+
+
 @pytest.fixture(params=list(selection.registry()), scope="session")
 def backend(request):
     """Every backend in turn."""

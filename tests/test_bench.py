@@ -282,7 +282,7 @@ def test_the_table_and_the_chart_of_many_networks(tmp_path):
     }
     rows = [row("some", runs)]
     assert rows[0]["seconds"] == {"fit_many": 2e-6, "jax.vmap": 1e-5}
-    machine = {"device": "a CPU", "threads": 2, "rounds": 3, "versions": {"jax": "1"}}
+    machine = {"device": "a CPU", "backend": "numba-cpu", "threads": 2, "rounds": 3, "versions": {"jax": "1"}}
     assert markdown(machine, rows).splitlines()[-1] == "| some | 2 | 10 (5.0) |"
     draw(rows, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size > 1000

@@ -35,10 +35,10 @@ def markdown(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The table."""
     libraries = list(rows[0]["seconds"])
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = f"{machine['backend']} on {machine['device']}, {machine['threads']} threads; {versions}"
     lines = [
-        f"{machine['device']}, {machine['threads']} threads; {versions}. Microseconds for a step of one network: "
-        f"medians of {machine['rounds']} turns, each in a process of its own, after compilation. In brackets: how many "
-        "times as long as fit_many.",
+        f"{where}. Microseconds for a step of one network: medians of {machine['rounds']} turns, each in a process of "
+        "its own, after compilation. In brackets: how many times as long as fit_many.",
         "",
         "| networks | " + " | ".join(libraries) + " |",
         "|---|" + "--:|" * len(libraries),
@@ -86,19 +86,30 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 @click.option("--library", "libraries", multiple=True, type=click.Choice(list(LIBRARIES)), help="Beside fit_many.")
 @click.option("--rounds", default=5, type=click.IntRange(1), help="Turns of each library; 5.")
 @click.option("--threads", default=2, type=click.IntRange(1), help="Cores, and threads of each library; 2.")
-def main(folder: Path, names: tuple[str, ...], libraries: tuple[str, ...], rounds: int, threads: int) -> None:
-    """Time fit_many against other ways to train many networks."""
-    chosen = ["fit_many", *(name for name in LIBRARIES if name != "fit_many" and name in (libraries or LIBRARIES))]
+@click.option("--backend", default="numba-cpu", type=click.Choice(["numba-cpu", "cupy"]), help="numba-cpu.")
+def main(
+    folder: Path, names: tuple[str, ...], libraries: tuple[str, ...], rounds: int, threads: int, backend: str
+) -> None:
+    """Time fit_many against other ways to train many networks.
+
+    With --backend cupy, jax runs on the GPU too, and scikit-learn is left out unless it is named.
+    """
+    usual = [name for name in LIBRARIES if backend != "cupy" or name != "scikit-learn"]
+    chosen = ["fit_many", *(name for name in LIBRARIES if name != "fit_many" and name in (libraries or usual))]
     versions = {"fusedmlp": fusedmlp.__version__}
     versions |= {each: version(each) for each in ("jax", "scikit-learn") if any(each in name for name in chosen)}
-    machine = {"device": cpu_model(), "threads": threads, "rounds": rounds, "versions": versions}
+    device = cpu_model()
+    if backend == "cupy":
+        described = fusedmlp.get_backend(backend).describe()
+        device, versions["cupy"] = described["device"], described["versions"].removeprefix("cupy ")
+    machine = {"device": device, "backend": backend, "threads": threads, "rounds": rounds, "versions": versions}
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in names or CASES:
         runs: dict[str, list[dict[str, Any]]] = {library: [] for library in chosen}
         for turn in range(rounds):
             for library in chosen if turn % 2 == 0 else chosen[::-1]:
-                runs[library].append(in_new_process(threads, measure, library, name))
+                runs[library].append(in_new_process(threads, measure, library, name, backend))
         rows.append(row(name, runs))
         click.echo(markdown(machine, rows).splitlines()[-1])
         (folder / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")

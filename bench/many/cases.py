@@ -69,6 +69,7 @@ class Case:
 
 CASES = {
     "256 of 30-64-1": Case(256, (64,), breast_cancer, 32, 20, 16),
+    "1,024 of 30-64-1": Case(1024, (64,), breast_cancer, 32, 20, 16),
     "64 of 64-100-10": Case(64, (100,), digits, 200, 20, 16),
     "16 of 784-128-10": Case(16, (128,), images, 200, 2, 4),
 }

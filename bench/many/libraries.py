@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -17,60 +18,73 @@ LARGEST_APART = 0.02
 """Losses that differ by a larger share, in the mean over the networks, are another training's."""
 
 
-def measure(library: str, name: str) -> dict[str, Any]:
+def measure(library: str, name: str, backend: str = "numba-cpu") -> dict[str, Any]:
     """Train the networks of a case.
+
+    Parameters
+    ----------
+    library, name : str
+        Of `LIBRARIES` and of `CASES`.
+    backend : str
+        Of this package. With "cupy", jax has to run on the GPU too; scikit-learn has no other than the CPU.
 
     Returns
     -------
     dict
         seconds: for a step of one network; losses: of the last epoch of each network.
     """
-    seconds, losses = LIBRARIES[library](CASES[name])
+    if backend == "cupy":
+        os.environ["JAX_PLATFORMS"] = "cuda"
+    seconds, losses = LIBRARIES[library](CASES[name], backend)
     return {"seconds": seconds, "losses": losses.tolist()}
 
 
-def _networks(case: Case, X: np.ndarray, Y: np.ndarray, count: int) -> list[Any]:
+def _networks(case: Case, X: np.ndarray, Y: np.ndarray, count: int, backend: str) -> list[Any]:
     from fusedmlp import Network
 
     loss = "binary_cross_entropy" if len(Y) == 1 else "categorical_cross_entropy"
-    return [Network(case.layers(X, Y), "relu", loss, random_state=seed, backend="numba-cpu") for seed in range(count)]
+    return [Network(case.layers(X, Y), "relu", loss, random_state=seed, backend=backend) for seed in range(count)]
 
 
-def _fit_many(case: Case) -> Result:
+def _weights(network: Any) -> np.ndarray:
+    return network.backend.to_numpy(network.parameters.flat)
+
+
+def _fit_many(case: Case, backend: str) -> Result:
     from fusedmlp import fit_many
 
     X, Y = case.data()
     arguments = {"epochs": case.epochs, "batch_size": case.batch_size}
-    fit_many(_networks(case, X, Y, 2), X, Y, epochs=1, batch_size=case.batch_size)  # compiles
-    networks = _networks(case, X, Y, case.networks)
+    fit_many(_networks(case, X, Y, 2, backend), X, Y, epochs=1, batch_size=case.batch_size)  # compiles
+    networks = _networks(case, X, Y, case.networks, backend)
     start = time.perf_counter()
     histories = fit_many(networks, X, Y, **arguments)
     seconds = time.perf_counter() - start
-    alone = _networks(case, X, Y, 1)[0]
+    alone = _networks(case, X, Y, 1, backend)[0]
     alone.fit(X, Y, **arguments)
-    if not np.array_equal(alone.parameters.flat, networks[0].parameters.flat):
+    if not np.array_equal(_weights(alone), _weights(networks[0])):
         raise AssertionError("fit_many: the first network has other weights than when it is trained alone")
     return seconds / (case.steps(X.shape[1]) * case.networks), np.array([history.loss[-1] for history in histories])
 
 
-def _in_turn(case: Case) -> Result:
+def _in_turn(case: Case, backend: str) -> Result:
     X, Y = case.data()
     arguments = {"epochs": case.epochs, "batch_size": case.batch_size}
-    _networks(case, X, Y, 1)[0].fit(X, Y, epochs=1, batch_size=case.batch_size)
-    networks = _networks(case, X, Y, case.fewer)
+    _networks(case, X, Y, 1, backend)[0].fit(X, Y, epochs=1, batch_size=case.batch_size)
+    networks = _networks(case, X, Y, case.fewer, backend)
     start = time.perf_counter()
     losses = [network.fit(X, Y, **arguments).loss[-1] for network in networks]
     return (time.perf_counter() - start) / (case.steps(X.shape[1]) * case.fewer), np.array(losses)
 
 
-def _jax(case: Case) -> Result:
+def _jax(case: Case, backend: str) -> Result:
     """An epoch of whole batches is one ``lax.scan``; all networks by ``vmap``; weights and orders are those of ours."""
     import jax
     from jax import numpy as jnp
 
     jax.config.update("jax_enable_x64", False)
     X, Y = case.data()
-    m, networks = X.shape[1], _networks(case, X, Y, case.networks)
+    m, networks = X.shape[1], _networks(case, X, Y, case.networks, "numba-cpu")  # for their weights
     layers = [
         jnp.asarray(np.stack([array.reshape(array.shape if part == 0 else -1) for array in arrays]))
         for pair in zip(*[zip(net.weights, net.biases, strict=True) for net in networks], strict=True)
@@ -138,7 +152,7 @@ def _sklearn_fit(case: Case, seed: int) -> float:
         return model.fit(X.T, labels).loss_
 
 
-def _sklearn(case: Case) -> Result:
+def _sklearn(case: Case, backend: str) -> Result:
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
@@ -152,7 +166,7 @@ def _sklearn(case: Case) -> Result:
     return seconds / (case.steps(m) * case.fewer), np.array(losses)
 
 
-LIBRARIES: dict[str, Callable[[Case], Result]] = {
+LIBRARIES: dict[str, Callable[[Case, str], Result]] = {
     "fit_many": _fit_many,
     "one after the other": _in_turn,
     "jax.vmap": _jax,

@@ -156,8 +156,7 @@ class Checkpoints:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self._path}: the training's state cannot be read: {error}") from None
         parameters = network.parameters.flat
-        if found.weights.shape != parameters.shape or found.weights.dtype != network.architecture.dtype:
-            raise CheckpointError(f"{self._path}: expected {parameters.size} weights; got {found.weights.shape}")
+        self._check_vectors(state)
         parameters[...] = network.backend.asarray(found.weights)
         network.history = state.history
         left = arguments.epochs - state.epoch
@@ -174,6 +173,20 @@ class Checkpoints:
             _log.info("%s: the training goes on with epoch %d, batch %d", self._path, state.epoch + 1, state.batch + 1)
         schedule = plan.settings.schedule
         return replace(arguments, state=state, epochs=left, random_state=None, schedule=schedule)
+
+    def _check_vectors(self, state: TrainingState) -> None:
+        """See that everything is of the size of the network."""
+        assert self.found is not None
+        a = self._network.architecture
+        vectors = {"weights": self.found.weights, "best_weights": state.best_weights, **state.moments}
+        vectors |= {"first_weights": state.first_weights, "the next weights": state.weights}
+        for name, x in vectors.items():
+            if x is not None and (x.shape != (a.n_parameters,) or x.dtype != a.dtype):
+                raise CheckpointError(
+                    f"{self._path}: {name}: expected {a.n_parameters} numbers of {a.dtype}; got {x.shape}, {x.dtype}"
+                )
+        if state.generator is None or state.optimizer is None or state.first_weights is None:
+            raise CheckpointError(f"{self._path}: expected a training that has begun; got one without a generator")
 
     def run(self, training: Training, train: Samples, validation: Samples | None) -> History:
         """Run a training and write it down; of one that is over, only its callbacks are called."""

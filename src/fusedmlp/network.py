@@ -21,6 +21,7 @@ from fusedmlp.model.names import ActivationName, ArrayInput, DtypeName, Optimize
 from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
+from fusedmlp.training.alone import train_alone
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training
@@ -340,10 +341,9 @@ class Network(PlacedNetwork):
             progress = ProgressOfFit() if verbose else None
             watching = () if progress is None else (progress,)
             train = train.prepared(self.engine)
-            begun = plan.begin(self.engine, train, validation, copies=True, watching=watching)
-            training, train, validation = begun
             try:
-                return training.run(train, validation) if kept is None else kept.run(training, train, validation)
+                crowd, run = self.backend.crowd_of_one(), None if kept is None else kept.run
+                return train_alone(plan, self.engine, train, validation, crowd, watching, run)
             finally:
                 if progress is not None:
                     progress.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from harness import emulator, fake_cupy, fake_streams
 from harness.loaded import check_loaded
@@ -37,6 +39,13 @@ def cupy(compiler, monkeypatch):
 def emulated(cupy):
     """CupyBackend on the fake CuPy."""
     return CupyBackend()
+
+
+@pytest.fixture
+def resident(emulated, monkeypatch):
+    """The fake GPU, where every network that fits stays resident."""
+    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", math.inf)
+    return emulated
 
 
 @pytest.fixture

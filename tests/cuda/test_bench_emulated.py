@@ -67,3 +67,18 @@ def test_a_kernel_that_spills_or_crowds_is_found(wrong, says):
     kernels["f.cu", "h"] = SimpleNamespace(local_size_bytes=wrong[0], max_threads_per_block=wrong[1])
     with pytest.raises(AssertionError, match=f"h: {says}"):
         check_loaded(SimpleNamespace(_kernels=kernels))
+
+
+@pytest.mark.parametrize("library", ["fit_many", "one after the other"])
+def test_many_networks(cupy, monkeypatch, library):
+    from bench.many.cases import CASES as MANY
+    from bench.many.cases import Case as ManyCase
+    from bench.many.libraries import measure
+
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(5, 70)).astype("f4"), (rng.random((1, 70)) < 0.5).astype("f4")
+    monkeypatch.setitem(MANY, "three", ManyCase(3, (4,), lambda: data, 35, 2, 2))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # is put back
+    found, expected = (measure(library, "three", backend) for backend in ("cupy", "numba-cpu"))
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    assert "resident_float32" in cupy.launches

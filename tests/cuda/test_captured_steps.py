@@ -56,7 +56,11 @@ TRAININGS = {
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [(name, SIZES[(number + i) % 4]) for number, name in enumerate(TRAININGS) for i in (0, number // 4 + 1)],
+    [
+        pytest.param(name, SIZES[(number + i) % 4], marks=[pytest.mark.every_kernel] if i else [])
+        for number, name in enumerate(TRAININGS)
+        for i in (0, number // 4 + 1)
+    ],
 )
 def test_training_is_numpys(emulated, cupy, name, sizes):
     """Every training on two engines, every engine with four trainings."""

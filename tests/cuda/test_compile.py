@@ -52,7 +52,7 @@ REGISTERS = {
     "resident_float32": 80,
     "resident_tf32": 128,  # that of 3xTF32: both parts of the operands
     "resident_float64": 168,
-    "resident_cluster_": 176,
+    "resident_cluster_": 184,
 }
 
 
@@ -96,9 +96,13 @@ def test_compiles_within_its_budget(file, architecture):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["sm_75", pytest.param("sm_80", marks=pytest.mark.every_kernel), "sm_90", "sm_100"]
+    ("file", "architecture"),
+    [
+        pytest.param(file, architecture, marks=[] if (number + place) % 4 == 1 else [pytest.mark.every_kernel])
+        for number, file in enumerate(["activations.cu", *LARGE])
+        for place, architecture in enumerate(("sm_75", "sm_80", "sm_90", "sm_100"))
+    ],
 )
-@pytest.mark.parametrize("file", ["activations.cu", *LARGE])
 def test_compiles_for_other_architectures(file, architecture):
     if file in CLUSTERED and architecture in ("sm_75", "sm_80"):
         pytest.skip("clusters begin with sm_90")

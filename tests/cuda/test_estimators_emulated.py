@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.model_selection import GridSearchCV
 
 import fusedmlp
+from fusedmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPGridSearchCV
+from fusedmlp.backends.cupy import CupyBackend
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "estimators"))
 
@@ -73,3 +76,35 @@ def test_a_pickle_goes_on_without_a_gpu():
         quiet(ours.partial_fit, X, y)
     quiet(theirs.partial_fit, X, y)
     assert_same(ours, theirs, X, TOLERANCE)
+
+
+SEARCHED = {"hidden_layer_sizes": [(9,), (12, 5)], "alpha": [1e-4, 0.5], "solver": ["adam", "sgd"]}
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_search_has_the_scores_of_one_after_the_other(cupy, early_stopping):
+    X, y = DIGITS[0][:FEW], DIGITS[1][:FEW] % 3
+    estimator = MLPClassifier(random_state=0, max_iter=4, batch_size=20, early_stopping=early_stopping)
+    found = quiet(MLPGridSearchCV(estimator, SEARCHED, cv=2).fit, X, y)
+    together = len(cupy.launches)
+    expected = quiet(GridSearchCV(estimator, SEARCHED, cv=2).fit, X, y)
+    for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+        np.testing.assert_array_equal(found.cv_results_[name], expected.cv_results_[name])
+    for mine, other in zip(found.best_estimator_.coefs_, expected.best_estimator_.coefs_, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert found.best_estimator_.loss_curve_ == expected.best_estimator_.loss_curve_
+    assert together < len(cupy.launches) - together
+
+
+@pytest.mark.parametrize("kind", [MLPEnsembleClassifier, MLPEnsembleRegressor])
+def test_an_ensemble_has_the_members_of_one_after_the_other(cupy, monkeypatch, kind):
+    X, y = DIGITS[0][:FEW], DIGITS[1][:FEW] % 3
+    ensembles = []
+    for crowd in (CupyBackend.crowd, lambda self: None):
+        monkeypatch.setattr(CupyBackend, "crowd", crowd)
+        ensemble = kind(3, bootstrap=True, random_state=0, hidden_layer_sizes=(9,), max_iter=3, batch_size=20)
+        ensembles.append(quiet(ensemble.fit, X, y))
+    for mine, other in zip(*(ensemble.estimators_ for ensemble in ensembles), strict=True):
+        np.testing.assert_array_equal(mine.coefs_[0], other.coefs_[0])
+        np.testing.assert_array_equal(mine.intercepts_[-1], other.intercepts_[-1])
+        assert mine.loss_curve_ == other.loss_curve_

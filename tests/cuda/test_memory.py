@@ -175,7 +175,7 @@ def test_whichever_allocation_fails_the_result_is_right(emulated, data, name, re
     expected = PASSES[name](Bench(emulated, data, resident, sizes, chunk=600))
     gc.collect()
     before, failed, messages = POOL.used_bytes(), 0, []
-    for number in (*range(10), *range(10, 400, 37)):
+    for number in (*range(10), *range(10, 400, 79)):
         bench = Bench(emulated, data, resident, sizes, chunk=600)
         refused = refuse_once(number)
         try:

@@ -83,7 +83,13 @@ def tolerance(variant, n_in):
     return 4 * np.sqrt(n_in) * TF32 if variant.arithmetic == "tf32" else TOLERANCE[variant.dtype]
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, marks=[] if number % 3 == 0 else [pytest.mark.every_kernel], id=name(variant))
+        for number, variant in enumerate(VARIANTS)
+    ],
+)
 def test_every_variant(emulated, variant):
     """Full and partial tiles of samples, of units and of inputs; one tile of units and several; both memory orders.
 

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import test_captured_steps
+import test_crowd
 import test_lower_layers
 import test_memory
 import test_narrow_step
@@ -302,3 +303,17 @@ def test_compiled_kernels_neither_spill_nor_crowd(gpu):
         X, Y = rng.normal(size=(sizes[0], 50)), rng.integers(0, 2, (sizes[-1], 50))
         Network(sizes, backend=gpu, dtype=dtype, random_state=0).loss_and_gradients(X, Y)
     check_loaded(gpu.launcher)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_many_resident_trainings(gpu, monkeypatch, dtype):
+    """Blocks and clusters, in streams beside each other: the bits of each alone; in float64 also numpy's training."""
+    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", np.inf)
+    exact = dtype == "float64"
+    test_crowd.check(gpu, [{"dtype": dtype}] * 5, test_crowd.FIVE_RULES, reference=exact)
+    shapes = [*test_crowd.SHAPES, {"layers": (6, 4000, 1), "loss": "squared_error"}]
+    options = {"batch_size": 20, "validation_fraction": 0.3, "early_stopping": True, "patience": 2, "epochs": 60}
+    made, each = ([one | {"dtype": dtype} for one in shapes], [options] * len(shapes))
+    test_crowd.check(gpu, made, each, reference=False)
+    nets = test_crowd.check(gpu, [{"dtype": dtype}] * 300, [{"epochs": 70}] * 300, reference=False)
+    assert all(seconds > 0 for net in nets for seconds in net.history.seconds)

@@ -9,7 +9,6 @@ import pytest
 from harness import emulator
 
 from fusedmlp import Network
-from fusedmlp.backends.cupy import resident_costs
 from fusedmlp.backends.cupy.captured_steps import CapturedSteps
 from fusedmlp.backends.cupy.cuda_tables import CUDA_ACTIVATIONS, CUDA_LOSSES, CUDA_RULES
 from fusedmlp.backends.cupy.resident import ResidentEpochs
@@ -44,13 +43,6 @@ def trained(backend, sizes, m, *, activation="tanh", loss="binary_cross_entropy"
     history = net.fit(X, Y, callbacks=[lambda training: kept.append(training.optimizer_state)], **arguments)
     steps = net.engine._steps.get(kept[0]) if hasattr(net.engine, "_steps") else None
     return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), steps
-
-
-@pytest.fixture
-def resident(emulated, monkeypatch):
-    """The fake GPU, where every network that fits stays resident."""
-    monkeypatch.setattr(resident_costs, "CAPTURED_STEP_SECONDS", np.inf)
-    return emulated
 
 
 def check(backend, sizes, m, **arguments):
@@ -162,8 +154,8 @@ def test_high_is_close_to_strict_and_tf32_is_not(resident, cupy, monkeypatch, si
 
 def test_an_epoch_is_polled_between_launches(resident, monkeypatch):
     """All steps of a launch are taken and counted; an exception leaves the parameters after the last one."""
-    monkeypatch.setattr("fusedmlp.backends.cupy.resident._FIRST_BATCHES", 2)
-    monkeypatch.setattr("fusedmlp.backends.cupy.resident._POLL_SECONDS", 0)
+    monkeypatch.setattr("fusedmlp.backends.cupy.resident.FIRST_BATCHES", 2)
+    monkeypatch.setattr("fusedmlp.backends.cupy.resident.POLL_SECONDS", 0)
     net = Network((5, 20, 1), dtype="float64", backend=resident, random_state=0)
     reference = Network((5, 20, 1), dtype="float64", backend="numpy", random_state=0)
     rng = np.random.default_rng(0)

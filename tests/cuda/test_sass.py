@@ -33,9 +33,10 @@ CALLS = {
     "resident_": "dblrcp_rn|div_rn_f64|dsqrt_rn|__internal_|sqrt_rn",  # as losses, finish and adam
 }
 
-# Accesses to arrays whose addresses are read from a record: parameters and moments, a loss and a rate an epoch. Samples
-# are copied asynchronously.
-FROM_RECORDS = {"resident_": 15}
+# Accesses to arrays whose addresses are read from a record. A launch reads and writes parameters, moments, and the nine
+# numbers of what the network has reached; an epoch writes its losses and its time, and the best parameters. A step
+# reads the rate alone: samples are copied asynchronously.
+FROM_RECORDS = {"resident_": 37}
 
 # Kernels of additions and products alone. The accurate exp, tanh and divisions of the others begin with the hardware's
 # approximations, too: those are refused where there is nothing that they could be the beginning of.

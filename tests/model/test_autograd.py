@@ -84,7 +84,8 @@ def float64_in_jax():
     jax.config.update("jax_enable_x64", before)
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda parts: "-".join(map(str, parts)))
+# Every second one: each activation with each loss at some depth. The conformance suite has all of them.
+@pytest.mark.parametrize("combination", COMBINATIONS[::2], ids=lambda parts: "-".join(map(str, parts)))
 def test_autograd_agrees(combination):
     expected_J, (dWs, dbs) = jax_loss_and_gradients(combination)
     for (dtype, tolerance), name in product([("float64", 1e-10), ("float32", 1e-5)], ["numpy", "numba-cpu"]):

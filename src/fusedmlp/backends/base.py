@@ -49,3 +49,7 @@ class Backend(Primitives):
     def crowd(self) -> Crowd | None:
         """What trains many networks of this backend at once, for one `fit_many`; None: they are trained in turn."""
         return None
+
+    def crowd_of_one(self) -> Crowd | None:
+        """What trains a network by itself, for one `fit`; None: its engine does, an epoch at a time."""
+        return None

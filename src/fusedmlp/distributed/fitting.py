@@ -76,9 +76,9 @@ def fit_together(
         progress = ProgressOfFit() if verbose and peers.rank == 0 else None
         watching = [*([] if progress is None else [progress]), SameCourse(peers)]
         with peers.sharing_errors():
-            begun = plan.begin(
-                engine, train, validation and validation.prepared(engine), copies=True, watching=watching
-            )
+            held_out = validation and validation.prepared(engine)
+            room = int(engine.backend.workspace_bytes)
+            begun = plan.begin(engine, train, held_out, largest_copy=room, watching=watching)
         try:
             return _run(peers, *begun)
         finally:

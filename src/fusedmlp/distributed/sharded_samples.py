@@ -138,12 +138,12 @@ class ShardedSamples(Samples):
     def batches(self, order: np.ndarray | None, batch_size: int) -> tuple[np.ndarray | None, BatchParts | None]:
         return self.numbering.parts(order, batch_size)
 
-    def take(self, columns: np.ndarray, largest_copy: int) -> ShardedSamples:
+    def take(self, columns: np.ndarray, largest_copy: int | None) -> ShardedSamples:
         """Some of the samples; nothing is copied.
 
         Dropout's masks go by new numbers where one process would copy the samples: it draws the same ones.
         """
-        copied = self._bytes_of_all() <= largest_copy and not isinstance(self.X, HostMatrix)
+        copied = self._bytes_of_all() <= (largest_copy or 0) and not isinstance(self.X, HostMatrix)
         return ShardedSamples(self._peers, self._own(), self.numbering.part(columns, copied))
 
     def prepared(self, engine: Engine) -> ShardedSamples:

@@ -128,8 +128,27 @@ class Crowd(ABC):
         """Networks that are trained at the same time; with fewer, some of the hardware is idle."""
 
     @abstractmethod
-    def takes(self, engine: Engine, optimizer: Optimizer, train: Samples, batch_size: int) -> bool:
-        """Whether such a training is faster beside others than by itself, on all of the hardware."""
+    def takes(
+        self,
+        engine: Engine,
+        optimizer: Optimizer,
+        train: Samples,
+        validation: Samples | None,
+        batch_size: int,
+        drops: bool = False,
+    ) -> bool:
+        """Whether such a training is faster beside others than by itself, on all of the hardware.
+
+        Parameters
+        ----------
+        engine : Engine
+        optimizer : Optimizer
+        train, validation : Samples
+            The second may be None.
+        batch_size : int
+        drops : bool
+            Whether there is dropout.
+        """
 
     @abstractmethod
     def can_share(self, engine: Engine, train: Samples, batch_size: int) -> bool:

@@ -90,15 +90,18 @@ class Samples:
             return self.m
         return int(((self.sample_weight if self.order is None else self.sample_weight[:, self.order]) > 0).sum())
 
-    def take(self, columns: np.ndarray, largest_copy: int) -> Samples:
+    def take(self, columns: np.ndarray, largest_copy: int | None) -> Samples:
         """Some of the samples.
 
         Parameters
         ----------
         columns : numpy.ndarray of int
-        largest_copy : int
-            Arrays in host memory of more bytes are not copied: the result has an `order`.
+        largest_copy : int or None
+            Arrays in host memory of more bytes are not copied: the result has an `order`. None: nothing is, wherever
+            it lies.
         """
+        if largest_copy is None:
+            return self.part(columns)
         X, Y, weight = self.X, self.Y, self.sample_weight
         if isinstance(X, HostMatrix):
             return Samples(X.take(columns), Y.take(columns), None if weight is None else weight.take(columns))

@@ -28,8 +28,8 @@ def validation_part(
     return order[n_validation:], order[:n_validation]
 
 
-def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int) -> tuple[Samples, Samples]:
-    """(training samples, validation samples) of a split; arrays in host memory of more bytes are not copied."""
+def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int | None) -> tuple[Samples, Samples]:
+    """(training samples, validation samples) of a split; `largest_copy` as in `Samples.take`."""
     train, validation = (samples.take(part, largest_copy) for part in parts)
     for name, part in (("training", train), ("validation", validation)):
         if part.sample_weight is not None and part.weight_sum == 0:

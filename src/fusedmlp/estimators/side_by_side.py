@@ -145,8 +145,15 @@ class _Rounds:
                 n_bytes, count = n_bytes + begun.n_bytes, count + 1
 
     def _takes(self, stretch: Stretch) -> bool:
-        optimizer = stretch.optimizer_state.optimizer
-        return self._crowd.takes(stretch.engine, optimizer, stretch.train, stretch.batch_size)
+        drops = stretch.options.dropout is not None
+        return self._crowd.takes(
+            stretch.engine,
+            stretch.optimizer_state.optimizer,
+            stretch.train,
+            stretch.validation,
+            stretch.batch_size,
+            drops,
+        )
 
     def _round(self) -> None:
         """The stretches of half of the fits that have one; where few are left, of all."""

@@ -16,7 +16,7 @@ from fusedmlp.training.interrupts import Interrupts
 from fusedmlp.training.many_arguments import naming
 from fusedmlp.training.progress import ProgressOfMany
 from fusedmlp.training.setup import Plan
-from fusedmlp.training.stretches import TrainingBeside
+from fusedmlp.training.stretches import TrainingBeside, goes_beside
 
 _ROUND_SECONDS = 0.1
 _ORDER_BYTES, _VECTOR_BYTES, _MOST_BEGUN = 16 * 2**20, 256 * 2**20, 1024
@@ -101,13 +101,10 @@ class ManyRun:
         return [self._histories[member.number] for member in self._members]
 
     def _is_beside(self, member: Member) -> bool:
-        """Whether a training is one of many at a time; callbacks and gradient phases run in Python, between others."""
-        plan = member.plan
-        if self._crowd is None or plan.callbacks or plan.settings.gradient_phase is not None:
-            return False
-        if plan.state is not None and plan.state.batch:  # a stretch begins with an epoch's first batch
-            return False
-        return self._crowd.takes(member.engine, plan.optimizer, member.train, plan.settings.batch_size)
+        """Whether a training is one of many at a time."""
+        return self._crowd is not None and goes_beside(
+            self._crowd, member.plan, member.engine, member.train, member.validation
+        )
 
     def _leave(self, error: BaseException) -> None:
         """Let every network have its weights and its history so far."""
@@ -133,7 +130,7 @@ class ManyRun:
         watching = () if self._progress is None else (_EpochCounter(self._progress),)
         with naming(member.number):
             training, train, validation = member.plan.begin(
-                member.engine, member.train, member.validation, copies=_copies(member), watching=watching
+                member.engine, member.train, member.validation, largest_copy=_largest_copy(member, 0), watching=watching
             )
         self._histories[member.number] = training.history
         try:
@@ -176,7 +173,8 @@ class ManyRun:
                 return
             member = waiting.popleft()
             with naming(member.number):
-                begun = member.plan.begin(member.engine, member.train, member.validation, copies=_copies(member))
+                largest_copy = _largest_copy(member, None)
+                begun = member.plan.begin(member.engine, member.train, member.validation, largest_copy=largest_copy)
             training = TrainingBeside(*begun)
             self._histories[member.number] = training.training.history
             if training.ended:
@@ -265,6 +263,11 @@ def _chosen(begun: list[_Beside], workers: int) -> list[tuple[_Beside, int]]:
 def _copies(member: Member) -> bool:
     """Whether the part that is held back, and the rest, may be copies: dropout's masks go by their columns in `fit`."""
     return member.plan.settings.dropout is not None
+
+
+def _largest_copy(member: Member, otherwise: int | None) -> int | None:
+    """As in `Plan.begin`."""
+    return int(member.plan.network.backend.workspace_bytes) if _copies(member) else otherwise
 
 
 def _bytes_of(member: Member) -> int:

@@ -135,7 +135,13 @@ class Plan:
         split(train, parts, 0)
 
     def begin(
-        self, engine: Engine, train: Samples, validation: Samples | None, *, copies: bool, watching: Sequence[Any] = ()
+        self,
+        engine: Engine,
+        train: Samples,
+        validation: Samples | None,
+        *,
+        largest_copy: int | None,
+        watching: Sequence[Any] = (),
     ) -> tuple[Training, Samples, Samples | None]:
         """(the training, samples to train on, samples to validate on or None): what it draws first is drawn.
 
@@ -144,8 +150,8 @@ class Plan:
         engine : Engine
         train, validation : Samples
             As the engine's epochs read them.
-        copies : bool
-            Whether a part that is held back, and the rest, may be copies.
+        largest_copy : int or None
+            As in `Samples.take`, of a part that is held back, and of the rest.
         watching : sequence of Callback
             Called after the arguments' callbacks.
         """
@@ -158,8 +164,8 @@ class Plan:
         if self.fraction:
             # A sparse X is cut into slots by its mean number of nonzeros: a copy, which is made where there is room,
             # would change the bits. Dropout's masks go by the columns of the copy, so that they are every backend's.
-            kept = not copies or (isinstance(train.X, SparseMatrix) and self.settings.dropout is None)
-            largest_copy = 0 if kept else network.backend.workspace_bytes
+            if isinstance(train.X, SparseMatrix) and self.settings.dropout is None:
+                largest_copy = 0
             train, validation = hold_back(state, train, self.fraction, largest_copy)
         if self.settings.dropout is not None and state.dropout_seed is None:
             state.dropout_seed = int.from_bytes(state.generator.bytes(8), "little")
@@ -195,7 +201,9 @@ def check_state(state: TrainingState | None, optimizer: Optimizer, architecture:
         raise ValueError(f"state: expected moments of {architecture.n_parameters} parameters; got {sizes}")
 
 
-def hold_back(state: TrainingState, samples: Samples, fraction: float, largest_copy: int) -> tuple[Samples, Samples]:
+def hold_back(
+    state: TrainingState, samples: Samples, fraction: float, largest_copy: int | None
+) -> tuple[Samples, Samples]:
     """(samples to train on, samples to validate on): a random part, drawn once for a state.
 
     Parameters
@@ -203,8 +211,8 @@ def hold_back(state: TrainingState, samples: Samples, fraction: float, largest_c
     state : TrainingState
     samples : Samples
     fraction : float in (0, 1)
-    largest_copy : int
-        Arrays in host memory of more bytes are not copied.
+    largest_copy : int or None
+        As in `Samples.take`.
 
     Raises
     ------

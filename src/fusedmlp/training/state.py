@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.checks import shown
 from fusedmlp.model.activations import Array
 from fusedmlp.model.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
 from fusedmlp.training.history import History
@@ -123,13 +124,54 @@ class TrainingState:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TrainingState:
-        """The state that `to_dict` described."""
+        """The state that `to_dict` described.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            The data are no such description.
+        """
+        _check_data(data)
         optimizer = data["optimizer"]
         if optimizer is not None:
             numbers = {name: value for name, value in optimizer.items() if name != "name"}
             optimizer = _OPTIMIZERS[optimizer["name"]](**numbers)
         generator = None if data["generator"] is None else _generator_from(data["generator"])
         return cls(**{**data, "optimizer": optimizer, "generator": generator, "history": History(**data["history"])})
+
+
+_COUNTS = ("steps", "epoch", "batch", "batch_size", "epochs_since_best")
+_NUMBERS = ("batch_loss", "batch_seconds", "rate_factor", "best_loss")
+_VECTORS = ("best_weights", "first_weights", "weights")
+_INDICES = ("training_samples", "validation_samples")
+_EPOCHS = ("loss", "validation_loss", "learning_rate", "seconds")
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    """See that everything is of its type, as somebody may have made the file that it comes from."""
+    for name in _COUNTS:
+        _expect(name, data[name], isinstance(data[name], int) and data[name] >= 0, "a whole number >= 0")
+    for name in _NUMBERS:
+        _expect(name, data[name], isinstance(data[name], int | float), "a number")
+    for name in ("planned_epochs", "dropout_seed"):
+        _expect(name, data[name], isinstance(data[name], int | None), "a whole number or nothing")
+    vectors = [(name, data[name]) for name in _VECTORS] + [*data["moments"].items()]
+    for name, x in vectors:
+        _expect(name, x, x is None or (isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "f"), "a vector")
+    for name in _INDICES:
+        x = data[name]
+        _expect(name, x, x is None or (isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind in "iu"), "indices")
+    for name in _EPOCHS:
+        values = data["history"][name]
+        plain = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+        _expect(f"history.{name}", values, plain, "a list of numbers")
+    if len(data["history"]["loss"]) != data["epoch"]:
+        raise ValueError(f"history: expected {data['epoch']} epochs; got {len(data['history']['loss'])}")
+
+
+def _expect(name: str, value: Any, right: bool, expected: str) -> None:
+    if not right:
+        raise ValueError(f"{name}: expected {expected}; got {shown(value)}")
 
 
 def in_host_memory(x: Array) -> np.ndarray:

@@ -84,6 +84,8 @@ static inline void send_to_block(const T* place, T x, const void* barrier, int r
     send_bytes(place, &x, sizeof x, barrier, rank);
 }
 
+long long time_in_nanoseconds();
+
 // Arithmetic -----------------------------------------------------------------------------------------------------------
 
 float tensor_core_round(float x);

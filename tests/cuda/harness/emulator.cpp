@@ -4,6 +4,7 @@
 #include "cuda_on_cpu.h"
 
 #include <algorithm>
+#include <chrono>
 #include <random>
 #include <vector>
 
@@ -22,6 +23,10 @@ size_t take_static(size_t bytes) {
     if (static_bytes > MOST_STATIC) complain("more static shared memory than the emulator has");
     memset(shared_memory + place, 0xFF, bytes);
     return place;
+}
+
+long long time_in_nanoseconds() {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 #include "clusters.h"

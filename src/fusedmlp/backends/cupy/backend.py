@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from fusedmlp.backends.base import PRECISIONS, Backend, check_precision
 from fusedmlp.backends.cupy import kernel_sources
 from fusedmlp.backends.cupy.captured_engine import CapturedEngine
+from fusedmlp.backends.cupy.crowd import GpuCrowd
 from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.middle_engine import MiddleEngine
 from fusedmlp.backends.cupy.narrow_engine import NarrowEngine
@@ -83,6 +84,14 @@ class CupyBackend(GpuPrimitives, Backend):
             return ComposedEngine(self, architecture)
         engine.other_for_batches = partial(self._other_engine, architecture, choice.path)
         return engine
+
+    def crowd(self) -> GpuCrowd:
+        """The networks that stay in shared memory, a block or a cluster for each."""
+        return GpuCrowd(self)
+
+    def crowd_of_one(self) -> GpuCrowd:
+        """The same: several epochs in a launch, and the bits are those that the network has among others."""
+        return self.crowd()
 
     def _engine_on(self, choice: Choice, architecture: Architecture) -> CapturedEngine | None:
         """The engine of a path; None of the composed path."""

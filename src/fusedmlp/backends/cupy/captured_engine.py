@@ -13,7 +13,7 @@ from fusedmlp.backends.cupy.gpu_primitives import GpuPrimitives
 from fusedmlp.backends.cupy.output_layer import OutputLayer
 from fusedmlp.backends.cupy.resident import ResidentEpochs
 from fusedmlp.backends.cupy.resident_costs import stays_resident
-from fusedmlp.backends.cupy.resident_plan import plan_of
+from fusedmlp.backends.cupy.resident_plan import ResidentPlan, moments_of, plan_of
 from fusedmlp.engines.composed import ComposedEngine
 from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import PLAIN, EpochOptions, EpochPosition
@@ -51,6 +51,7 @@ class CapturedEngine(CapturablePasses):
         # They keep samples on the GPU for as long as a training lasts, that is, as its optimizer's state lives.
         self._steps: WeakKeyDictionary[OptimizerState, CapturedSteps | ResidentEpochs] = WeakKeyDictionary()
         self._composed: ComposedEngine | None = None
+        self._plans: dict[tuple[int, int], ResidentPlan | None] = {}
 
     @classmethod
     def covers(cls, architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
@@ -73,11 +74,10 @@ class CapturedEngine(CapturablePasses):
         if options.dropout is not None:
             return self._composed_engine().train_epoch(*arguments)
         steps = None
-        # The kernel of a captured step has no Σ w for the L2 term.
         by_weight = options.penalty_by_weight and sample_weight is not None and options.alpha > 0
-        capturable = not isinstance(X, HostMatrix) and options.gradient_phase is None and not by_weight
+        capturable = not isinstance(X, HostMatrix) and options.gradient_phase is None
         if capturable and self.covers(self.architecture, optimizer_state.optimizer):
-            numbers = options.alpha, options.mean_weight, options.clip_norm, options.loss_factor
+            numbers = options.alpha, options.mean_weight, options.clip_norm, options.loss_factor, by_weight
             ordered = None if order is None else len(order)
             size = min(batch_size, X.shape[1] if ordered is None else ordered)
             epochs = Epochs(parameters, (X, Y, sample_weight), ordered, size, *numbers)
@@ -102,7 +102,7 @@ class CapturedEngine(CapturablePasses):
         return self._composed
 
     def _steps_of(self, optimizer_state: OptimizerState, epochs: Epochs) -> CapturedSteps | ResidentEpochs | None:
-        """The captured steps of this training; None where a batch is larger than a chunk."""
+        """The captured steps of this training; None where there are none for its batches or its L2 term."""
         steps = self._steps.get(optimizer_state)
         if steps is None or not steps.epochs.same(epochs):
             self._steps.pop(optimizer_state, None)
@@ -113,14 +113,33 @@ class CapturedEngine(CapturablePasses):
         return steps
 
     def _capture(self, epochs: Epochs, state: OptimizerState) -> CapturedSteps | ResidentEpochs | None:
-        size, launcher = epochs.batch_size, self.backend.launcher
-        plan = plan_of(self.architecture, state.optimizer, size, launcher.shared_bytes(), launcher.has_clusters())
-        if plan is not None and stays_resident(plan, self.architecture, size, self.backend):
+        size = epochs.batch_size
+        plan = self.resident_plan(state.optimizer, size)
+        if plan is not None:
             return ResidentEpochs(self, epochs, plan)
-        if size > self._chunk:
+        # The kernel of a captured step has no Σ w for the L2 term.
+        if size > self._chunk or epochs.penalty_by_weight:
             return None
         other = self.other_for_batches(size) if self.other_for_batches else None
         return CapturedSteps(self if other is None or size > other._chunk else other, epochs)
+
+    def resident_plan(self, optimizer: Optimizer, batch_size: int) -> ResidentPlan | None:
+        """The plan of a network that stays in shared memory while it is trained; None where another way is faster.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            One that `covers` allows.
+        batch_size : int
+            The samples of a batch, at most.
+        """
+        key = moments_of(optimizer), batch_size
+        if key not in self._plans:
+            launcher = self.backend.launcher
+            plan = plan_of(self.architecture, optimizer, batch_size, launcher.shared_bytes(), launcher.has_clusters())
+            stays = plan is not None and stays_resident(plan, self.architecture, batch_size, self.backend)
+            self._plans[key] = plan if stays else None
+        return self._plans[key]
 
     def _release(self) -> None:
         self._steps.clear()

@@ -73,7 +73,8 @@ class Epochs(NamedTuple):
     alpha : float
     mean_weight, clip_norm : float, optional
     loss_factor : float
-        As in `EpochOptions`.
+    penalty_by_weight : bool
+        As in `EpochOptions`; the last one only for resident networks, and True only where it makes a difference.
     """
 
     parameters: Parameters
@@ -84,6 +85,7 @@ class Epochs(NamedTuple):
     mean_weight: float | None
     clip_norm: float | None
     loss_factor: float = 1.0
+    penalty_by_weight: bool = False
 
     def same(self, other: Epochs) -> bool:
         """Whether steps captured for one serve the other: equal numbers and the identical arrays."""
@@ -209,7 +211,7 @@ class CapturedSteps:
     def _step(self, state: OptimizerState, size: int) -> None:
         """Gather, pass, loss and factors, update: launches only, no allocation, no transfer."""
         engine, epochs = self._engine, self.epochs
-        parameters, samples, _, batch_size, alpha, mean_weight, clip_norm, factor = epochs
+        parameters, samples, _, batch_size, alpha, mean_weight, clip_norm, factor, _ = epochs
         if self._gathers:
             batch = [x if x is None else x[:size] for x in self._batch]
             self._mini_batch.gather(self._order, samples, batch, batch_size)
@@ -239,12 +241,12 @@ class CapturedSteps:
         """Launch on the graphs' stream, after all earlier work of the current stream, which then waits for it."""
         cuda = self._engine.backend.xp.cuda
         current = cuda.get_current_stream()
-        _follow(cuda, self._stream, current)
+        follow(cuda, self._stream, current)
         try:
             with self._engine.passes_in(self._buffers), self._stream:
                 yield
         finally:
-            _follow(cuda, current, self._stream)
+            follow(cuda, current, self._stream)
 
 
 class _Pace:
@@ -288,7 +290,7 @@ class _Pace:
         self.poll()
 
 
-def _follow(cuda: Any, later: Any, earlier: Any) -> None:
+def follow(cuda: Any, later: Any, earlier: Any) -> None:
     """Order the later stream's future work after the earlier stream's past work."""
     event = cuda.Event(disable_timing=True)
     event.record(earlier)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fusedmlp.engines.crowd import End
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import LOSSES
@@ -70,10 +71,7 @@ PLAN = (
 )
 """Where a resident network lies in shared memory (``kernels/resident.cu``), ints; a `LAYER` for each layer follows."""
 
-JOB = {
-    "theta": "T*",
-    "first": "T*",
-    "second": "T*",
+SOURCE = {
     "X": "const T*",
     "x_line": "Index",  # from sample to sample
     "x_step": "Index",  # from input to input
@@ -82,18 +80,47 @@ JOB = {
     "y_step": "Index",  # from sample to sample
     "weights": "const T*",  # of the samples, or null
     "weight_step": "Index",
-    "order": "const Index*",  # of every epoch, one after the other, or null
-    "losses": "double*",  # of every epoch
-    "rates": "const double*",  # the learning rate of every epoch
+    "order": "const Index*",  # the columns of X that are meant, or null
+    "order_step": "Index",  # from epoch to epoch
     "samples": "Index",  # of an epoch
     "batch_size": "Index",
-    "batches_of_epoch": "Index",
-    "first_batch": "Index",
+    "batches": "Index",  # of an epoch
+}
+"""Samples of a `JOB`: every field has 8 bytes."""
+
+RECORD = {
+    "loss": "double",  # of the epoch that is begun, so far
+    "validation_loss": "double",  # Σ w j of its validation samples, so far
+    "validation_weight": "double",  # Σ w of them
+    "nanoseconds": "double",  # that it took in earlier launches
+    "best_loss": "double",  # the next three as in `engines.crowd.Best`
+    "epochs_since": "Index",
+    "best_epoch": "Index",
+    "epochs": "Index",  # that are done
+    "end": "Index",  # as in `engines.crowd.End`: other than `DONE` where no epoch may follow
+}
+"""What a network has reached: the state of a `JOB` that outlives a launch. Every field has 8 bytes."""
+
+JOB = {
+    "theta": "T*",
+    "first": "T*",
+    "second": "T*",
+    "train": "Source<T>",
+    "validation": "Source<T>",  # without batches where there is none
+    "rates": "const double*",  # the learning rate of every epoch
+    "losses": "double*",  # of every epoch that is done; so are the next two
+    "validation_losses": "double*",
+    "nanoseconds": "double*",
+    "record": "Record*",
+    "best": "T*",  # the best parameters; null: neither they nor the end of the training are looked for
+    "first_batch": "Index",  # counted from the first epoch on; in each, those of validation come last
     "batches": "Index",
-    "steps": "Index",  # of the optimizer, before the first batch
+    "steps": "Index",  # of the optimizer, before the first epoch
     "rule": "Index",
     "is_mean": "Index",  # whether J is a mean over samples
     "penalty_by_weight": "Index",
+    "patience": "Index",  # as in `engines.crowd.Best`
+    "tolerance": "double",
     "divisor": "double",  # divides the sums, of a mean times the batch's samples; 0: its Σ w divides them
     "loss_factor": "double",
     "alpha": "double",
@@ -104,7 +131,7 @@ JOB = {
     "epsilon": "double",
     "decoupled": "double",
 }
-"""A network that ``kernels/resident.cu`` trains: every field has 8 bytes."""
+"""A network that ``kernels/resident.cu`` trains: every field has 8 bytes, but for the two sources."""
 
 
 def covers(architecture: Architecture, optimizer: Optimizer | None = None) -> bool:
@@ -122,11 +149,15 @@ def header() -> str:
     losses = ((name, LOSSES[name].code) for name in CUDA_LOSSES)
     rules = ((name, RULES[name]) for name in CUDA_RULES)
     progress = ((name, number) for number, name in enumerate(PROGRESS))
-    tables = {"Activation": activations, "Loss": losses, "Rule": rules, "Progress": progress}
-    structures = (_structure("Layer", dict.fromkeys(LAYER, "int")), _structure("Plan", dict.fromkeys(PLAN, "int")))
-    job = "template <typename T>\n" + _structure("Job", JOB)
+    ends = ((f"end_{end.name}", end.value) for end in End)
+    tables = {"Activation": activations, "Loss": losses, "Rule": rules, "Progress": progress, "End": ends}
+    structures = tuple(
+        _structure(*each) for each in (("Layer", dict.fromkeys(LAYER, "int")), ("Plan", dict.fromkeys(PLAN, "int")))
+    )
+    structures += (_structure("Record", RECORD),)
+    structures += tuple("template <typename T>\n" + _structure(*each) for each in (("Source", SOURCE), ("Job", JOB)))
     enumerations = (_enumeration(name, codes) for name, codes in tables.items())
-    return "\n".join(["typedef long long Index;", *enumerations, *structures, job]) + "\n"
+    return "\n".join(["typedef long long Index;", *enumerations, *structures]) + "\n"
 
 
 def _structure(name: str, fields: dict[str, str]) -> str:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusedmlp.backends.cupy.cuda_tables import LAYER, PLAN
+from fusedmlp.backends.cupy.cuda_tables import LAYER, PLAN, RECORD
 from fusedmlp.backends.cupy.launch import PACK_BYTES, THREADS
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.optimizers import Optimizer
 
 # The constants of resident_layers.cuh.
 _ROWS, _COLUMNS, _DEPTH, _NARROW = 32, 16, 8, 4
-_SCRATCH_BYTES = 8 * (3 * THREADS // 32 + 4)  # `Scratch` in the source
+_SCRATCH_BYTES = 8 * (3 * THREADS // 32 + 4 + len(RECORD))  # `Scratch` in the source
 _MOST_SAMPLES = 256  # of a tile: larger ones save nothing
 _MOST_BLOCKS = 8  # of a cluster on every GPU that has clusters
 _ROOMS_BYTES = 8 * (4 + 2 * _MOST_BLOCKS)  # `Rooms` in the source

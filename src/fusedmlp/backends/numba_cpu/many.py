@@ -44,7 +44,15 @@ class CpuCrowd(Crowd):
     def workers(self) -> int:
         return threads.thread_count()
 
-    def takes(self, engine: Engine, optimizer: Optimizer, train: Samples, batch_size: int) -> bool:
+    def takes(
+        self,
+        engine: Engine,
+        optimizer: Optimizer,
+        train: Samples,
+        validation: Samples | None,
+        batch_size: int,
+        drops: bool = False,
+    ) -> bool:
         if not isinstance(engine, TiledEngine) or optimizer.rule is None:
             return False
         return not engine.sizes.better_shared(min(batch_size, train.m), train.X, self.workers)
