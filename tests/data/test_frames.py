@@ -61,6 +61,8 @@ def test_compressed(write):
     assert table.numeric.tolist() == [[1.0]]
     with pytest.raises(ValueError, match="damaged or truncated|cannot be read"):
         read_table(write(gzip.compress(b"a;target\n1;2\n")[:-10], "d.csv.gz"))
+    with pytest.raises(ValueError, match="the compressed file is damaged or truncated"):
+        read_table(write(gzip.compress(b"a;target\n" + b"1;2\n" * 100)[:-8], "d.csv"))
 
 
 def test_numbers_that_are_categories(write):
@@ -233,6 +235,7 @@ def test_types_of_targets(write, values, kind, expected):
         ('a,target\n1,2\n"x\ny",3\n1,2,3,4\n', {}, "cannot be read: line 5 has 4 fields; the first line names 2$"),
         ("a;target\n1;2\n1,0;2;3\n", {}, "cannot be read: line 3 has 3 fields; the first line names 2$"),
         ('a,target\n1,"2\n', {}, "cannot be read: could not parse"),
+        ("a\rb,target\n1,2\n", {}, "cannot be read: new-line character seen .*, in line 1$"),
         (
             "a,target\né,2\n".encode("latin-1"),
             {},

@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -57,7 +59,10 @@ def read_csv(pl: Any, path: Path, notes: list[str]) -> tuple[Any, str]:
         reason = _first_fault(path, separator) or first_line_of(error)
         raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
     _refuse_short_rows(frame, path, separator)
-    names = next(csv.reader([header], delimiter=separator), [])
+    try:
+        names = next(csv.reader([header], delimiter=separator), [])
+    except csv.Error as error:  # a carriage return within the line
+        raise ValueError(f"{path}: this CSV cannot be read: {first_line_of(error)}, in line 1") from None
     if len(names) != len(frame.columns):  # a name with a line break
         names = frame.columns
     frame.columns = _column_names([name.strip() for name in names], str(path))
@@ -68,7 +73,7 @@ def read_csv(pl: Any, path: Path, notes: list[str]) -> tuple[Any, str]:
 def _source(path: Path) -> Any:
     """What polars reads: the path, or the bytes of a compressed file that is not called one."""
     if is_gzip(path) and not path.name.lower().endswith(".gz"):
-        with gzip.open(path) as file:
+        with _open(path) as file, _whole(path):
             return file.read()
     return path
 
@@ -84,12 +89,18 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if is_gzip(path) else open(path, "rb")
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file that is decompressed in the block, where it is damaged."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: the compressed file is damaged or truncated: {error}") from None
+
+
 def _first_line(path: Path) -> str:
-    with _open(path) as file:
-        try:
-            line = file.readline(2**20)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: the compressed file is damaged or truncated: {error}") from None
+    with _open(path) as file, _whole(path):
+        line = file.readline(2**20)
     try:
         return line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:

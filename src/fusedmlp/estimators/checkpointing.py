@@ -86,7 +86,7 @@ class FitCheckpoints:
 
     def caught(self) -> AbstractContextManager[None]:
         """Let Ctrl-C and SIGTERM raise their errors in `poll`."""
-        return self._interrupts.caught(terminations=True)
+        return self._interrupts.terminations_caught()
 
     def restore(self, fit: Loop) -> tuple[EpochPosition | None, bool]:
         """Bring a fit that begins to where the file is: (how far its epoch is, if in one; whether the fit is over)."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from fusedmlp.errors import TerminatedError
 
@@ -25,33 +26,37 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def caught(self, terminations: bool = False) -> Iterator[None]:
-        """Let Ctrl-C raise KeyboardInterrupt in `poll`, or after the block; a second one acts at once.
+    def caught(self, number: int = signal.SIGINT, own: Any = signal.default_int_handler) -> Iterator[None]:
+        """Let a signal raise its error in `poll`, or after the block; a second one acts at once.
 
-        Only in the main thread, and only where Ctrl-C has Python's own meaning.
+        Only in the main thread, and only where the signal has Python's own meaning.
 
         Parameters
         ----------
-        terminations : bool
-            SIGTERM too, as TerminatedError, where nothing else handles it.
+        number : int
+            Ctrl-C by default.
+        own : handler
+            That of the signal, where it has Python's own meaning.
         """
-        own = {signal.SIGINT: signal.default_int_handler} | ({signal.SIGTERM: signal.SIG_DFL} if terminations else {})
         main = threading.current_thread() is threading.main_thread()
-        before = {number: handler for number, handler in own.items() if main and signal.getsignal(number) is handler}
-        if not before:
+        if not main or signal.getsignal(number) is not own:
             yield
             return
 
         def remember(number: int, frame: FrameType | None) -> None:
-            signal.signal(number, before[signal.Signals(number)])
+            signal.signal(number, own)
             self._seen = number
 
         self._seen = 0
-        for number in before:
-            signal.signal(number, remember)
+        signal.signal(number, remember)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(number, own)
         self.poll()  # it may have come after the last one
+
+    @contextmanager
+    def terminations_caught(self) -> Iterator[None]:
+        """As `caught`, of Ctrl-C and of SIGTERM."""
+        with self.caught(signal.SIGTERM, signal.SIG_DFL), self.caught():
+            yield

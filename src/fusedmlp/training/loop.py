@@ -140,7 +140,7 @@ class Training:
         for callback in self._callbacks:
             callback.on_fit_begin(self)
         try:
-            with self._interrupts.caught(terminations=True) if self.recorder is not None else nullcontext():
+            with self._interrupts.terminations_caught() if self.recorder is not None else nullcontext():
                 self._run_epochs(train, validation)
         except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
