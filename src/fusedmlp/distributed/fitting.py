@@ -94,6 +94,7 @@ def _run(peers: Peers, training: Any, train: Any, validation: Any) -> History:
     except TrainingDivergedError as error:  # it is decided by the losses of all
         peers.shared(error)
         raise
+    peers.phase_of(training.parameters.architecture.dtype).end()
     return history
 
 

@@ -63,9 +63,14 @@ class Peers:
 
     def phase(self, dtype: str) -> SumOverProcesses:
         """The gradient phase of a training that begins."""
+        phase = self.phase_of(dtype)
+        phase.begin()
+        return phase
+
+    def phase_of(self, dtype: str) -> SumOverProcesses:
+        """The gradient phase of trainings in a dtype."""
         if dtype not in self._phases:
             self._phases[dtype] = SumOverProcesses(self.comm, dtype)
-        self._phases[dtype].begin()
         return self._phases[dtype]
 
     # Numbers ---------------------------------------------------------------------------------------------------------

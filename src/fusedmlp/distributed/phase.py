@@ -89,6 +89,12 @@ class SumOverProcesses(GradientPhase):
         except DeadlineError:
             self._vote[0] = max(self._vote[0], _DEADLINE)
 
+    def end(self) -> None:
+        """Raise KeyboardInterrupt where a Ctrl-C came too late for any message of the training."""
+        if self._vote[0] >= _INTERRUPT and self.ended_by is None:
+            self.ended_by = KeyboardInterrupt()
+            raise self.ended_by
+
     @property
     def error(self) -> BaseException | None:
         """What ends the training in every process, once its sums have brought a vote for that."""
