@@ -226,6 +226,8 @@ class Network(PlacedNetwork):
         checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
         checkpoint_every: Interval = 1,
         verbose: bool = False,
+        comm: Any = None,
+        shards: bool = False,
     ) -> History:
         """Train in place.
 
@@ -273,6 +275,13 @@ class Network(PlacedNetwork):
             How often: epochs; "30s", "10min" or "2h"; or "200 batches".
         verbose : bool
             Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes train this network together; all call `fit`. `batch_size` is that of all of them. They start
+            with the weights and the random numbers of rank 0, and all have the same weights at any time (docs, "Several
+            processes").
+        shards : bool
+            With `comm`: X, Y, weights and `validation_data` are other samples in each process, perhaps none. False: all
+            processes pass the same samples, and each takes a slice of them.
 
         Returns
         -------
@@ -282,10 +291,12 @@ class Network(PlacedNetwork):
         Raises
         ------
         ValueError
-            An argument is wrong; the network is as it was. A CheckpointError: the file of `checkpoint` is damaged, or
-            it is that of another training; the message names what differs.
+            An argument is wrong, or not the same in all processes; the network is as it was. A CheckpointError: the
+            file of `checkpoint` is damaged, or it is that of another training; the message names what differs.
         RuntimeError
-            The network is being trained already, by another thread or a callback.
+            The network is being trained already, by another thread or a callback; MPI cannot be called from here.
+        MissingExtraError
+            mpi4py is needed and not installed.
         TrainingDivergedError
             The loss became NaN or infinite; the best weights so far were put back: of the first weights and those after
             the best epoch, the ones whose loss is lower.
@@ -298,26 +309,22 @@ class Network(PlacedNetwork):
         With sample weights, the sums of a batch are divided by the mean weight of all training samples times the
         samples of the batch. So the expectation of a batch's gradient is the gradient of J, whatever the batch size.
         """
-        arguments = FitArguments(
-            optimizer,
-            epochs,
-            batch_size,
-            learning_rate,
-            schedule,
-            alpha,
-            shuffle,
-            validation_fraction,
-            early_stopping,
-            patience,
-            tolerance,
-            tuple(callbacks) if checkpoint is not None and isinstance(callbacks, Iterable) else callbacks,
-            random_state,
-            clip_norm,
-            dropout,
-            gradient_phase,
-            state,
+        if checkpoint is not None and isinstance(callbacks, Iterable):
+            callbacks = tuple(callbacks)
+        given: tuple[Any, ...] = (
+            *(optimizer, epochs, batch_size, learning_rate, schedule, alpha, shuffle, validation_fraction),
+            *(early_stopping, patience, tolerance, callbacks, random_state, clip_norm, dropout, gradient_phase, state),
         )
+        arguments = FitArguments(*given)
+        check_flag("verbose", verbose)
+        if check_flag("shards", shards) and comm is None:
+            raise ValueError("shards: expected False without comm")
         with self._fitting_alone():
+            if comm is not None:
+                from fusedmlp.distributed.fitting import fit_together
+
+                data = (X, Y, sample_weight), validation_data
+                return fit_together(self, self._plan, comm, shards, *data, arguments, verbose, checkpoint)
             plan = self._plan(arguments)
             train = self._samples(X, Y, sample_weight)
             warn_of_rows(X, train, stacklevel=2)
@@ -331,7 +338,7 @@ class Network(PlacedNetwork):
             if checkpoint is not None:
                 kept = Checkpoints(as_checkpoint(checkpoint, checkpoint_every), self, plan, train, validation)
                 plan = self._plan(kept.going_on(arguments))
-            progress = ProgressOfFit() if check_flag("verbose", verbose) else None
+            progress = ProgressOfFit() if verbose else None
             watching = () if progress is None else (progress,)
             train = train.prepared(self.engine)
             try:

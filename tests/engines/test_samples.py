@@ -12,7 +12,8 @@ import pytest
 from fusedmlp import Backend, BackendUnavailableError, Network, get_backend, register_backend
 from fusedmlp.backends import selection
 from fusedmlp.engines.composed import ComposedEngine
-from fusedmlp.engines.samples import Samples, split
+from fusedmlp.engines.samples import Samples
+from fusedmlp.engines.splits import split
 from machine import require
 
 GENERATOR = np.random.default_rng(0)

@@ -17,8 +17,9 @@ COMMANDS = {
     "predict": "Predict the target of every row of a data set.",
     "evaluate": "Compare a model's predictions with the true targets.",
     "info": "Show the backends of this machine, or the content of a model file.",
+    "bench-comm": "Measure how long a sum over all processes of MPI takes.",
 }
-"""Name -> short help. Each command is the function of that name in the module of that name."""
+"""Name -> short help. Each command is the function of that name in the module of that name, with _ for -."""
 
 
 @click.group(

@@ -14,6 +14,7 @@ from fusedmlp.backends.selection import get_backend, instance_of, registry, unav
 from fusedmlp.checkpoints import Checkpoint
 from fusedmlp.cli.curves import Curves
 from fusedmlp.cli.plots import plot_curves, save_figure
+from fusedmlp.cli.ranks import rank
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
 from fusedmlp.data.features import FeatureEncoder
@@ -22,6 +23,7 @@ from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.distributed.launched import communicator
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.progress import ProgressLines
@@ -213,6 +215,7 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         checkpoint=None if settings.checkpoint is None else checkpoint_of(settings, predictor),
         validation_data=validation_data,
         callbacks=[*callbacks, *([] if curves is None else [curves])],
+        comm=communicator(),
     )
     scores = {} if data.held_out is None else predictor.scores(*data.held_out)
     training_loss = network.loss(data.X, Y)
@@ -236,12 +239,12 @@ def train_all(settings: Settings, data: Prepared, backends: Sequence[str]) -> li
         metrics: IO[str] | None = None
         if settings.metrics is not None:
             metrics = stack.enter_context(kept_until_done(settings.metrics))
-        progress = stack.enter_context(progress_display())
+        progress = stack.enter_context(progress_display()) if rank() == 0 else None
         for backend in backends:
             callbacks: list[Callback] = []
             if progress is not None:
                 callbacks.append(ProgressBar(progress, backend, second_loss))
-            else:
+            elif rank() == 0:
                 callbacks.append(ProgressLines(backend, second_loss))
             if metrics is not None:
                 callbacks.append(MetricsWriter(metrics, backend))

@@ -74,7 +74,8 @@ class CommandGroup(click.Group):
         """Import the command."""
         if cmd_name not in self._short_help:
             return None
-        command: click.Command = getattr(importlib.import_module(f"fusedmlp.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"fusedmlp.cli.{name}"), name)
         command.short_help = self._short_help[cmd_name]
         return command
 
@@ -171,6 +172,10 @@ def _show_warning(message: Warning | str, *place: Any, **more: Any) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
+    if "fusedmlp.cli.ranks" in sys.modules:  # the command may be run by several processes
+        from fusedmlp.cli.ranks import named
+
+        message = named(message)
     _print(message)
     sys.exit(status)
 

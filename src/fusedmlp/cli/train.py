@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.cli.cross_validation import cross_validate
 from fusedmlp.cli.members import train_members
 from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
+from fusedmlp.cli.ranks import quiet_unless_first
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.training_run import describe, run
 from fusedmlp.data.recipe import (
@@ -22,6 +24,7 @@ from fusedmlp.data.recipe import (
     NUMBERS,
     SCHEDULE,
 )
+from fusedmlp.distributed.launched import communicator
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES, loss_named
@@ -67,6 +70,9 @@ where samples pass through the network in compiled code, and "composed" where ar
 another precision than strict is asked for, the line says so.
 
 On one machine the same command gives the same numbers, bit for bit.
+
+Under mpiexec (mpiexec -n 8 fusedmlp train ...) the processes train one network together, each on its share of the rows;
+--batch-size is that of all of them. It needs pip install 'fusedmlp[mpi]'.
 """
 
 
@@ -265,7 +271,14 @@ def train(context: click.Context, folds: int | None, members: int | None, **opti
         _exclude(context, "checkpoint", "all_backends")
     elif _given(context, "checkpoint_every"):
         raise click.UsageError("--checkpoint-every is for --checkpoint", context)
-    settings.check()
+    if quiet_unless_first():
+        settings.check()
+    else:
+        settings = replace(settings, out=None, plot=None, metrics=None)
+    if communicator() is not None:
+        for option in ("folds", "members", "checkpoint"):
+            if _given(context, option):
+                raise click.UsageError(f"--{option} is for one process, not for several under mpiexec", context)
     if folds is not None:
         cross_validate(settings, folds)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,8 @@ class Epoch:
     """An epoch's X, Y and sample_weight, and how far it has come.
 
     `order` is where the samples are gathered from, on the device; `columns` the columns of X that the samples came
-    from, by which dropout's masks are drawn (None: as they lie). A pass ends before sample `end`.
+    from, by which dropout's masks are drawn (None: as they lie). `done` counts samples and `batch` batches. A pass ends
+    before sample `end`, or, where the batches lie in several processes, before the batch of the options' position.
     """
 
     matrices: list[Array | None]
@@ -52,6 +54,12 @@ class Epoch:
     options: EpochOptions
     done: int = 0
     total: Array | float = 0.0
+    batch: int = 0
+
+    @property
+    def samples(self) -> int:
+        """The samples of the epoch, those of other processes included."""
+        return self.m if self.options.parts is None else self.options.parts.samples
 
 
 class Masks(NamedTuple):
@@ -78,6 +86,12 @@ class Batching(Chunking):
 
     def _batches(self, epoch: Epoch) -> Generator[Batch]:
         """From `epoch.done` on. One transfer from host memory serves as many whole batches as fit into a chunk."""
+        split, position = epoch.options.parts, epoch.options.position
+        if split is not None:
+            end = None if position is None or position.end is None else position.end + 1
+            for start, stop in pairwise(split.starts[epoch.batch : end].tolist()):
+                yield self._batch(epoch, slice(start, stop))
+            return
         whole = self._chunk // epoch.batch_size * epoch.batch_size
         X, _, weight = epoch.matrices
         if whole == 0 or not isinstance(X, HostMatrix):

@@ -113,14 +113,15 @@ class ComposedEngine(Batching, Engine):
             order = columns = self.backend.asarray(order)
         position = options.position or EpochPosition()
         end = m if position.end is None else min(m, position.end * batch_size)
-        done = position.batches * batch_size
-        epoch = Epoch(matrices, order, columns, m, end, batch_size, options, done, position.loss)
+        parts, batch = options.parts, position.batches
+        done = batch * batch_size if parts is None else int(parts.starts[batch])
+        epoch = Epoch(matrices, order, columns, m, end, batch_size, options, done, position.loss, batch)
         try:
             with self.backend.computing():
                 train = partial(self._train, parameters, optimizer_state, epoch)
                 self._with_room(train, m if on_host else min(batch_size, m))
         finally:
-            position.batches, position.loss = -(-epoch.done // batch_size), float(epoch.total)
+            position.batches, position.loss = epoch.batch, float(epoch.total)
         return position.loss
 
     def _taken(self, matrices: list[Array | None], order: Array) -> list[Array | None]:
@@ -162,6 +163,8 @@ class ComposedEngine(Batching, Engine):
         """
         m = X.shape[1] if samples is None else len(samples)
         J: Array | float = 0.0
+        if m == 0:  # all samples of the batch lie in other processes
+            gradients.flat[...] = 0
         with self._parts([X, Y, sample_weight], self._chunks(m), samples) as parts:
             for chunk, (X_part, Y_part, weight) in parts:
                 into = gradients if chunk.start == 0 else self._partial_sums()
@@ -197,6 +200,9 @@ class ComposedEngine(Batching, Engine):
         columns = epoch.columns
         samples = slice(epoch.done, epoch.done + size)
         chosen = np.arange(samples.start, samples.stop) if columns is None else columns[samples]
+        parts = epoch.options.parts
+        if parts is not None and parts.numbers is not None:
+            chosen = parts.numbers[self.backend.to_numpy(chosen)]
         return Masks(self.backend.xp, dropout, step, self.backend.asarray(chosen))
 
     def _finish_batch(
@@ -218,10 +224,11 @@ class ComposedEngine(Batching, Engine):
         penalized = total_weight if options.penalty_by_weight else size
         alpha = options.alpha if penalized else 0.0
         J = J * (factor * options.loss_factor) + self._l2_loss(parameters, alpha, penalized)
-        total = epoch.total + (J * (batch.size / epoch.m) if self._loss.reduction == "mean" else J)
+        here = batch.size if options.parts is None else size
+        total = epoch.total + (J * (here / epoch.samples) if self._loss.reduction == "mean" else J)
         self._take_step(optimizer_state, parameters, factor, alpha / (penalized or 1.0), options.clip_norm)
         # Nothing is allocated between the step and this: a step that was taken is a step that counts.
-        epoch.total, epoch.done = total, epoch.done + batch.size
+        epoch.total, epoch.done, epoch.batch = total, epoch.done + batch.size, epoch.batch + 1
 
     def _take_step(
         self,

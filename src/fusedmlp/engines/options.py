@@ -40,6 +40,49 @@ class GradientPhase(ABC):
         """
         return None
 
+    def compiled_with(self, stop: int) -> tuple[int, int] | None:
+        """`compiled`, of a phase that may end an epoch.
+
+        Parameters
+        ----------
+        stop : int
+            The address of an int64. The C function may store 2 there: then the epoch ends without this batch's step,
+            and the engine raises `error`.
+        """
+        return self.compiled()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the C function ended the epoch; None where it did not."""
+        return None
+
+    def poll(self, check: Callable[[], None]) -> None:
+        """Look whether the training is to end: `check` raises an exception if so.
+
+        A phase that other processes wait in overrides this, and lets none of them end before the others.
+        """
+        check()
+
+
+@dataclass(frozen=True, eq=False)
+class BatchParts:
+    """The part of each batch that is here, where the samples of a batch lie in several processes.
+
+    Attributes
+    ----------
+    starts : numpy.ndarray of shape (batches + 1,), int64
+        Batch b has the samples from starts[b] to starts[b + 1] of an epoch's samples here, perhaps none.
+    samples : int
+        The samples of all processes, which the losses of the batches are averaged by.
+    numbers : numpy.ndarray of int64, optional
+        The number of each column of X here among the samples of all processes, by which dropout's masks are drawn;
+        None: the columns' own.
+    """
+
+    starts: np.ndarray
+    samples: int
+    numbers: np.ndarray | None = None
+
 
 @dataclass
 class EpochPosition:
@@ -86,6 +129,9 @@ class EpochOptions:
         The L2 term of a batch is divided by the batch's Σ wᵢ in place of its number of samples, as scikit-learn does.
     loss_factor : float
         Multiplies Σ wᵢ jᵢ in the loss that is returned, and in nothing else: neither the L2 term nor the gradient.
+    parts : BatchParts, optional
+        Where the batches lie in several processes, the parts that are here; `batch_size` is then that of all of them,
+        and a gradient phase makes the sums those of all.
     position : EpochPosition, optional
         Where the epoch begins and ends; None: with its first batch, and after its last one.
     """
@@ -98,6 +144,7 @@ class EpochOptions:
     poll: Callable[[], None] | None = None
     penalty_by_weight: bool = False
     loss_factor: float = 1.0
+    parts: BatchParts | None = None
     position: EpochPosition | None = None
 
 

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.checks import check_number
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.feeding import HostMatrix, all_finite
+from fusedmlp.engines.options import BatchParts
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.engines.sparse import SparseHostMatrix, SparseMatrix, as_columns, is_sparse
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import DTYPES, Architecture
 from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
+from fusedmlp.model.parameters import Parameters
 
 _NUMPY_DTYPES = {name: np.dtype(name) for name in DTYPES}
 """Comparing dtypes takes half the time of comparing a dtype with its name."""
@@ -74,6 +75,20 @@ class Samples:
         if self.order is None:
             return order
         return self.order if order is None else self.order[order]
+
+    def batches(self, order: np.ndarray | None, batch_size: int) -> tuple[np.ndarray | None, BatchParts | None]:
+        """(the columns of an epoch in an order of the samples, the parts of its batches that are here or None: all)."""
+        return self.ordered(order), None
+
+    def loss(self, engine: Engine, parameters: Parameters) -> float:
+        """Σ wᵢ jᵢ / Σ wᵢ, or Σ wᵢ jᵢ for a loss that is a sum."""
+        return engine.loss(parameters, self.X, self.Y, self.sample_weight, order=self.ordered(None))
+
+    def with_weight(self) -> int:
+        """The number of samples whose weight is not 0."""
+        if self.sample_weight is None:
+            return self.m
+        return int(((self.sample_weight if self.order is None else self.sample_weight[:, self.order]) > 0).sum())
 
     def take(self, columns: np.ndarray, largest_copy: int | None) -> Samples:
         """Some of the samples.
@@ -122,7 +137,13 @@ class Samples:
 
 
 def as_samples(
-    X: Any, Y: Any, sample_weight: Any, architecture: Architecture, backend: Primitives, prefix: str = ""
+    X: Any,
+    Y: Any,
+    sample_weight: Any,
+    architecture: Architecture,
+    backend: Primitives,
+    prefix: str = "",
+    part: bool = False,
 ) -> Samples:
     """X, Y and weights, checked, where the backend's engines take them.
 
@@ -135,6 +156,8 @@ def as_samples(
     backend : Primitives
     prefix : str
         A prefix of the arguments' names in error messages.
+    part : bool
+        Whether they are a part of the samples, so that their weights may all be 0.
 
     Raises
     ------
@@ -148,7 +171,7 @@ def as_samples(
     Y = _check_Y(Y, *about, f"{prefix}Y", on_host)
     if sample_weight is None:
         return Samples(X, Y)
-    return Samples(X, Y, _check_sample_weight(sample_weight, *about, f"{prefix}sample_weight", on_host))
+    return Samples(X, Y, _check_sample_weight(sample_weight, *about, f"{prefix}sample_weight", on_host, part))
 
 
 def as_inputs(X: Any, architecture: Architecture, backend: Primitives, name: str = "X") -> Array:
@@ -273,10 +296,11 @@ def _check_sample_weight(
     backend: Primitives,
     name: str,
     on_host: bool,
+    part: bool,
 ) -> Array:
     """sample_weight as an array of the backend, shape (1, m): finite, >= 0, with a sum that can be divided by.
 
-    With `on_host`, where X is one, a `HostMatrix`.
+    With `on_host`, where X is one, a `HostMatrix`. The weights of a `part` may all be 0.
     """
     weight = _as_array(sample_weight, backend, name)
     if weight.shape not in ((m,), (1, m)):
@@ -287,6 +311,8 @@ def _check_sample_weight(
         total = float(weight.sum(dtype=np.float64))
     if smallest < 0:
         raise ValueError(f"{name}: expected numbers >= 0; the smallest is {smallest}")
+    if total == 0 and part:
+        return weight
     if total == 0:
         raise ValueError(f"{name}: expected at least one weight > 0; all are 0")
     limits = np.finfo(architecture.dtype)
@@ -368,32 +394,3 @@ def _not_finite(
 def _blocks(x: Array) -> Iterator[tuple[int, Array]]:
     """All columns, some at a time where they are in main memory for a device: (the first one's number, they)."""
     return x.blocks() if isinstance(x, HostMatrix) else iter([(0, x)])
-
-
-def held_back(m: int, fraction: float) -> int:
-    """How many of m samples are held back for validation; at least one, and not all."""
-    check_number("validation_fraction", fraction, 0, 1)
-    n_validation = max(1, round(m * fraction))
-    if n_validation >= m:
-        raise ValueError(
-            f"validation_fraction: {fraction} of {m} samples leaves none to train on; expected more samples"
-        )
-    return n_validation
-
-
-def validation_part(
-    m: int, fraction: float, generator: np.random.Generator | np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray]:
-    """(samples to train on, samples to validate on) of m: a random split, with at least one sample to validate on."""
-    n_validation = held_back(m, fraction)
-    order = generator.permutation(m)
-    return order[n_validation:], order[:n_validation]
-
-
-def split(samples: Samples, parts: tuple[np.ndarray, np.ndarray], largest_copy: int | None) -> tuple[Samples, Samples]:
-    """(training samples, validation samples) of a split; `largest_copy` as in `Samples.take`."""
-    train, validation = (samples.take(part, largest_copy) for part in parts)
-    for name, part in (("training", train), ("validation", validation)):
-        if part.sample_weight is not None and part.weight_sum == 0:
-            raise ValueError(f"sample_weight: all weights of the {part.m} samples in the {name} part are 0")
-    return train, validation

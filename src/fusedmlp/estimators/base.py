@@ -9,7 +9,6 @@ from itertools import chain, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -20,7 +19,7 @@ from fusedmlp.engines.samples import is_ready
 from fusedmlp.estimators.activity import recorded
 from fusedmlp.estimators.callback_support import Callbacks, CallbackSupportMixin
 from fusedmlp.estimators.checkpointing import FitCheckpoints
-from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
+from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC, hidden_layers
 from fusedmlp.estimators.conversion import adopt, from_sklearn, to_sklearn
 from fusedmlp.estimators.lbfgs import Objective, fit_lbfgs
 from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, packed
@@ -115,12 +114,20 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         self,
         X: Any,
         y: Any,
-        sample_weight: Any,
+        weight: Any,
         incremental: bool,
         held_out: HeldOut | None = None,
         checkpoint: Checkpoint | None = None,
+        comm: Any = None,
     ) -> Any:
-        alone(self._training(X, y, sample_weight, incremental, held_out, Pace(), checkpoint))
+        given = X, y, weight, incremental, held_out, Pace(), checkpoint
+        if comm is None:
+            alone(self._training(*given))
+        else:
+            from fusedmlp.estimators.together import Together
+
+            together = Together(comm)
+            together.fit(self, (X, y, weight), checkpoint, lambda: alone(self._training(*given, together)))
         return self
 
     def _fit_in_stretches(
@@ -147,10 +154,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         held_out: HeldOut | None,
         pace: Pace,
         checkpoint: Checkpoint | None = None,
+        together: Any = None,
     ) -> Stretches:
         """A fit: all of it but the epochs, which it asks for."""
         with recorded(self, "partial_fit" if incremental else "fit") as record:
-            sizes = _hidden_layers(self.hidden_layer_sizes)
+            sizes = hidden_layers(self.hidden_layer_sizes)
             self._check_extras(incremental, held_out)
             first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
             raw_y = y
@@ -160,6 +168,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             sample_weight = self._weigh(raw_y, Y, sample_weight, incremental)
             self.n_outputs_ = Y.shape[1]
             self._random_state = check_random_state(self.random_state)
+            if together is not None:
+                self._random_state = together.random_state(self._random_state)
             if first_pass:
                 dtype = "float64" if self.solver == "lbfgs" else X.dtype.name
                 self._initialize([X.shape[1], *sizes, self.n_outputs_], dtype)
@@ -175,9 +185,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             epochs = 0 if self.solver == "lbfgs" else 1 if incremental else self.max_iter
             callbacks = Callbacks(self, epochs, X, raw_y, {"sample_weight": sample_weight})
             try:
-                yield from self._run_solver(
-                    network, X, Y, sample_weight, incremental, held_out, callbacks, pace, checkpoint
-                )
+                given: tuple[Any, ...] = (incremental, held_out, callbacks, pace, checkpoint, together)
+                yield from self._run_solver(network, X, Y, sample_weight, *given)
             finally:
                 self._show(link(network))
             callbacks.fit_ends()
@@ -195,20 +204,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         callbacks: Callbacks,
         pace: Pace,
         checkpoint: Checkpoint | None,
+        together: Any,
     ) -> Stretches:
         if self.solver == "lbfgs":
             if checkpoint is not None:
                 raise ValueError("checkpoint: expected a solver that works in epochs, 'sgd' or 'adam'; got 'lbfgs'")
             fit_lbfgs(self, network, as_rows(X, Y, sample_weight, network).prepared(network))
             return
+        rows_of = as_rows if together is None else together.rows
         validation: ValidationSet | None
         if self.early_stopping and held_out is None:
             train, held_back = split(self, Y)
             weight = None if sample_weight is None else sample_weight[held_back]
             validation = ValidationSet(X[held_back], Y[held_back], weight, network, self.scoring)
-            rows: Rows = as_rows(X, Y, sample_weight, network).take(self._drawn(train))
+            rows: Rows = rows_of(X, Y, sample_weight, network).take(self._drawn(train))
         else:
-            rows = as_rows(X, Y, sample_weight, network)
+            rows = rows_of(X, Y, sample_weight, network)
             if self._bootstraps:
                 rows = rows.take(self._drawn(np.arange(rows.m)))
             validation = None if held_out is None else self._held_out(held_out, network)
@@ -217,7 +228,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
         kept = None if checkpoint is None else FitCheckpoints(checkpoint, self, network, rows, validation)
-        yield from StochasticFit(self, network, rows, validation, incremental, pace, kept).stretches(callbacks)
+        fit = StochasticFit(self, network, rows, validation, incremental, pace, kept, together)
+        yield from fit.stretches(callbacks)
 
     def _drawn(self, rows: np.ndarray) -> np.ndarray:
         """The rows to train on: all, or as many drawn with replacement, for a member of an ensemble."""
@@ -382,16 +394,3 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
 def held_out_of(X_val: Any, y_val: Any, sample_weight_val: Any) -> HeldOut | None:
     """The validation set that ``fit`` was given; None where it was given none."""
     return None if X_val is None and y_val is None else (X_val, y_val, sample_weight_val)
-
-
-def _hidden_layers(hidden_layer_sizes: Any) -> list[int]:
-    """The sizes of the hidden layers as a list; a number is one layer."""
-    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
-    if np.any(np.array(sizes) <= 0):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return [int(n) for n in sizes]
-
-
-def dense_targets(Y: Any) -> np.ndarray:
-    """Y as an array: scikit-learn passes sparse indicator matrices on as they are."""
-    return np.asarray(Y.toarray() if sparse.issparse(Y) else Y)

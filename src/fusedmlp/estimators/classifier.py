@@ -16,9 +16,10 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from fusedmlp.checkpoints import as_checkpoint
-from fusedmlp.estimators.base import BaseMLP, dense_targets, held_out_of
+from fusedmlp.estimators.base import BaseMLP, held_out_of
 from fusedmlp.estimators.callback_support import with_callbacks
 from fusedmlp.estimators.constraints import CONSTRAINTS, STOCHASTIC
+from fusedmlp.estimators.rows import dense_targets
 from fusedmlp.model.names import ArrayInput
 
 _LOSSES = {"softmax": "categorical_cross_entropy", "logistic": "binary_cross_entropy"}
@@ -182,6 +183,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         sample_weight_val: Any = None,
         checkpoint: Any = None,
         checkpoint_every: Any = 1,
+        comm: Any = None,
     ) -> MLPClassifier:
         """Train.
 
@@ -198,6 +200,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             it. Where it exists, the fit goes on from it, with the bits of one that was not interrupted.
         checkpoint_every : int, str or datetime.timedelta
             How often: epochs; "30s", "10min" or "2h"; or a time.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes train this estimator together. All call `fit` with the same rows, and each takes a slice of
+            them; `batch_size` is that of all of them. With the solvers "sgd" and "adam".
 
         Returns
         -------
@@ -205,7 +210,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         held_out = held_out_of(X_val, y_val, sample_weight_val)
         kept = None if checkpoint is None else as_checkpoint(checkpoint, checkpoint_every)
-        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, checkpoint=kept)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, checkpoint=kept, comm=comm)
 
     @available_if(has_epochs)
     @with_callbacks

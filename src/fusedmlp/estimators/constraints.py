@@ -46,3 +46,11 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "keep_optimizer": ["boolean"],
 }
 """What scikit-learn's parameter validation allows; the first 23 are its own MLPs'."""
+
+
+def hidden_layers(hidden_layer_sizes: Any) -> list[int]:
+    """The sizes of the hidden layers as a list; a number is one layer."""
+    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
+    if np.any(np.array(sizes) <= 0):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return [int(n) for n in sizes]

@@ -39,6 +39,10 @@ class Drawing:
             return None
         return np.stack([np.asarray(samples.ordered(row), np.int64) for row in self._rows])
 
+    def last(self) -> np.ndarray | None:
+        """The last order, as rows; None where nothing is shuffled."""
+        return self._rows[-1] if self._rows else None
+
     def keep(self, begun: int) -> np.ndarray:
         """Take back what was drawn for epochs that were not begun; the last order of those that were."""
         if self._before is not None and begun < len(self._rows):

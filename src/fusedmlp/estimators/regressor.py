@@ -190,6 +190,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         sample_weight_val: Any = None,
         checkpoint: Any = None,
         checkpoint_every: Any = 1,
+        comm: Any = None,
     ) -> MLPRegressor:
         """Train.
 
@@ -206,6 +207,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             it. Where it exists, the fit goes on from it, with the bits of one that was not interrupted.
         checkpoint_every : int, str or datetime.timedelta
             How often: epochs; "30s", "10min" or "2h"; or a time.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes train this estimator together. All call `fit` with the same rows, and each takes a slice of
+            them; `batch_size` is that of all of them. With the solvers "sgd" and "adam".
 
         Returns
         -------
@@ -213,7 +217,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """
         held_out = held_out_of(X_val, y_val, sample_weight_val)
         kept = None if checkpoint is None else as_checkpoint(checkpoint, checkpoint_every)
-        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, checkpoint=kept)
+        return self._fit(X, y, sample_weight, incremental=False, held_out=held_out, checkpoint=kept, comm=comm)
 
     @available_if(has_epochs)
     @with_callbacks

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from fusedmlp.engines.checked import outputs_of
 from fusedmlp.engines.samples import Samples, as_samples
@@ -49,8 +50,7 @@ class Rows:
 
     def loss(self, network: Network) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, without an L2 term."""
-        s = self.samples
-        return network.engine.loss(network.parameters, s.X, s.Y, s.sample_weight, order=s.order)
+        return self.samples.loss(network.engine, network.parameters)
 
     def loss_and_gradients(self, network: Network, gradients: Gradients) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, and its gradient in `gradients`; without an L2 term."""
@@ -90,3 +90,8 @@ def outputs_if_finite(network: Network, X: np.ndarray) -> np.ndarray | None:
 
 def _in_rows(network: Network, A: Any) -> np.ndarray:
     return np.ascontiguousarray(network.backend.to_numpy(A).T)
+
+
+def dense_targets(Y: Any) -> np.ndarray:
+    """Y as an array: scikit-learn passes sparse indicator matrices on as they are."""
+    return np.asarray(Y.toarray() if sparse.issparse(Y) else Y)

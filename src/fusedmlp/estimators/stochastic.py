@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -28,6 +28,9 @@ from fusedmlp.estimators.stretches import Pace, Stretches
 from fusedmlp.estimators.validation import ValidationSet
 from fusedmlp.model.dropout import Dropout, as_rates
 from fusedmlp.network import Network
+
+if TYPE_CHECKING:
+    from fusedmlp.estimators.together import Together
 
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -74,6 +77,8 @@ class StochasticFit:
         Whether it is a ``partial_fit``: one epoch, with the optimizer of the last call.
     pace : Pace
     checkpoints : FitCheckpoints, optional
+    together : Together, optional
+        The processes that train together.
     """
 
     def __init__(
@@ -85,10 +90,13 @@ class StochasticFit:
         incremental: bool,
         pace: Pace,
         checkpoints: FitCheckpoints | None = None,
+        together: Together | None = None,
     ) -> None:
         self._estimator, self._network, self._rows, self._pace = estimator, network, rows.prepared(network), pace
         self._validation, self._incremental = validation, incremental
-        self._prints = bool(estimator.verbose) and estimator.verbose != "bar"
+        self._together_with = together
+        self._verbose = estimator.verbose if together is None or together.first else False
+        self._prints = bool(self._verbose) and self._verbose != "bar"
         self._order = np.arange(rows.m)
         self._batch_size = self._size_of_batches()
         self._options = epoch_options(estimator, network)
@@ -96,6 +104,8 @@ class StochasticFit:
         self._position: EpochPosition | None = None
         if checkpoints is not None:
             self._options = replace(self._options, poll=checkpoints.poll)
+        if together is not None:
+            self._options = together.options(self._options, network)
         kept = getattr(estimator, "_optimizer", None)
         keeps = incremental or (estimator.warm_start and estimator.keep_optimizer)
         if not keeps or kept is None:
@@ -131,12 +141,14 @@ class StochasticFit:
         e, checkpoints, converged = self._estimator, self._checkpoints, True
         epochs = 1 if self._incremental else e.max_iter
         try:
-            with Progress(e.verbose, type(e).__name__, epochs) as progress:
+            with Progress(self._verbose, type(e).__name__, epochs) as progress:
                 while e.n_iter_ < epochs:
                     callbacks.epoch_begins()
                     diverged = yield from self._some_epochs(epochs - e.n_iter_)
                     progress.advance(e)
                     stop = callbacks.epoch_ends()
+                    if self._together_with is not None:
+                        stop = self._together_with.any(stop)
                     if diverged:
                         self._put_back_after_divergence()
                         break
@@ -155,6 +167,7 @@ class StochasticFit:
         except (KeyboardInterrupt, TerminatedError):
             if checkpoints is not None:
                 checkpoints.interrupted(self, self._position)
+            if checkpoints is not None or self._together_with is not None:  # others may be in the middle of an epoch
                 raise
             warnings.warn("Training interrupted by user.", stacklevel=2)
         current = self.current() if checkpoints is not None else None
@@ -227,7 +240,11 @@ class StochasticFit:
         return int(max(1, min(most, e.n_iter_no_change - e._no_improvement_count + 1)))
 
     def _stretch(self, rates: list[float], drawing: Drawing) -> Stretch:
-        network, samples = self._network, self._rows.samples
+        network, samples, options = self._network, self._rows.samples, self._options
+        orders = drawing.orders(samples)
+        if self._together_with is not None:  # a stretch of one epoch
+            columns, parts = samples.batches(drawing.last(), self._batch_size)
+            orders, options = None if columns is None else columns[None], replace(options, parts=parts)
         return Stretch(
             network.engine,
             network.parameters,
@@ -236,8 +253,8 @@ class StochasticFit:
             None,
             self._batch_size,
             rates,
-            drawing.orders(samples),
-            self._options,
+            orders,
+            options,
             crowd.Best(self._lowest.flat, self._lowest.value),
             None if self._checkpoints is None else self._position or EpochPosition(),
         )
@@ -265,6 +282,8 @@ class StochasticFit:
         """Score the validation samples, and keep the best weights."""
         e = self._estimator
         score = math.nan if diverged else validation.score(e, self._network)
+        if self._together_with is not None:
+            score = self._together_with.from_first(score)
         e.validation_scores_.append(score)
         e.validation_loss_curve_.append(math.nan if diverged else validation.loss(e, self._network))
         if self._prints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -26,7 +26,12 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextmanager
-    def caught(self, number: int = signal.SIGINT, own: Any = signal.default_int_handler) -> Iterator[None]:
+    def caught(
+        self,
+        number: int = signal.SIGINT,
+        own: Any = signal.default_int_handler,
+        last_poll: Callable[[], None] | None = None,
+    ) -> Iterator[None]:
         """Let a signal raise its error in `poll`, or after the block; a second one acts at once.
 
         Only in the main thread, and only where the signal has Python's own meaning.
@@ -37,6 +42,8 @@ class Interrupts:
             Ctrl-C by default.
         own : handler
             That of the signal, where it has Python's own meaning.
+        last_poll : callable, optional
+            Called after the block in place of `poll`.
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(number) is not own:
@@ -53,7 +60,7 @@ class Interrupts:
             yield
         finally:
             signal.signal(number, own)
-        self.poll()  # it may have come after the last one
+        (last_poll or self.poll)()  # it may have come after the last one
 
     @contextmanager
     def terminations_caught(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -30,7 +31,7 @@ from fusedmlp.training.state import TrainingState, generator_data, set_generator
 _log = logging.getLogger("fusedmlp")
 
 
-class _DeadlineError(Exception):
+class DeadlineError(Exception):
     """Ends an epoch at a deadline."""
 
 
@@ -141,7 +142,7 @@ class Training:
         try:
             with self._interrupts.terminations_caught() if self.recorder is not None else nullcontext():
                 self._run_epochs(train, validation)
-        except _DeadlineError:
+        except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
             finished = False
         except (KeyboardInterrupt, TerminatedError):
@@ -206,7 +207,7 @@ class Training:
         order = state.generator.permutation(train.m) if self.shuffles(train) else None
         position = EpochPosition(state.batch, state.batch_loss)
         try:
-            self._train_batches(train, train.ordered(order), position, before)
+            self._train_batches(train, order, position, before)
             self.engine.backend.synchronize()
         except BaseException:
             set_generator(state.generator, before)
@@ -227,18 +228,20 @@ class Training:
     ) -> None:
         """The batches of an epoch from `position` on, which follows; `before`: the generator, before the order."""
         options, batch_size = self.options(train, position), self.settings.batch_size
+        columns, parts = train.batches(order, batch_size)
+        options = options if parts is None else replace(options, parts=parts)
         while True:
             if self.recorder is not None:
                 position.end = self.recorder.next_end(position.batches)
             try:
-                with self._interrupts.caught():
+                with self._interrupts.caught(last_poll=self._poll_interrupts):
                     self.engine.train_epoch(
                         self.parameters,
                         self.optimizer_state,
                         train.X,
                         train.Y,
                         train.sample_weight,
-                        order,
+                        columns,
                         batch_size,
                         options,
                     )
@@ -298,17 +301,30 @@ class Training:
         )
 
     def _loss(self, samples: Samples) -> float:
-        return self.engine.loss(
-            self.parameters, samples.X, samples.Y, samples.sample_weight, order=samples.ordered(None)
-        )
+        return samples.loss(self.engine, self.parameters)
 
     # Ending an epoch early -------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
         """Called by the engine between batches, and within long ones."""
+        phase = self.settings.gradient_phase
+        if phase is None:
+            self._check_time()
+        else:
+            phase.poll(self._check_time)
+
+    def _poll_interrupts(self) -> None:
+        """Called after an epoch's batches."""
+        phase = self.settings.gradient_phase
+        if phase is None:
+            self._interrupts.poll()
+        else:
+            phase.poll(self._check_time)
+
+    def _check_time(self) -> None:
         self._interrupts.poll()
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise _DeadlineError
+            raise DeadlineError
         if self.recorder is not None and self.recorder.is_late:
             raise _RecordingError
 

@@ -14,8 +14,9 @@ from fusedmlp.checks import check_number
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.feeding import HostMatrix
 from fusedmlp.engines.options import GradientPhase
-from fusedmlp.engines.samples import Samples, held_back, split, validation_part
+from fusedmlp.engines.samples import Samples
 from fusedmlp.engines.sparse import SparseMatrix
+from fusedmlp.engines.splits import held_back, split, validation_part
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.optimizers import Optimizer, as_optimizer
@@ -35,6 +36,10 @@ class TrainableNetwork(Protocol):
     backend: Any
     parameters: Parameters
     history: History | None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the calling thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ class Plan:
             weight = train.sample_weight
             if weight is None or isinstance(weight, HostMatrix):
                 return
-            zeros = train.m - int((_own(weight, train) > 0).sum())
+            zeros = train.m - train.with_weight()
             if zeros < min(count, train.m - count):
                 return  # neither part can consist of zeros
             parts = validation_part(train.m, self.fraction, copy.deepcopy(state.generator or self.generator))
@@ -168,10 +173,6 @@ class Plan:
         training.network = network
         network.history = training.history
         return training, train, validation
-
-
-def _own(weight: Any, samples: Samples) -> Any:
-    return weight if samples.order is None else weight[:, samples.order]
 
 
 def check_state(state: TrainingState | None, optimizer: Optimizer, architecture: Architecture, batch_size: int) -> None:

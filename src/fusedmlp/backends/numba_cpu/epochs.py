@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from fusedmlp.backends.numba_cpu.kernels.random_masks import MaskRecord
 from fusedmlp.backends.numba_cpu.machine.buffers import address_of
 from fusedmlp.backends.numba_cpu.machine.interruption import STOP_AT_ONCE, GuardedCallback
 from fusedmlp.backends.numba_cpu.machine.records import written
-from fusedmlp.engines.options import EpochOptions
+from fusedmlp.engines.options import BatchParts, EpochOptions, GradientPhase
 from fusedmlp.model.dropout import Dropout
 from fusedmlp.model.optimizers import RULES, OptimizerState
 
@@ -97,7 +98,9 @@ class Epoch:
         self.poll, self.first = options.poll, first
         self.masked = options.dropout is not None
         self.masks_inputs = options.dropout is not None and options.dropout.rates[0] > 0
+        self.parts = options.parts
         self._phase: GuardedCallback | None = None
+        self._ends: GradientPhase | None = None
         self._kept: list[Any] = []
         self.fields: dict[str, Any] = {
             "alpha": float(options.alpha),
@@ -112,9 +115,10 @@ class Epoch:
             self.fields |= self._masks(options.dropout, state.t - first)
         if options.gradient_phase is not None:
             phase = options.gradient_phase
-            compiled = phase.compiled()
+            compiled = phase.compiled_with(address_of(stop))
             self.fields["separate"] = 1
             if compiled is not None:
+                self._ends = phase
                 self.fields |= {"phase": compiled[0], "phase_context": compiled[1]}
             else:
                 self._phase = GuardedCallback(lambda: phase.apply(gradient, sums), stop, STOP_AT_ONCE)
@@ -125,7 +129,22 @@ class Epoch:
     @property
     def error(self) -> BaseException | None:
         """The exception of the gradient phase, or None."""
-        return None if self._phase is None else self._phase.error
+        source = self._phase or self._ends
+        return None if source is None else source.error
+
+    def parts_of(self, parts: BatchParts, slots_of: Callable[[int], int]) -> dict[str, int]:
+        """The fields of batches whose samples lie in several processes, for slots that follow from the samples here."""
+        sizes, places = np.unique(np.diff(parts.starts), return_inverse=True)
+        table = np.zeros((len(parts.starts), 2), np.int64)
+        table[:, 0] = parts.starts
+        table[:-1, 1] = np.array([slots_of(int(size)) for size in sizes])[places]
+        self._kept.append(table)
+        fields = {"parts": address_of(table)}
+        if self.masked and parts.numbers is not None:
+            numbers = np.ascontiguousarray(parts.numbers, np.int64)
+            self._kept.append(numbers)
+            fields["numbers"] = address_of(numbers)
+        return fields
 
     def _masks(self, dropout: Dropout, step: int) -> dict[str, int]:
         layers = range(len(dropout.rates))

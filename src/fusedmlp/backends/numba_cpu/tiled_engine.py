@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from fusedmlp.backends.numba_cpu.work_sizes import MOST_PIECES, Inputs, WorkSize
 from fusedmlp.backends.numba_cpu.workers import blas, crew, gemm, threads
 from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import PLAIN, EpochOptions, EpochPosition
+from fusedmlp.engines.options import PLAIN, BatchParts, EpochOptions, EpochPosition
 from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_named
@@ -164,6 +166,7 @@ class TiledEngine(Engine):
         options: EpochOptions = PLAIN,
     ) -> float:
         m = X.shape[1] if order is None else len(order)
+        m = m if options.parts is None else options.parts.samples
         batch_size = min(batch_size, m)
         position = options.position or EpochPosition()
         first, batches = position.batches, -(-m // batch_size)
@@ -200,14 +203,18 @@ class TiledEngine(Engine):
         """The batches of an epoch whose optimizer is the user's own: it steps after each fused gradient."""
         m = X.shape[1] if order is None else len(order)
         order = np.arange(m) if order is None else order
-        end = m if position.end is None else min(m, position.end * batch_size)
-        losses, polled = self._losses, time.monotonic_ns()
-        for start in range(position.batches * batch_size, end, batch_size):
-            samples = order[start : start + batch_size]
+        parts, losses, polled = options.parts, self._losses, time.monotonic_ns()
+        starts = [*range(0, m, batch_size), m] if parts is None else parts.starts.tolist()
+        end = len(starts) - 1 if position.end is None else min(len(starts) - 1, position.end)
+        for start, stop in pairwise(starts[position.batches : end + 1]):
+            samples = order[start:stop]
+            if parts is not None:
+                part = BatchParts(np.array([0, len(samples)]), parts.samples, parts.numbers)
+                options = replace(options, parts=part)
             epoch = Epoch(options, optimizer_state, 1, *self._for_phases, steps=False)
             # The run has one batch, whose loss is the first number of the room that the losses of all have.
-            kept = losses.numbers[0]
-            loss = self._batches(parameters, X, Y, sample_weight, samples, len(samples), self._gradient, epoch)[0]
+            kept, size = losses.numbers[0], max(1, len(samples))
+            loss = self._batches(parameters, X, Y, sample_weight, samples, size, self._gradient, epoch)[0]
             losses.numbers[0], losses.numbers[position.batches] = kept, loss
             optimizer_state.step(np, parameters.flat, self._gradient)
             position.batches += 1
@@ -233,8 +240,12 @@ class TiledEngine(Engine):
     ) -> np.ndarray:
         """The losses of the batches before `end` (None: of all); the gradient of the last in `result`, if given."""
         samples = X.shape[1] if order is None else len(order)
-        sizes = self.sizes
-        batches, slots = -(-samples // batch_size), sizes.slots_of(batch_size, X)
+        sizes, batches = self.sizes, -(-samples // batch_size)
+        fields = epoch.fields if epoch is not None else {"alpha": float(alpha)} if alpha else {}
+        if epoch is not None and epoch.parts is not None:
+            fields = fields | epoch.parts_of(epoch.parts, lambda size: sizes.slots_of(size, X))
+            batches, batch_size = len(epoch.parts.starts) - 1, int(np.diff(epoch.parts.starts).max())
+        slots = sizes.slots_of(batch_size, X)
         losses = self._losses.with_room(batches)
         weights = None if sample_weight is None else np.ascontiguousarray(sample_weight.reshape(-1))
         y_row, y_sample = Y.strides
@@ -258,7 +269,7 @@ class TiledEngine(Engine):
                 *(batch_size, batches, slots, last_slots, slot_gradients, losses.address, result_address),
             ),
             epoch,
-            epoch.fields if epoch is not None else {"alpha": float(alpha)} if alpha else {},
+            fields,
         )
         return losses.numbers[:batches]
 
@@ -283,7 +294,7 @@ class TiledEngine(Engine):
         workers = min(threads.thread_count(), tasks) if nanoseconds > _WORTH_A_HELPER_NS else 1
         workspaces = self.workspaces(epoch is not None and epoch.masked)
         callback = None
-        if nanoseconds > _WORTH_POLLING_NS:
+        if nanoseconds > _WORTH_POLLING_NS or (epoch is not None and epoch.parts is not None):
             callback = GuardedCallback((epoch and epoch.poll) or _nothing, self._stop, STOP_EARLY)
             fields = fields | {"poll": callback.address, "next_poll": time.monotonic_ns() + POLL_NS}
         X_fields, more = self.fields_of(X, order, epoch is not None and epoch.masks_inputs)

@@ -162,7 +162,10 @@ def hash_samples(run, worker, start, t, n):
     """The hashes of a tile's samples, for dropout; those beyond the last are its."""
     hashes, order, key = worker.hashes, run.order, worker.key
     for i in range(n):
-        store_sample_hash(key, sample_of(order, start + min(i, t - 1)), hashes + HASH_BYTES * i)
+        sample = sample_of(order, start + min(i, t - 1))
+        if run.numbers:
+            sample = load(INTEGER, run.numbers + 8 * sample)
+        store_sample_hash(key, sample, hashes + HASH_BYTES * i)
 
 
 def convert_tile(like, other):

@@ -29,10 +29,12 @@ from fusedmlp.backends.numba_cpu.machine.interruption import (
     set_mode,
 )
 from fusedmlp.backends.numba_cpu.machine.intrinsics import (
+    INTEGER,
     atomic_add,
     atomic_load,
     atomic_store,
     call_function,
+    clear_bytes,
     copy_bytes,
     load,
     relax,
@@ -99,8 +101,10 @@ def sum_samples(like):
         Z, Y, row = workspace + outputs.Z, workspace + network.Y, network.row
         weights, n_in = workspace + network.weights if run.weights else 0, layer_of(network, 0).n_in
         gradient = run.slots + slot * network.n_parameters * item
-        if run.result:
+        if run.result and start < stop:
             clear_gradient(like, network, run, gradient)
+        elif run.result:  # the samples of the batch lie in other processes: no tile writes anything
+            clear_bytes(gradient, network.n_parameters * item)
         if run.masks:
             worker.key = step_key(run.seed, run.first_step + batch)
         loss, total_weight = 0.0, 0.0
@@ -259,9 +263,20 @@ def start_of(slot, slots, size):
 
 
 @internal
-def sum_task(network, run, run_address, worker_address, batch, size, task, slots):
-    """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
+def batch_of(run, batch):
+    """The first sample of a batch, the number of its samples, and that of its slots."""
+    if run.parts:
+        part = run.parts + 16 * batch
+        start = load(INTEGER, part)
+        return start, load(INTEGER, part + 16) - start, load(INTEGER, part + 8)
     start = batch * run.batch_size
+    slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+    return start, min(run.batch_size, run.samples - start), slots
+
+
+@internal
+def sum_task(network, run, run_address, worker_address, batch, start, size, task, slots):
+    """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
     if run.out:
         first = task * run.part
         call(network.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
@@ -348,8 +363,7 @@ def share(run_address, worker_address):
         if stop and (part == SUMS or stop == STOP_AT_ONCE):
             swap_if(run.state, state, state_of(run.batches, SUMS))
             continue
-        size = min(run.batch_size, run.samples - batch * run.batch_size)
-        slots = run.last_slots if batch == run.batches - 1 else run.batch_slots
+        start, size, slots = batch_of(run, batch)
         tasks = number_of_tasks(run, part, slots)
         if task >= tasks or (part == PHASE and not worker.leader):
             spins += 1
@@ -359,7 +373,7 @@ def share(run_address, worker_address):
             continue
         spins = 0
         if part == SUMS:
-            sum_task(network, run, run_address, worker_address, batch, size, task, slots)
+            sum_task(network, run, run_address, worker_address, batch, start, size, task, slots)
         elif part == PHASE:
             apply_phase(network, run)
         else:

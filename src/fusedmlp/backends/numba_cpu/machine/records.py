@@ -180,6 +180,10 @@ class RunRecord(NamedTuple):
     seed: int = 0
     first_step: int = 0
     """Steps that were taken before this run."""
+    parts: int = 0
+    """(first sample, slots) of each batch, int64, and once more at the end; 0: batches of `batch_size`."""
+    numbers: int = 0
+    """The number of each sample of X that dropout's masks are drawn by, int64; 0: where it lies in X."""
     penalty_by_weight: int = 0
     """Whether a batch's L2 term is divided by its Σ w, else by its number of samples."""
     alpha: float = 0.0

@@ -95,6 +95,13 @@ def thread_count() -> int:
     return _count
 
 
+def use_at_most(count: int) -> None:
+    """Use no more threads than this from now on, as other processes have the other cores; a variable says more."""
+    global _count
+    if not any(os.environ.get(variable, "").strip() for variable in ENVIRONMENT_VARIABLES):
+        _count = min(thread_count(), count)
+
+
 def _whole_number(text: str) -> Any:
     return int(text) if text.isdecimal() else text
 

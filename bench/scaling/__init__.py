@@ -1,0 +1,1 @@
+"""How a training scales over processes: measured on one and two, and what follows from that for more."""
