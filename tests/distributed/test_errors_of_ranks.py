@@ -75,4 +75,4 @@ def test_every_mistake_is_expected_and_training_goes_on_after_them(mistakes):
 def test_a_rank_that_fails_ends_the_job(how, status, backend):
     result, seconds = run_job(2, PROGRAMS / "failing.py", how, backend, timeout=60)
     assert result.returncode == status, result.stderr
-    assert seconds < 10 + 10  # ten from the failure on; before it, Python and the kernels are loaded
+    assert seconds < 10 + 35  # ten from the failure on; before it, Python and the kernels are loaded, maybe compiled

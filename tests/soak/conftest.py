@@ -17,7 +17,7 @@ class Counts:
     fits: int = 3
     forks: int = 2
     tables: int = 60
-    deaths: int = 1
+    deaths: int = 0
 
 
 MANY = Counts(kills=200, flips=10_000, step=1, fits=100, forks=50, tables=5_000, deaths=50)

@@ -21,6 +21,7 @@ from fusedmlp.files import atomic
 from fusedmlp.files.checkpoint_files import CheckpointFile, load_checkpoint, save_checkpoint
 from fusedmlp.training.state import TrainingState
 from machine import require
+from mpi_jobs import PROGRAMS, run_job
 
 GENERATOR = np.random.default_rng(3)
 X = GENERATOR.normal(size=(3, 40))
@@ -201,6 +202,20 @@ def test_forks_after_a_fit(soak):
     command = [sys.executable, "-W", "ignore", "-c", FORKS, str(soak.forks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.stdout == "done\n", done.stderr
+
+
+# Processes that train together ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "status"), [("kill", 9), ("raise", 1)])
+def test_a_rank_that_fails_ends_the_job(soak, how, status):
+    """tests/distributed tries each way once."""
+    longest = 0.0
+    for _ in range(soak.deaths):
+        result, seconds = run_job(2, PROGRAMS / "failing.py", how, "numba-cpu", timeout=60)
+        assert result.returncode == status, result.stderr
+        longest = max(longest, seconds)
+    print(f"the longest of {soak.deaths} jobs took {longest:.1f} s, its start included")
 
 
 # Files of other people ------------------------------------------------------------------------------------------------

@@ -225,6 +225,15 @@ def test_ctrl_c_ends_a_long_epoch_at_once(backend, batch_size):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_deadline_ends_a_training_of_short_epochs(backend):
+    net = Network([3, 1], backend=require(backend), random_state=0)
+    start = time.monotonic()
+    history = net.fit(X[:3, :40], Y[:, :40], epochs=10**7, callbacks=[StopAfter(0.2)])
+    assert history.stopped.startswith("the deadline passed in epoch")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_deadline_ends_an_epoch(backend):
     net = Network([64, 256, 1], backend=require(backend), random_state=0)
     many = np.random.default_rng(0).normal(size=(64, 100_000)).astype(np.float32)

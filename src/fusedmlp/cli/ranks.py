@@ -25,6 +25,13 @@ def quiet_unless_first() -> bool:
     return first
 
 
+def refuse_several(command: str) -> None:
+    """Refuse a command that each of several processes would do by itself, over the others' files."""
+    comm = communicator()
+    if comm is not None:
+        raise ValueError(f"{command}: expected one process; mpiexec has started {comm.Get_size()}")
+
+
 def named(message: str) -> str:
     """An error message with the rank that has it, where there are several.
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fusedmlp.cli.options import backend_option
+from fusedmlp.cli.ranks import refuse_several
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.training_run import run
 from fusedmlp.errors import CheckpointError
@@ -37,6 +38,7 @@ interrupted, bit for bit on the same backend. Checkpoints go on being written to
 @click.option("--metrics", metavar="FILE", help="Write a line of JSON per epoch, those before too.")
 def resume(checkpoint: str, **options: Any) -> None:
     """Train on, print the results and write the files."""
+    refuse_several("resume")
     settings = settings_of(checkpoint)
     changed = {name: value for name, value in options.items() if value is not None}
     settings = dataclasses.replace(settings, checkpoint=checkpoint, **changed)

@@ -13,6 +13,7 @@ import click
 from fusedmlp.cli.experiment import choose_backends, prepare, read_data, train_all
 from fusedmlp.cli.folds import Folds, Trial
 from fusedmlp.cli.output import Output
+from fusedmlp.cli.ranks import refuse_several
 from fusedmlp.cli.report import SCORES, print_table, shown_setting
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.train import train
@@ -88,6 +89,7 @@ class Grid(click.ParamType):
 @click.option("--plot", metavar="FILE", help="Draw the score against each parameter; a map for two (.png, .svg, .pdf).")
 def search(data: str, grid: Sequence[tuple[str, tuple[Any, ...]]], folds: int, halving: bool, **options: Any) -> None:
     """Search, print the table and write the files."""
+    refuse_several("search")
     names = [name for name, _ in grid]
     if len(set(names)) < len(names):
         raise click.UsageError(f"--grid: {max(names, key=names.count)} comes twice")

@@ -234,7 +234,7 @@ class Training:
             if self.recorder is not None:
                 position.end = self.recorder.next_end(position.batches)
             try:
-                with self._interrupts.caught(last_poll=self._poll_interrupts):
+                with self._interrupts.caught(last_poll=self._poll):
                     self.engine.train_epoch(
                         self.parameters,
                         self.optimizer_state,
@@ -306,18 +306,10 @@ class Training:
     # Ending an epoch early -------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
-        """Called by the engine between batches, and within long ones."""
+        """Called by the engine between batches and within long ones, and after the last one."""
         phase = self.settings.gradient_phase
         if phase is None:
             self._check_time()
-        else:
-            phase.poll(self._check_time)
-
-    def _poll_interrupts(self) -> None:
-        """Called after an epoch's batches."""
-        phase = self.settings.gradient_phase
-        if phase is None:
-            self._interrupts.poll()
         else:
             phase.poll(self._check_time)
 
