@@ -43,11 +43,13 @@ class Interrupts:
         own : handler
             That of the signal, where it has Python's own meaning.
         last_poll : callable, optional
-            Called after the block in place of `poll`.
+            Called after the block in place of `poll`, where signals are not caught too.
         """
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(number) is not own:
             yield
+            if last_poll is not None:
+                last_poll()
             return
 
         def remember(number: int, frame: FrameType | None) -> None:
