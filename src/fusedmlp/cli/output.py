@@ -24,7 +24,7 @@ class Output:
         except OSError as error:
             if self._error is None:
                 self._error = error
-                _send_to_nowhere()
+                send_to_nowhere()
 
     def close(self) -> None:
         """Raise the error that was kept: a reader that has gone is none."""
@@ -32,7 +32,7 @@ class Output:
             raise self._error
 
 
-def _send_to_nowhere() -> None:
+def send_to_nowhere() -> None:
     """Let standard output be written to nothing, so that what its buffer holds cannot fail once more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

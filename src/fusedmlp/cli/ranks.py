@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
+from fusedmlp.cli.output import send_to_nowhere
 from fusedmlp.distributed.launched import communicator
 
 _PATIENCE_SECONDS = 1.0
@@ -21,7 +20,7 @@ def quiet_unless_first() -> bool:
     """Whether this is rank 0; from now on, the others print errors alone."""
     first = rank() == 0
     if not first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        send_to_nowhere()
     return first
 
 
