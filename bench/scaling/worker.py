@@ -16,7 +16,7 @@ from fusedmlp.distributed.sharded_samples import Numbering
 
 STEPS, EPOCH_SECONDS, EPOCHS, SECONDS = 4, 0.04, 100, 3.0
 MOST_BYTES = 4 * 2**20
-"""Of X in a process: two on one machine share its cache, and those on others do not."""
+"""The size of X in a process: two on one machine share its cache, and those on others do not."""
 
 
 class Share(Callback):

@@ -253,7 +253,11 @@ def described(plan: Plan, network: TrainableNetwork, train: Samples, validation:
     settings["dropout"] = None if dropout is None else list(dropout)
     callbacks = [function_name(each) for each in plan.callbacks if not getattr(each, "only_watches", False)]
     data: dict[str, Any] = network.architecture.to_dict() | {"optimizer": repr(plan.optimizer)}
-    data |= settings | {"validation_fraction": plan.fraction, "callbacks": callbacks, "precision": _precision(network)}
+    data |= settings | {
+        "validation_fraction": plan.fraction,
+        "callbacks": callbacks,
+        "precision": str(network.backend.precision),
+    }
     data |= samples_described("", train, network)
     if validation is not None:
         data |= samples_described("validation_", validation, network)
@@ -264,10 +268,6 @@ def same_after_reading(data: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data as they are read from a file: lists in place of tuples."""
     same: dict[str, Any] = json.loads(json.dumps(data))
     return same
-
-
-def _precision(network: TrainableNetwork) -> str:
-    return str(network.backend.precision)
 
 
 def function_name(value: Any) -> str | None:

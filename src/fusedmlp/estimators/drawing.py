@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.engines.samples import Samples
+from fusedmlp.training.state import generator_data, set_generator
 
 
 class Drawing:
@@ -25,7 +26,7 @@ class Drawing:
     def __init__(self, estimator: Any, order: np.ndarray, epochs: int, drawn: bool = False) -> None:
         self._generator = estimator._random_state
         self._first, self._shuffles = order, estimator.shuffle
-        self._before = self._generator.get_state(legacy=False) if self._shuffles and epochs > 1 else None
+        self._before = generator_data(self._generator) if self._shuffles and epochs > 1 else None
         self._rows: list[np.ndarray] = []
         if self._shuffles and drawn:
             self._rows = [order]
@@ -46,7 +47,7 @@ class Drawing:
     def keep(self, begun: int) -> np.ndarray:
         """Take back what was drawn for epochs that were not begun; the last order of those that were."""
         if self._before is not None and begun < len(self._rows):
-            self._generator.set_state(self._before)
+            set_generator(self._generator, self._before)
             for _ in range(begun):
                 self._places()
         return self._rows[begun - 1] if self._rows and begun else self._first

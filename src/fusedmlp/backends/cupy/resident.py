@@ -31,7 +31,7 @@ JOB_DTYPE = np.dtype(
 )
 POLL_SECONDS = 0.05
 FIRST_BATCHES = 64
-"""Of the launch that measures how long a batch takes."""
+"""The batches of the launch that measures how long one takes."""
 
 
 class Resident:

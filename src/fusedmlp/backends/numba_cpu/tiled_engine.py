@@ -301,7 +301,7 @@ class TiledEngine(Engine):
         fields = fields | more if more else fields
         self._state.numbers.fill(0)
         if epoch is not None and epoch.first:
-            self._state.numbers[_STATE] = passes.state_of_batch(epoch.first)
+            self._state.numbers[_STATE] = passes.state_of.py_func(epoch.first, passes.SUMS)
         if flat is not self._flat:
             self._flat, self._flat_address = flat, address_of(flat)
         self._run.write((workspaces.network, self._flat_address, *X_fields, *batches), fields)

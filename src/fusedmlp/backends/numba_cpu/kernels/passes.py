@@ -332,11 +332,6 @@ def state_of(batch, part):
     return ((batch << _PART_BITS) + part) << _TASK_BITS
 
 
-def state_of_batch(batch: int) -> int:
-    """The number at `state` that a run begins with: the first task of a batch."""
-    return batch << (_PART_BITS + _TASK_BITS)
-
-
 @internal
 def wait(network, run, worker, spins):
     """Look again later."""
