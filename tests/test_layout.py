@@ -20,6 +20,7 @@ PIECES = (
     "training",
     "files",
     "engines",
+    "streams",
     "model",
     "backends.cupy",
     "backends.numba_cpu",

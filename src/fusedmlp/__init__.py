@@ -47,6 +47,8 @@ _HOME = {
     "unpatch_sklearn": "fusedmlp.estimators.patching",
     "sklearn_is_patched": "fusedmlp.estimators.patching",
     "Predictor": "fusedmlp.data.predictor",
+    "ArrayStream": "fusedmlp.streams.arrays",
+    "BatchStream": "fusedmlp.streams.batches",
     "get_backend": "fusedmlp.backends.selection",
     "available_backends": "fusedmlp.backends.selection",
     "use_backend": "fusedmlp.backends.selection",
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from fusedmlp.model.parameters import Gradients as Gradients
     from fusedmlp.model.parameters import Parameters as Parameters
     from fusedmlp.network import Network as Network
+    from fusedmlp.streams.arrays import ArrayStream as ArrayStream
+    from fusedmlp.streams.batches import BatchStream as BatchStream
     from fusedmlp.training.callbacks import Callback as Callback
     from fusedmlp.training.callbacks import ReduceOnPlateau as ReduceOnPlateau
     from fusedmlp.training.callbacks import StopAfter as StopAfter

@@ -20,6 +20,7 @@ from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.errors import CheckpointError
 from fusedmlp.files.atomic import check_writable
 from fusedmlp.files.checkpoint_files import CheckpointFile, load_checkpoint, save_checkpoint
+from fusedmlp.streams.samples import StreamedSamples
 from fusedmlp.training.callbacks import remind
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training
@@ -282,6 +283,8 @@ def function_name(value: Any) -> str | None:
 
 def samples_described(prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
     """The shapes of X, Y and the weights, and checksums over some of their samples; which samples are meant."""
+    if isinstance(samples, StreamedSamples):
+        return {f"{prefix}samples": samples.stream.description()}
     matrices = {"X": samples.X, "Y": samples.Y, "sample_weight": samples.sample_weight}
     data: dict[str, Any] = {
         f"{prefix}{name}": None if x is None else {"shape": list(x.shape), "sha256": _digest(x, network)}

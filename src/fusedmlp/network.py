@@ -21,6 +21,7 @@ from fusedmlp.model.names import ActivationName, ArrayInput, DtypeName, Optimize
 from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
+from fusedmlp.streams.base import Stream
 from fusedmlp.training.alone import train_alone
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
@@ -201,8 +202,8 @@ class Network(PlacedNetwork):
 
     def fit(
         self,
-        X: ArrayInput,
-        Y: ArrayInput,
+        X: ArrayInput | Stream | Iterable[Any] | Callable[[], Iterable[Any]],
+        Y: ArrayInput | None = None,
         optimizer: OptimizerName | Optimizer = "adam",
         epochs: int = 100,
         batch_size: int = 32,
@@ -212,7 +213,7 @@ class Network(PlacedNetwork):
         sample_weight: ArrayInput | None = None,
         alpha: float = 0.0,
         shuffle: bool = True,
-        validation_data: tuple[ArrayInput, ...] | None = None,
+        validation_data: tuple[ArrayInput, ...] | Stream | None = None,
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
         patience: int = 10,
@@ -326,14 +327,14 @@ class Network(PlacedNetwork):
                 data = (X, Y, sample_weight), validation_data
                 return fit_together(self, self._plan, comm, shards, *data, arguments, verbose, checkpoint)
             plan = self._plan(arguments)
-            train = self._samples(X, Y, sample_weight)
+            train = plan.samples(X, Y, sample_weight)
             warn_of_rows(X, train, stacklevel=2)
             plan.check_samples(train)
             validation = None
             if validation_data is not None:
                 if validation_fraction:
                     raise ValueError("validation_fraction: expected 0 where validation_data is given")
-                validation = self._samples(*as_validation(validation_data), "validation_").prepared(self.engine)
+                validation = plan.samples(*as_validation(validation_data), "validation_").prepared(self.engine)
             kept = None
             if checkpoint is not None:
                 kept = Checkpoints(as_checkpoint(checkpoint, checkpoint_every), self, plan, train, validation)

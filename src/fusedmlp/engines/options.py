@@ -95,14 +95,17 @@ class EpochPosition:
     batches : int
         Batches that are done: the next pass begins with the one after them.
     loss : float
-        What they add to the loss of the epoch.
+        What they add to the loss of the epoch; of an epoch in windows, to that of the window.
     end : int, optional
         A pass ends before this batch; None: after the last one.
+    before : float
+        What the windows add that are done; see `engines.windows`.
     """
 
     batches: int = 0
     loss: float = 0.0
     end: int | None = None
+    before: float = 0.0
 
 
 @dataclass(frozen=True)

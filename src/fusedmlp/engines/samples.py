@@ -16,18 +16,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fusedmlp.engines.base import Engine
 from fusedmlp.engines.feeding import HostMatrix, all_finite
-from fusedmlp.engines.options import BatchParts
+from fusedmlp.engines.options import BatchParts, EpochOptions, EpochPosition
 from fusedmlp.engines.primitives import Primitives
 from fusedmlp.engines.sparse import SparseHostMatrix, SparseMatrix, as_columns, is_sparse
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import DTYPES, Architecture
 from fusedmlp.model.losses import Loss, binary_targets, finite_targets, loss_named
+from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Parameters
 
 _NUMPY_DTYPES = {name: np.dtype(name) for name in DTYPES}
@@ -76,9 +77,38 @@ class Samples:
             return order
         return self.order if order is None else self.order[order]
 
-    def batches(self, order: np.ndarray | None, batch_size: int) -> tuple[np.ndarray | None, BatchParts | None]:
+    unit: ClassVar[str] = "samples"
+    """What is drawn where a part is held back."""
+
+    @property
+    def units(self) -> int:
+        """How many of those there are."""
+        return self.m
+
+    def draw_order(self, generator: np.random.Generator | np.random.RandomState) -> Any:
+        """An order of an epoch's samples, for `batches`."""
+        return generator.permutation(self.m)
+
+    def batches(self, order: Any, batch_size: int) -> tuple[Any, BatchParts | None]:
         """(the columns of an epoch in an order of the samples, the parts of its batches that are here or None: all)."""
         return self.ordered(order), None
+
+    def is_over(self, position: EpochPosition, batch_size: int) -> bool:
+        """Whether an epoch has no batch after this position."""
+        return position.batches * batch_size >= self.m
+
+    def train(
+        self,
+        engine: Engine,
+        parameters: Parameters,
+        optimizer_state: OptimizerState,
+        columns: Any,
+        batch_size: int,
+        options: EpochOptions,
+    ) -> None:
+        """The batches of an epoch, from the position of `options` on, which follows; `columns` as of `batches`."""
+        given = self.X, self.Y, self.sample_weight, columns, batch_size, options
+        engine.train_epoch(parameters, optimizer_state, *given)
 
     def loss(self, engine: Engine, parameters: Parameters) -> float:
         """Σ wᵢ jᵢ / Σ wᵢ, or Σ wᵢ jᵢ for a loss that is a sum."""

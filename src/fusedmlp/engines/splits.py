@@ -8,14 +8,12 @@ from fusedmlp.checks import check_number
 from fusedmlp.engines.samples import Samples
 
 
-def held_back(m: int, fraction: float) -> int:
-    """How many of m samples are held back for validation; at least one, and not all."""
+def held_back(m: int, fraction: float, what: str = "samples") -> int:
+    """How many of m samples, or blocks of them, are held back for validation; at least one, and not all."""
     check_number("validation_fraction", fraction, 0, 1)
     n_validation = max(1, round(m * fraction))
     if n_validation >= m:
-        raise ValueError(
-            f"validation_fraction: {fraction} of {m} samples leaves none to train on; expected more samples"
-        )
+        raise ValueError(f"validation_fraction: {fraction} of {m} {what} leaves none to train on; expected more {what}")
     return n_validation
 
 

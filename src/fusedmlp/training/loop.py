@@ -204,8 +204,8 @@ class Training:
         rate = self.rate_of(self.epoch)
         self.optimizer_state.learning_rate = rate
         before = generator_data(state.generator)
-        order = state.generator.permutation(train.m) if self.shuffles(train) else None
-        position = EpochPosition(state.batch, state.batch_loss)
+        order = train.draw_order(state.generator) if self.shuffles(train) else None
+        position = EpochPosition(state.batch, state.batch_loss, before=state.batch_loss_before)
         try:
             self._train_batches(train, order, position, before)
             self.engine.backend.synchronize()
@@ -220,6 +220,7 @@ class Training:
         state.batch_seconds = 0.0
         history.loss.append(position.loss)
         history.learning_rate.append(rate)
+        history.samples = train.m
         if validation is not None:
             history.validation_loss.append(self._loss(validation))
 
@@ -235,19 +236,10 @@ class Training:
                 position.end = self.recorder.next_end(position.batches)
             try:
                 with self._interrupts.caught(last_poll=self._poll):
-                    self.engine.train_epoch(
-                        self.parameters,
-                        self.optimizer_state,
-                        train.X,
-                        train.Y,
-                        train.sample_weight,
-                        columns,
-                        batch_size,
-                        options,
-                    )
+                    train.train(self.engine, self.parameters, self.optimizer_state, columns, batch_size, options)
             except _RecordingError:
                 pass
-            if position.batches * batch_size >= train.m:
+            if train.is_over(position, batch_size):
                 return
             self._keep(position)
             self._record(generator=before)
@@ -256,10 +248,11 @@ class Training:
         """Let the state say how far the epoch has come."""
         state = self.state
         state.batch, state.batch_loss, state.batch_size = position.batches, position.loss, self.settings.batch_size
+        state.batch_loss_before = position.before
 
     def _check_position(self, train: Samples) -> None:
         """See that an epoch that has begun can go on with these samples."""
-        if self.state.batch and self.history.samples != train.m:
+        if self.state.batch and train.m and self.history.samples != train.m:
             raise ValueError(
                 f"state: expected {self.history.samples} samples, as it is in the middle of an epoch; got {train.m}"
             )
@@ -286,7 +279,7 @@ class Training:
 
     def shuffles(self, train: Samples) -> bool:
         """Whether every epoch draws an order of these samples."""
-        return self.settings.shuffle and self.settings.batch_size < train.m
+        return self.settings.shuffle and not 0 < train.m <= self.settings.batch_size
 
     def options(self, train: Samples, position: EpochPosition | None = None) -> EpochOptions:
         """What the batches of every epoch have in common; `position` of this one, where that is wanted."""

@@ -21,6 +21,8 @@ from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.dropout import as_rates
 from fusedmlp.model.optimizers import Optimizer, as_optimizer
 from fusedmlp.model.parameters import Parameters
+from fusedmlp.streams.base import Stream
+from fusedmlp.streams.opening import samples_of
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.loop import Training
@@ -108,6 +110,12 @@ class Plan:
             given.gradient_phase,
         )
 
+    def samples(self, X: Any, Y: Any, sample_weight: Any, prefix: str = "") -> Samples:
+        """Samples of the network, checked, from the arguments of ``fit``; see `samples_of`."""
+        network = self.network
+        about = network.architecture, network.backend, self.settings.batch_size, prefix
+        return samples_of(X, Y, sample_weight, *about)
+
     def check_samples(self, train: Samples) -> None:
         """See that a part of the samples can be held back, without drawing it.
 
@@ -121,7 +129,7 @@ class Plan:
         state = self.state or TrainingState()
         training, validation = state.training_samples, state.validation_samples
         if training is None or validation is None:
-            count = held_back(train.m, self.fraction)
+            count = held_back(train.units, self.fraction, train.unit)
             weight = train.sample_weight
             if weight is None or isinstance(weight, HostMatrix):
                 return
@@ -221,26 +229,33 @@ def hold_back(
     """
     if state.training_samples is None or state.validation_samples is None:
         assert state.generator is not None
-        state.training_samples, state.validation_samples = validation_part(samples.m, fraction, state.generator)
+        state.training_samples, state.validation_samples = validation_part(samples.units, fraction, state.generator)
     parts = state.training_samples, state.validation_samples
     _check_same_samples(parts, samples)
     return split(samples, parts, largest_copy)
 
 
 def _check_same_samples(parts: tuple[np.ndarray, np.ndarray], samples: Samples) -> None:
-    if sum(map(len, parts)) != samples.m:
-        raise ValueError(f"state: expected the {sum(map(len, parts))} samples of the calls before; got {samples.m}")
+    if sum(map(len, parts)) != samples.units:
+        raise ValueError(
+            f"state: expected the {sum(map(len, parts))} {samples.unit} of the calls before; got {samples.units}"
+        )
 
 
 def as_validation(data: Any) -> tuple[Any, Any, Any]:
-    """(X, Y, sample_weight or None) of the argument `validation_data`."""
+    """(X, Y, sample_weight or None) of the argument `validation_data`; of a stream, (the stream, None, None)."""
+    if isinstance(data, Stream):
+        return data, None, None
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        raise ValueError(f"validation_data: expected (X, Y) or (X, Y, sample_weight); got {type(data).__name__}")
+        expected = "(X, Y), (X, Y, sample_weight) or a stream"
+        raise ValueError(f"validation_data: expected {expected}; got {type(data).__name__}")
     return (*data, None)[:3]
 
 
 def warn_of_rows(X: Any, samples: Samples, stacklevel: int) -> None:
     """Warn where X has as many rows as columns, and lies in memory as a table with a row per sample usually does."""
+    if samples.X is None:
+        return
     contiguous = isinstance(X, list | tuple) or bool(getattr(getattr(X, "flags", None), "c_contiguous", False))
     rows, m = samples.X.shape
     if 1 < rows == m and contiguous:

@@ -69,6 +69,7 @@ class TrainingState:
     batch: int = 0
     batch_size: int = 0
     batch_loss: float = 0.0
+    batch_loss_before: float = 0.0
     batch_seconds: float = 0.0
     generator: Generator | None = None
     dropout_seed: int | None = None
@@ -108,6 +109,7 @@ class TrainingState:
             "batch": self.batch,
             "batch_size": self.batch_size,
             "batch_loss": self.batch_loss,
+            "batch_loss_before": self.batch_loss_before,
             "batch_seconds": self.batch_seconds,
             "generator": None if self.generator is None else generator_data(self.generator),
             "dropout_seed": self.dropout_seed,
@@ -141,7 +143,7 @@ class TrainingState:
 
 
 _COUNTS = ("steps", "epoch", "batch", "batch_size", "epochs_since_best")
-_NUMBERS = ("batch_loss", "batch_seconds", "rate_factor", "best_loss")
+_NUMBERS = ("batch_loss", "batch_loss_before", "batch_seconds", "rate_factor", "best_loss")
 _VECTORS = ("best_weights", "first_weights", "weights")
 _INDICES = ("training_samples", "validation_samples")
 _EPOCHS = ("loss", "validation_loss", "learning_rate", "seconds")

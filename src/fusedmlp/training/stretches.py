@@ -11,6 +11,7 @@ from fusedmlp.engines.base import Engine
 from fusedmlp.engines.crowd import Best, Crowd, End, Stretch
 from fusedmlp.engines.samples import Samples
 from fusedmlp.errors import TrainingDivergedError
+from fusedmlp.streams.samples import StreamedSamples
 from fusedmlp.training.loop import Training
 from fusedmlp.training.setup import Plan
 from fusedmlp.training.state import generator_data, set_generator
@@ -21,6 +22,8 @@ _log = logging.getLogger("fusedmlp")
 def goes_beside(crowd: Crowd, plan: Plan, engine: Engine, train: Samples, validation: Samples | None) -> bool:
     """Whether a training goes by a crowd's stretches; callbacks and gradient phases run in Python, between epochs."""
     settings = plan.settings
+    if isinstance(train, StreamedSamples) or isinstance(validation, StreamedSamples):
+        return False
     if plan.callbacks or settings.gradient_phase is not None:
         return False
     if plan.state is not None and plan.state.batch:  # a stretch begins with an epoch's first batch
