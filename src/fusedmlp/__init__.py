@@ -49,6 +49,8 @@ _HOME = {
     "Predictor": "fusedmlp.data.predictor",
     "ArrayStream": "fusedmlp.streams.arrays",
     "BatchStream": "fusedmlp.streams.batches",
+    "NpyStream": "fusedmlp.data.shards",
+    "ParquetStream": "fusedmlp.data.parquet_shards",
     "get_backend": "fusedmlp.backends.selection",
     "available_backends": "fusedmlp.backends.selection",
     "use_backend": "fusedmlp.backends.selection",
@@ -73,7 +75,9 @@ if TYPE_CHECKING:
     from fusedmlp.backends.selection import register_backend as register_backend
     from fusedmlp.backends.selection import use_backend as use_backend
     from fusedmlp.checkpoints import Checkpoint as Checkpoint
+    from fusedmlp.data.parquet_shards import ParquetStream as ParquetStream
     from fusedmlp.data.predictor import Predictor as Predictor
+    from fusedmlp.data.shards import NpyStream as NpyStream
     from fusedmlp.engines.options import GradientPhase as GradientPhase
     from fusedmlp.errors import BackendUnavailableError as BackendUnavailableError
     from fusedmlp.errors import CheckpointError as CheckpointError

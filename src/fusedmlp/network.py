@@ -22,6 +22,7 @@ from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
 from fusedmlp.streams.base import Stream
+from fusedmlp.streams.opening import is_streamed
 from fusedmlp.training.alone import train_alone
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
@@ -320,6 +321,8 @@ class Network(PlacedNetwork):
         check_flag("verbose", verbose)
         if check_flag("shards", shards) and comm is None:
             raise ValueError("shards: expected False without comm")
+        if comm is not None and is_streamed(X, Y):
+            raise ValueError("comm: expected None with a stream; the processes of a training take arrays")
         with self._fitting_alone():
             if comm is not None:
                 from fusedmlp.distributed.fitting import fit_together

@@ -77,6 +77,8 @@ class Samples:
             return order
         return self.order if order is None else self.order[order]
 
+    once = False
+    """Whether they can be read only once."""
     unit: ClassVar[str] = "samples"
     """What is drawn where a part is held back."""
 

@@ -68,6 +68,7 @@ class StreamedSamples(Samples):
                 f"{prefix}Y: the stream is for {expected} outputs; the network has {architecture.n_outputs}"
             )
         self._loss = loss_named(architecture.loss)
+        self.once = isinstance(stream, BatchStream) and stream.once
         self._checked_weights()
 
     # What a training asks for ----------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ class StreamedSamples(Samples):
 
     def loss(self, engine: Engine, parameters: Parameters) -> float:
         """As that of `Samples`; NaN where the stream can be read only once."""
-        if isinstance(self.stream, BatchStream) and self.stream.once:
+        if self.once:
             return math.nan
         total, weight = 0.0, 0.0
         size = self._window(1)

@@ -114,7 +114,15 @@ class Plan:
         """Samples of the network, checked, from the arguments of ``fit``; see `samples_of`."""
         network = self.network
         about = network.architecture, network.backend, self.settings.batch_size, prefix
-        return samples_of(X, Y, sample_weight, *about)
+        samples = samples_of(X, Y, sample_weight, *about)
+        if samples.once and prefix:
+            raise ValueError("validation_data: expected samples that can be read again; got an iterator")
+        if samples.once and self.settings.epochs > 1:
+            raise ValueError(
+                f"epochs: expected 1, as an iterator can be read only once; got {self.settings.epochs}. A function that "
+                "returns an iterator is called before every epoch"
+            )
+        return samples
 
     def check_samples(self, train: Samples) -> None:
         """See that a part of the samples can be held back, without drawing it.

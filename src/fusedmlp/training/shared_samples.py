@@ -8,6 +8,7 @@ from fusedmlp.engines.base import Engine
 from fusedmlp.engines.samples import Samples, as_samples
 from fusedmlp.model.activations import Array
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.streams.base import Stream
 
 
 class SharedSamples:
@@ -22,6 +23,8 @@ class SharedSamples:
     """
 
     def __init__(self, X: Any, backend: Any, prefix: str = "") -> None:
+        if isinstance(X, Stream):
+            raise ValueError(f"{prefix}X: expected an array; got {type(X).__name__}, which one network reads")
         self._given, self._backend, self._prefix = X, backend, prefix
         self._X: dict[int, Array] = {}
         self._checked: dict[tuple[Any, ...], Samples] = {}
