@@ -171,7 +171,7 @@ def test_captured_steps(emulated, cupy, activation, precision):
         flats.append(net.parameters.flat.get())
         losses.append(history.loss)
         if kind is MiddleEngine:
-            assert any(graph.launched for graph in engine._steps[kept[0]]._graphs.values())
+            assert any(graph.launched for graph in engine._steps[kept[0]][0]._graphs.values())
             assert {product.epilogue for product in cupy.cublaslt.products} == (
                 {Epilogue.RELU_AUX_BIAS, Epilogue.DRELU_BGRAD} if activation == "relu" else set()
             )

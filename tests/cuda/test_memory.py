@@ -285,15 +285,14 @@ def test_errors_of_main_memory_are_left_alone():
     ("batch_size", "resident", "shuffled"),
     [(64, True, True), (200, True, False), (64, False, False), (200, False, True)],
 )
-def test_a_fused_step_allocates_no_more_than_numbers(emulated, data, batch_size, resident, shuffled):
-    """Captured steps nothing at all; others sums of a few numbers, in the smallest piece that CuPy's pool has."""
+def test_a_fused_step_allocates_nothing(emulated, data, batch_size, resident, shuffled):
+    """Steps are captured, those of samples that come from host memory too."""
     bench = Bench(emulated, data, resident, sizes=(5, 80, 1))
     assert bench.engine.kind == "fused"
     bench.epoch(batch_size, shuffled)
     del POOL.sizes[:]
     bench.epoch(batch_size, shuffled)
-    assert set(POOL.sizes) == (set() if resident else {UNIT})
-    assert batch_size * 8 >= UNIT
+    assert not POOL.sizes
 
 
 @pytest.mark.parametrize("shuffled", [True, False])

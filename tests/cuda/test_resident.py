@@ -41,7 +41,7 @@ def trained(backend, sizes, m, *, activation="tanh", loss="binary_cross_entropy"
     kept = []
     arguments = {"epochs": 2, "batch_size": 32} | arguments
     history = net.fit(X, Y, callbacks=[lambda training: kept.append(training.optimizer_state)], **arguments)
-    steps = net.engine._steps.get(kept[0]) if hasattr(net.engine, "_steps") else None
+    (steps,) = net.engine._steps.get(kept[0], [None]) if hasattr(net.engine, "_steps") else [None]
     return net.backend.to_numpy(net.parameters.flat), np.array(history.loss), steps
 
 

@@ -72,7 +72,7 @@ def test_when_it_is_made(make, message):
             "Y: binary_cross_entropy expects .*; got 7.0 in sample 53 of the epoch",
         ),
         (lambda: [(X, Y), 5], r"batches: expected tuples \(X, Y\)"),
-        (lambda: iter([(X, Y)]), "epochs: expected 1, as an iterator can be read only once; got 2"),
+        (lambda: iter([(X, Y)]), "epochs: expected 1, as an iterator can be read only once, .*; got 2"),
         (
             lambda: BatchStream([(X, Y)], samples=80),
             "batches: expected 80 samples in an epoch; the iterator ended after 50",

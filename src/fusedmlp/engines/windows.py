@@ -32,6 +32,7 @@ class Windows:
     def __init__(self, position: EpochPosition, batch_size: int, samples: int, averages: bool) -> None:
         self._position, self._averages = position, averages
         self._batch_size, self._batches = batch_size, samples // batch_size
+        self._current = 0
 
     @property
     def first(self) -> int:
@@ -54,7 +55,7 @@ class Windows:
         train : callable
             ``train(position)`` trains on the window's batches, from `position` on.
         """
-        position, before = self._position, number * self._batches
+        position, before, self._current = self._position, number * self._batches, samples
         end = None if position.end is None else min(self._batches, position.end - before)
         here = EpochPosition(position.batches - before, position.loss, end)
         try:
@@ -72,3 +73,9 @@ class Windows:
         if position.loss == 0.0:  # so it is after the last window
             position.loss = position.before / samples if self._averages else position.before
             position.before = 0.0
+
+    def share(self, samples: int) -> float:
+        """What is done adds so much to the loss of an epoch of `samples`, wherever the pass was interrupted."""
+        position = self._position
+        loss = position.before + position.loss * (self._current if self._averages else 1)
+        return loss / samples if self._averages else loss

@@ -118,10 +118,8 @@ class Plan:
         if samples.once and prefix:
             raise ValueError("validation_data: expected samples that can be read again; got an iterator")
         if samples.once and self.settings.epochs > 1:
-            raise ValueError(
-                f"epochs: expected 1, as an iterator can be read only once; got {self.settings.epochs}. A function that "
-                "returns an iterator is called before every epoch"
-            )
+            expected = "expected 1, as an iterator can be read only once, and not a function that returns one"
+            raise ValueError(f"epochs: {expected}; got {self.settings.epochs}")
         return samples
 
     def check_samples(self, train: Samples) -> None:

@@ -88,9 +88,16 @@ class Epochs(NamedTuple):
     penalty_by_weight: bool = False
 
     def same(self, other: Epochs) -> bool:
-        """Whether steps captured for one serve the other: equal numbers and the identical arrays."""
-        arrays = zip((self.parameters, *self.samples), (other.parameters, *other.samples), strict=True)
-        return self[2:] == other[2:] and all(a is b for a, b in arrays)
+        """Whether steps captured for one serve the other: equal numbers, and arrays in the same memory."""
+        alike = self.parameters is other.parameters and self[2:] == other[2:]
+        return alike and all(_is_same(a, b) for a, b in zip(self.samples, other.samples, strict=True))
+
+
+def _is_same(a: Array | None, b: Array | None) -> bool:
+    """Whether two arrays are one piece of memory, seen in the same way."""
+    if a is None or b is None:
+        return a is b
+    return a is b or (a.data.ptr, a.shape, a.strides, a.dtype) == (b.data.ptr, b.shape, b.strides, b.dtype)
 
 
 def put_order(backend: GpuPrimitives, room: Array, order: Any) -> None:
