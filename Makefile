@@ -10,6 +10,7 @@
 #   make bench-peers        the same against torch, jax and scikit-learn
 #   make bench-sklearn      the estimators against scikit-learn's
 #   make bench-many         many networks at once, against jax and scikit-learn
+#   make bench-streams      training on files larger than memory
 #   make bench-scaling      steps of one and two processes over MPI, and what follows for more
 #   make docs               the documentation as pages: site/
 #   make gpu                verify and measure on an NVIDIA GPU: at most eight minutes (see bench/README.md)
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 comma := ,
 with_gpu = $(1)$(if $(GPU),$(comma)$(GPU))
 
-.PHONY: demo test test-fast parity kernels soak test-gpu-command lint format bench bench-full bench-peers bench-sklearn bench-many bench-scaling docs gpu clean
+.PHONY: demo test test-fast parity kernels soak test-gpu-command lint format bench bench-full bench-peers bench-sklearn bench-many bench-streams bench-scaling docs gpu clean
 
 # A stamp a set of extras: changing pyproject.toml installs again.
 $(VENV)/.set-up-%: pyproject.toml
@@ -56,6 +57,10 @@ bench-sklearn: $(VENV)/.set-up-peers
 # fit_many against trainings in turn, jax.vmap and scikit-learn in two processes: some ten minutes.
 bench-many: $(VENV)/.set-up-peers
 	$(BIN)/python -m bench.many --out bench/out/many
+
+# Training on files against training in memory.
+bench-streams: $(VENV)/.set-up-test
+	$(BIN)/python -m bench.streams --out bench/out/streams
 
 # Steps of one and two processes, and the model of docs/scaling.md: five minutes on a quiet machine.
 bench-scaling: $(VENV)/.set-up-test

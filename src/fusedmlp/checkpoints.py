@@ -284,7 +284,7 @@ def function_name(value: Any) -> str | None:
 def samples_described(prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
     """The shapes of X, Y and the weights, and checksums over some of their samples; which samples are meant."""
     if isinstance(samples, StreamedSamples):
-        return {f"{prefix}samples": samples.stream.description()}
+        return {f"{prefix}samples": samples.description()}
     matrices = {"X": samples.X, "Y": samples.Y, "sample_weight": samples.sample_weight}
     data: dict[str, Any] = {
         f"{prefix}{name}": None if x is None else {"shape": list(x.shape), "sha256": _digest(x, network)}

@@ -235,8 +235,10 @@ class Network(PlacedNetwork):
 
         Parameters
         ----------
-        X : array or SciPy's sparse matrix of shape (n1, m)
-        Y : array of shape (nL, m), or (m,) for one output
+        X : array or SciPy's sparse matrix of shape (n1, m), Stream, or iterable of batches
+            A stream, batches (X, Y) as `BatchStream` takes them, and a memory-mapped array of more than 256 MiB are
+            read as they are needed (docs, "Larger than memory").
+        Y : array of shape (nL, m), or (m,) for one output; None where X brings it
         optimizer : {"sgd", "momentum", "nesterov", "adam", "adamw"} or Optimizer
         epochs : int
         batch_size : int
@@ -244,14 +246,14 @@ class Network(PlacedNetwork):
         learning_rate : float, optional
             In place of the optimizer's own.
         schedule : {"constant", "step", "exponential", "inverse-scaling", "cosine"} or callable
-            ``schedule(epoch, learning_rate)`` is the rate of that epoch.
+            ``schedule(epoch, learning_rate)`` is that epoch's rate.
         sample_weight : array of shape (m,), optional
         alpha : float
             L2: every batch adds ½·alpha·Σ‖W‖² / (samples of the batch).
         shuffle : bool
             A new order of the samples every epoch.
-        validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
-            Samples to compute a validation loss on after every epoch.
+        validation_data : tuple (X, Y) or (X, Y, sample_weight), or Stream, optional
+            For a validation loss after every epoch.
         validation_fraction : float in [0, 1)
             In its place: this share of the samples, drawn at random, is held back for it.
         early_stopping : bool
@@ -276,7 +278,7 @@ class Network(PlacedNetwork):
         checkpoint_every : int, str or datetime.timedelta
             How often: epochs; "30s", "10min" or "2h"; or "200 batches".
         verbose : bool
-            Show the progress on standard error: a bar on a terminal or in a notebook, else a line for every tenth.
+            Show the progress on standard error: a bar on a terminal or in a notebook, else lines.
         comm : mpi4py.MPI.Intracomm, optional
             Its processes train this network together; all call `fit`. `batch_size` is that of all of them. They start
             with the weights and the random numbers of rank 0, and all have the same weights at any time (docs, "Several

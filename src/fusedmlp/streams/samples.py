@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from contextlib import closing
@@ -24,6 +25,10 @@ from fusedmlp.model.parameters import Parameters
 from fusedmlp.streams.access import Access, Copies, InPlace
 from fusedmlp.streams.base import BlocksOf, BlockStream, Piece, Stream
 from fusedmlp.streams.batches import BatchStream
+
+
+_COMPARED = 32
+"""Samples whose numbers tell whether the data are those of a checkpoint."""
 
 
 class Seeded(NamedTuple):
@@ -69,7 +74,7 @@ class StreamedSamples(Samples):
             )
         self._loss = loss_named(architecture.loss)
         self.once = isinstance(stream, BatchStream) and stream.once
-        self._checked_weights()
+        self._weight_sum, self._with_weight = self._sum_weights()
 
     # What a training asks for ----------------------------------------------------------------------------------------
 
@@ -83,19 +88,17 @@ class StreamedSamples(Samples):
             raise ValueError("validation_fraction: expected 0 with an iterable of batches; pass validation_data")
         return len(self.stream.edges) - 1
 
-    @cached_property
+    @property
     def weight_sum(self) -> float:
-        weights = self._weights()
-        return float(self.m) if weights is None else float(weights.sum(dtype=np.float64))
+        return float(self.m) if self._weight_sum is None else self._weight_sum
 
     @property
     def mean_weight(self) -> float | None:
         """Σ wᵢ / m; None where there are no weights, and where nobody knows them before they are read."""
-        return None if self._weights() is None else self.weight_sum / self.m
+        return None if self._weight_sum is None else self._weight_sum / self.m
 
     def with_weight(self) -> int:
-        weights = self._weights()
-        return self.m if weights is None else int((weights > 0).sum())
+        return self.m if self._with_weight is None else self._with_weight
 
     def take(self, columns: np.ndarray, largest_copy: int | None) -> StreamedSamples:
         """Some of the blocks."""
@@ -199,19 +202,31 @@ class StreamedSamples(Samples):
                 f"{self._prefix}sample_weight: expected numbers >= 0; got {room.weight[row, 0]} in {name(row)}"
             )
 
-    # Weights ---------------------------------------------------------------------------------------------------------
+    # Before the training ---------------------------------------------------------------------------------------------
 
-    def _weights(self) -> np.ndarray | None:
-        return self.stream.weights() if isinstance(self.stream, BlockStream) else None
-
-    def _checked_weights(self) -> None:
-        weights = self._weights()
+    def _sum_weights(self) -> tuple[float | None, int | None]:
+        """(Σ wᵢ, how many weights are not 0), or None for each where that is not known before they are read."""
+        weights = self.stream.weights() if isinstance(self.stream, BlockStream) else None
         if weights is None:
-            return
+            return None, None
         if not all_finite(np, weights) or weights.min() < 0:
             raise ValueError(f"{self._prefix}sample_weight: expected finite numbers >= 0")
         if not weights.any():
             raise ValueError(f"{self._prefix}sample_weight: expected at least one weight > 0; all are 0")
+        return float(weights.sum(dtype=np.float64)), int((weights > 0).sum())
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint compares: the stream's own description, and a checksum over some samples."""
+        stream, a = self.stream, self._architecture
+        data = stream.description()
+        if isinstance(stream, BlockStream):
+            digest = hashlib.sha256()
+            room = Piece(np.empty((1, a.n_inputs), a.dtype), np.empty((1, a.n_outputs), a.dtype), None)
+            for sample in np.unique(np.linspace(0, stream.m - 1, _COMPARED).astype(np.int64)).tolist():
+                stream.read(sample, sample + 1, room)
+                digest.update(room.X.tobytes() + room.Y.tobytes())
+            data["sha256"] = digest.hexdigest()[:16]
+        return data
 
 
 def _train(engine: Engine, options: EpochOptions, given: tuple[Any, ...], position: EpochPosition) -> None:
