@@ -26,7 +26,6 @@ from fusedmlp.streams.access import Access, Copies, InPlace
 from fusedmlp.streams.base import BlocksOf, BlockStream, Piece, Stream
 from fusedmlp.streams.batches import BatchStream
 
-
 _COMPARED = 32
 """Samples whose numbers tell whether the data are those of a checkpoint."""
 
