@@ -38,7 +38,7 @@ def changed(x, place, value):
         (lambda: BatchStream(3), "batches: expected an iterable"),
         (lambda: BatchStream(lambda: 3), "batches: expected a function that returns an iterable; got 3"),
         (lambda: BatchStream([X]), r"batches: expected tuples \(X, Y\)"),
-        (lambda: BatchStream([(X, Y[:-1])]), "batches: Y: expected 50 samples, as X has; got 49"),
+        (lambda: BatchStream([(X, Y[:-1])]), "batches: Y: expected 50 samples, as X has; got 49. .*rows=True"),
         (lambda: BatchStream([(X, [object()])]), "batches: Y: expected real numbers; got an array of dtype object"),
         (lambda: BatchStream([(X, Y)], samples=0), "samples: expected"),
     ],
@@ -82,6 +82,14 @@ def test_when_it_is_made(make, message):
 def test_when_it_is_trained_on(make, message):
     with pytest.raises(ValueError, match=message):
         fit(make())
+
+
+def test_class_numbers_without_classes():
+    net = Network([3, 4, 2], "relu", "categorical_cross_entropy", backend="numpy")
+    with pytest.raises(
+        ValueError, match="Y: expected 2 numbers for each sample; got 1; classes=2 is for class numbers"
+    ):
+        net.fit([(X, Y)])
 
 
 def test_arguments_that_do_not_go_together():

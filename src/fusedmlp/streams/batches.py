@@ -98,7 +98,8 @@ class BatchStream(Stream):
             X, Y = X.T, Y.T
         for name, x in (("Y", Y), ("sample_weight", weight)):
             if x is not None and len(x) != len(X):
-                raise ValueError(f"batches: {name}: expected {len(X)} samples, as X has; got {len(x)}")
+                hint = "" if self._rows else ". A column is a sample; rows=True is for batches with a row per sample"
+                raise ValueError(f"batches: {name}: expected {len(X)} samples, as X has; got {len(x)}{hint}")
         return Piece(X, Y[:, None] if Y.ndim == 1 else Y, weight)
 
     def description(self) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def write_targets(targets: np.ndarray, Y: np.ndarray, classes: int | None, name:
     if classes is None:
         targets = targets[:, None] if targets.ndim == 1 else targets
         if targets.shape != Y.shape:
-            raise ValueError(f"{name}: expected {Y.shape[1]} numbers for each sample; got {targets.shape[1]}")
+            hint = f"; classes={Y.shape[1]} is for class numbers" if targets.shape[1] == 1 else ""
+            raise ValueError(f"{name}: expected {Y.shape[1]} numbers for each sample; got {targets.shape[1]}{hint}")
         with np.errstate(over="ignore"):  # what overflows is not finite, and is found with the others
             np.copyto(Y, targets, casting="unsafe")
         return
