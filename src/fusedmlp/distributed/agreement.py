@@ -139,9 +139,7 @@ def agree_on_rows(peers: Peers, X: Any, y: Any, sample_weight: Any) -> None:
     arrays = peers.together(lambda: [as_matrix(x) for x in (X, y, sample_weight)])
     agree(peers, {f"shape of {name}": getattr(x, "shape", None) for name, x in zip(("X", "y"), arrays, strict=False)})
     if not peers.same(_fingerprint(*arrays)):
-        raise peers.shared(
-            ValueError("X: expected the same X, y and sample_weight on all ranks, of which each takes its slice")
-        )
+        raise peers.shared(ValueError("X: expected the same X, y and sample_weight on all ranks"))
 
 
 def agree_on_numbers(peers: Peers, name: str, arrays: Sequence[Any]) -> None:

@@ -110,23 +110,26 @@ class Peers:
         for first in range(0, len(bits), 1 << 30):  # MPI counts in 32 bits
             self.comm.Bcast(bits[first : first + (1 << 30)], root)
 
-    def copied(self, value: Result, root: int = 0, dumps: Callable[..., bytes] = pickle.dumps) -> Result:
+    def copied(self, value: Result, root: int = 0) -> Result:
         """The value that rank 0, or another one, has; its arrays may be large.
 
-        Parameters
-        ----------
-        value
-        root : int
-        dumps : callable
-            ``pickle.dumps``, or one like it that pickles more.
+        Raises
+        ------
+        ValueError
+            In all processes: it cannot be pickled.
         """
         buffers: list[pickle.PickleBuffer] = []
+        text, failure = b"", ""
         if self.rank == root:
-            text = dumps(value, 5, buffer_callback=buffers.append)
-            parts = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-            self.comm.bcast((text, [len(part) for part in parts]), root)
-        else:
-            text, sizes = self.comm.bcast(None, root)
+            try:
+                text = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                failure = f"comm: expected what other processes can have; got what cannot be pickled: {error}"
+        parts = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
+        text, sizes, failure = self.comm.bcast((text, [len(part) for part in parts], failure), root)
+        if failure:
+            raise self.shared(ValueError(failure))
+        if self.rank != root:
             parts = [np.empty(size, np.uint8) for size in sizes]
         for part in parts:
             self.send(part, root)
@@ -163,7 +166,7 @@ class Peers:
             error = ValueError(f"rank {rank}: {text}")
         raise self.shared(error)
 
-    def by_first(self, work: Callable[[], Result], dumps: Callable[..., bytes] = pickle.dumps) -> Result:
+    def by_first(self, work: Callable[[], Result]) -> Result:
         """What `work` returns on rank 0, which alone calls it. An exception of it is raised in all processes."""
         result, error = None, None
         if self.rank == 0:
@@ -174,7 +177,7 @@ class Peers:
         received = self.from_first(None if error is None else _sendable(error))
         if received is not None:
             raise self.shared(error or received)
-        return self.copied(result, 0, dumps)  # type: ignore[return-value]
+        return self.copied(result)  # type: ignore[return-value]
 
     def shared(self, error: BaseException) -> BaseException:
         """An exception that all processes raise: none waits for another."""

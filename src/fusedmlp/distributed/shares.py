@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from fusedmlp.distributed.peers import Peers
@@ -35,17 +34,9 @@ def agreed_owners(peers: Peers, work: Sequence[float]) -> list[int]:
     return peers.from_first(owners_of(work, peers.size))
 
 
-def exchanged(peers: Peers, own: Mapping[int, Result], dumps: Callable[..., bytes] = pickle.dumps) -> dict[int, Result]:
-    """The results of all processes by the numbers of their pieces; those of this process are the same objects.
-
-    Parameters
-    ----------
-    peers : Peers
-    own : mapping of int
-    dumps : callable
-        As `Peers.copied`.
-    """
+def exchanged(peers: Peers, own: Mapping[int, Result]) -> dict[int, Result]:
+    """The results of all processes by the numbers of their pieces; those of this process are the same objects."""
     found: dict[int, Any] = {}
     for rank in range(peers.size):
-        found |= peers.copied(own, rank, dumps)
+        found |= peers.copied(own, rank)
     return found

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-from joblib.externals import cloudpickle  # type: ignore[import-untyped]
 from sklearn.pipeline import Pipeline
 
 from fusedmlp.estimators.constraints import hidden_layers
@@ -79,11 +78,11 @@ class SharesOfRanks(Shares):
 
     def from_first(self, value: Result) -> Result:
         """The value that rank 0 has."""
-        return self._peers.copied(value, 0, cloudpickle.dumps)
+        return self._peers.copied(value)
 
     def by_first(self, work: Callable[[], Result]) -> Result:
         """What `work` returns on rank 0; its exception is raised in all processes."""
-        return self._peers.by_first(work, cloudpickle.dumps)
+        return self._peers.by_first(work)
 
     def own(self, work: Sequence[float]) -> set[int]:
         """A share that takes about as long as those of the others."""
@@ -96,7 +95,7 @@ class SharesOfRanks(Shares):
         """What all processes have done; estimators of others are copies."""
         from fusedmlp.distributed.shares import exchanged
 
-        return exchanged(self._peers, done, cloudpickle.dumps)
+        return exchanged(self._peers, done)
 
 
 def shares_of(comm: Any) -> Shares:
