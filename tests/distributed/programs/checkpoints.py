@@ -115,8 +115,8 @@ def differences(outcome, case, every):
     kept = world.bcast(snapshots)
     if len(kept) < 3:
         found.append(f"{len(kept)} checkpoints")
-    for number, snapshot in enumerate(kept[:-1:2]):
-        comm = (two, world, None)[number % 3]
+    some = np.unique(np.linspace(0, len(kept) - 2, 4).astype(int))
+    for snapshot, comm in zip((kept[place] for place in some), (two, world, None, two), strict=False):
         if comm != MPI.COMM_NULL and (comm is not None or world.rank == 0):
             copy = shutil.copy(snapshot, FOLDER / f"going-on-{world.rank}")
             again = outcome(case, comm, checkpoint=copy, checkpoint_every=every)
@@ -130,7 +130,7 @@ def differences(outcome, case, every):
 
 def cases():
     """Name -> (what trains, its arguments, how often it is written down)."""
-    for optimizer, every in {"sgd": 1, "momentum": "3 batches", "nesterov": "5 batches", "adam": "3 batches"}.items():
+    for optimizer, every in {"sgd": 1, "momentum": "5 batches", "adam": "3 batches"}.items():
         yield optimizer, network_outcome, {"optimizer": optimizer, "shards": True}, every
     yield "numpy", network_outcome, {"backend": "numpy", "optimizer": "adamw", "shards": True}, "3 batches"
     held_back = {"validation_fraction": 0.3, "early_stopping": True, "patience": 1, "epochs": 8, "tolerance": 0.01}

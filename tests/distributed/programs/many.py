@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -63,15 +64,16 @@ def networks(together, backend, sizes=(3, 8, 5, 2, 7)):
     ]
 
 
-def trained(case, together):
+def trained(case, comm):
     """What comes of networks that are trained by all ranks, or by this one."""
+    together = comm is not None
     case = {"backend": "numba-cpu", "epochs": [3, 4, 5, 6, 7], "batch_size": 16} | case
     nets = networks(together, case.pop("backend"))
     states = [TrainingState(planned_epochs=20) for _ in nets] if case.pop("with_states", False) else None
     raised = None
     for _ in range(1 if states is None else 2):
         try:
-            histories = fit_many(nets, X, Y, state=states, comm=comm if together else None, **case)
+            histories = fit_many(nets, X, Y, state=states, comm=comm, **case)
             assert all(history is net.history for history, net in zip(histories, nets, strict=True))
         except TrainingDivergedError as error:
             raised = str(error)
@@ -106,10 +108,10 @@ CASES = {
 }
 
 
-def estimators(settings):
+def estimators():
     """Name -> a fit, by a communicator or by this process, whose result is plain."""
     labels, table = Y[0].astype(int), X.T
-    model = MLPClassifier((6,), max_iter=6, tol=0, random_state=0, batch_size=30, **settings)
+    model = MLPClassifier((6,), max_iter=6, tol=0, random_state=0, batch_size=30)
     grid = {"alpha": [1e-4, 1e-1], "hidden_layer_sizes": [(3,), (9,)]}
     times = ("fit_time", "score_time")
 
@@ -190,7 +192,7 @@ def mistakes():
 def counts():
     """What all ranks do of one call, together."""
     Shift.calls, fits = 0, []
-    trained(CASES["callbacks"], together=True)
+    trained(CASES["callbacks"], comm)
     side_by_side = candidates.fit_side_by_side
 
     def counting(given):
@@ -198,7 +200,7 @@ def counts():
         side_by_side(given)
 
     candidates.fit_side_by_side = counting
-    dict(estimators({}))["grid"](comm)
+    dict(estimators())["grid"](comm)
     candidates.fit_side_by_side = side_by_side
     total = comm.allreduce(Shift.calls), comm.allreduce(len(fits))
     return dict(zip(("epochs of networks with callbacks", "fits of a search"), total, strict=True))
@@ -207,15 +209,10 @@ def counts():
 def main():
     warnings.simplefilter("ignore")
     found = {}
-    for name, case in CASES.items():
-        ours, theirs = (
-            trained(case, together=True),
-            comm.bcast(trained(case, together=False) if not comm.rank else None),
-        )
-        if ours != theirs:
-            found[name] = [repr(ours)[-300:], repr(theirs)[-300:]]
-    for name, fit in estimators({}):
-        ours, theirs = fit(comm), fit(None)
+    fits = {name: partial(trained, case) for name, case in CASES.items()} | dict(estimators())
+    references = {name: fit(None) for number, (name, fit) in enumerate(fits.items()) if number % comm.size == comm.rank}
+    for number, (name, fit) in enumerate(fits.items()):
+        ours, theirs = fit(comm), comm.bcast(references.get(name), number % comm.size)
         if ours != theirs:
             found[name] = [repr(ours)[-500:], repr(theirs)[-500:]]
     if not without_seeds():
