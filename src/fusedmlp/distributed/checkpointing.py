@@ -82,10 +82,6 @@ class RecorderOfAll(Recorder):
         if self._writer is not None:
             self._writer.announce(epoch, batch)
 
-    def follows(self, error: BaseException) -> bool:
-        """Whether all processes were interrupted: else the others are in the middle of a batch, and write nothing."""
-        return error is self._phase.ended_by
-
     @property
     def is_late(self) -> bool:
         """Whether the time between two checkpoints has passed on rank 0."""

@@ -105,6 +105,10 @@ class SumOverProcesses(GradientPhase):
             vote = _RECORD if self._message[_COUNT] else 0.0
         self._vote[0] = max(self._vote[0], vote)
 
+    def ends_all(self, error: BaseException) -> bool:
+        """Whether all processes have seen the vote for it; a second Ctrl-C ends one process alone, and then the job."""
+        return error is self.ended_by
+
     def end(self) -> None:
         """After a training: raise the error of a signal that came too late for any of its messages, in all processes.
 

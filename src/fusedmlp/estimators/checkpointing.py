@@ -91,9 +91,10 @@ class FitCheckpoints:
         self._recorder = keeper.recorder(checkpoint, description, network.backend.name)
         self._found = keeper.found(checkpoint.path, description, network.backend.name)
         interrupts = self._interrupts = Interrupts()
+        self._phase = None if together is None else together.phase(network)
         self.poll: Callable[[], None] = interrupts.poll
-        if together is not None:
-            self.poll = partial(together.phase(network).poll, interrupts.poll)
+        if self._phase is not None:
+            self.poll = partial(self._phase.poll, interrupts.poll)
 
     def caught(self) -> AbstractContextManager[None]:
         """Let Ctrl-C and SIGTERM raise their errors in `poll`, or with the next batch of all processes."""
@@ -135,7 +136,7 @@ class FitCheckpoints:
 
     def interrupted(self, fit: Loop, position: EpochPosition | None, error: BaseException) -> None:
         """Write the fit after what has interrupted it, and say so."""
-        if not self._recorder.follows(error):
+        if self._phase is not None and not self._phase.ends_all(error):
             return
         self.write(fit, position)
         self._recorder.announce(self._estimator.n_iter_, 0 if position is None else position.batches)

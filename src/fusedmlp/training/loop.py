@@ -147,10 +147,12 @@ class Training:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
             finished = False
         except (KeyboardInterrupt, TerminatedError) as error:
-            self.stop(f"interrupted in epoch {self.epoch + 1}")
-            if self.recorder is not None and self.recorder.follows(error):
+            phase = self.settings.gradient_phase
+            if phase is None or phase.ends_all(error):
+                self.stop(f"interrupted in epoch {self.epoch + 1}")
                 self._record()
-                self.recorder.announce(self.state.epoch, self.state.batch)
+                if self.recorder is not None:
+                    self.recorder.announce(self.state.epoch, self.state.batch)
             raise
         except TrainingDivergedError as error:
             self.history.error = str(error)

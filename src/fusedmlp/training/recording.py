@@ -96,10 +96,6 @@ class Recorder(ABC):
         self.write(weights, state, finished)
         self._epochs, self._written = 0, time.monotonic()
 
-    def follows(self, error: BaseException) -> bool:
-        """Whether a training is written down after what has interrupted it."""
-        return True
-
     def next_end(self, batch: int) -> int | None:
         """The batch before which it is time next in an epoch, when `batch` are done; None: not in this epoch."""
         step = self.every.batches
