@@ -174,7 +174,7 @@ class Peers:
                 result = work()
             except Exception as caught:
                 error = caught
-        received = self.from_first(None if error is None else _sendable(error))
+        received = self.from_first(None if error is None else sendable(error))
         if received is not None:
             raise self.shared(error or received)
         return self.copied(result)  # type: ignore[return-value]
@@ -207,7 +207,7 @@ class Peers:
             raise
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """An exception as another process can have it: of its own class, unless that cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -106,6 +106,8 @@ class Outcomes:
         fit_side_by_side([fit for _, fit in fits])
         for outcome, fit in fits:
             outcome.error, outcome.seconds = fit.error, outcome.seconds + fit.seconds
+        for outcome in done.values():
+            outcome.error = self._shares.sendable(outcome.error)
         trained = self._shares.exchanged(done)
         self._left = [trained[number] for number in range(len(places))]
 

@@ -117,7 +117,7 @@ class BaseEnsemble(BaseEstimator, ABC):
         own = shares.own([work_of(member, *X.shape) for member in members])
         fits = {number: Fit(members[number], X, y, given) for number in sorted(own)}
         fit_side_by_side(list(fits.values()))
-        done = shares.exchanged({number: (fit.estimator, fit.error) for number, fit in fits.items()})
+        done = shares.exchanged({n: (fit.estimator, shares.sendable(fit.error)) for n, fit in fits.items()})
         for number in range(len(members)):
             members[number], error = done[number]
             if error is not None:

@@ -45,6 +45,10 @@ class Shares:
         """What all processes have done, by the numbers of the fits."""
         return dict(done)
 
+    def sendable(self, error: Exception | None) -> Exception | None:
+        """An error of a fit as other processes can have it."""
+        return error
+
 
 class SharesOfRanks(Shares):
     """The processes of a communicator each do a share. They train without a message.
@@ -96,6 +100,12 @@ class SharesOfRanks(Shares):
         from fusedmlp.distributed.shares import exchanged
 
         return exchanged(self._peers, done)
+
+    def sendable(self, error: Exception | None) -> Exception | None:
+        """The error, or a RuntimeError that names it, where it cannot be pickled."""
+        from fusedmlp.distributed.peers import sendable
+
+        return None if error is None else sendable(error)
 
 
 def shares_of(comm: Any) -> Shares:

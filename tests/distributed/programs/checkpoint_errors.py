@@ -110,6 +110,7 @@ tried("batches of an estimator", fit_estimator, PATH, checkpoint_every="2 batche
 tried("no folder for an estimator", fit_estimator, FOLDER / "none" / "run")
 found["full disk"] = [comm.allgather(full_disk()), load_checkpoint(PATH).state["epoch"] if comm.rank == 0 else 2]
 found["went on"] = fit(HERE, seed=comm.rank + 5) == whole
+found["over"] = fit(HERE, seed=comm.rank + 7) == whole
 tried("another training", fit, HERE, alpha=0.1)
 tried("other samples", fit, HERE, X=X + 1)
 tried("of a network", fit_estimator, HERE)
