@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import threading
 
 import numpy as np
 from mpi4py import MPI
@@ -23,6 +25,10 @@ def after_an_epoch(training):
         print("ready", flush=True)
     if training.epoch == 4 and comm.rank == 1 and how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if training.epoch == 4 and comm.rank == 1 and how == "raise":
+        raise RuntimeError("rank 1 fails")
+    if how == "kill at any time" and training.epoch == 4 and comm.rank == 1:
+        threading.Timer(random.random() / 5, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 net = Network([4, 3, 1], backend="numpy", random_state=0)

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from mpi4py import MPI
+from sklearn.base import clone
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -130,6 +131,8 @@ def estimators():
     yield "grid", search(MLPGridSearchCV, model, grid, cv=3)
     yield "pipeline", search(MLPGridSearchCV, pipeline, {"mlpclassifier__alpha": [1e-4, 1.0, 2.0]}, cv=3)
     yield "randomized", search(MLPRandomizedSearchCV, model, grid, cv=2, n_iter=3, random_state=1)
+    steep = clone(model).set_params(solver="sgd")
+    yield "failing", search(MLPGridSearchCV, steep, {"learning_rate_init": [0.01, 1e300], "max_iter": [2, 3]}, cv=2)
     halving = {"cv": 2, "resource": "max_iter", "max_resources": 6, "min_resources": 2, "factor": 2, "random_state": 0}
     yield "halving", search(MLPSuccessiveHalvingSearchCV, model, grid, **halving)
 
