@@ -33,12 +33,9 @@ MESSAGES = {
     "no path": ("ValueError", "checkpoint: expected a path or a Checkpoint; got 3"),
     "no interval": ("ValueError", "checkpoint_every: expected a number of epochs"),
     "a state": ("ValueError", "state: expected None where checkpoint is given"),
-    "batches of an estimator": ("ValueError", "checkpoint_every: expected epochs or a time; got '2 batches'"),
-    "no folder for an estimator": ("FileNotFoundError", "No such file or directory: '"),
     "full disk": ("OSError", "No space left on device: '"),
     "another training": ("CheckpointError", "the checkpoint is another training's: alpha: 0.0 there, 0.1 here"),
     "other samples": ("CheckpointError", "the checkpoint is another training's: X: (4, 40) numbers with the checksum"),
-    "of a network": ("CheckpointError", "estimator: nothing there, MLPClassifier here"),
     "damaged": ("CheckpointError", "run: the file is damaged or truncated"),
 }
 

@@ -52,8 +52,7 @@ def commands(tmp_path_factory):
         lines = [
             ["train", "wine", *OPTIONS, "--members", "3", "--out", files[0]],
             ["train", "wine", *OPTIONS, "--folds", "3", "--out", files[1]],
-            ["search", "wine", *OPTIONS, "--grid", "hidden=4,8", "--grid", "alpha=0,1", "--folds", "2", "--halving"],
-            ["search", "wine", *OPTIONS, "--grid", "hidden=4,8", "--folds", "2", "--out", files[2]],
+            ["search", "wine", *OPTIONS, "--grid", "hidden=4,8,2", "--folds", "2", "--halving", "--out", files[2]],
             ["train", "wine", *OPTIONS, "--checkpoint", files[3], "--checkpoint-every", "7 batches"],
             ["resume", files[3], "--epochs", "6", "--out", files[4]],
         ]

@@ -16,6 +16,8 @@ MESSAGES = {
     "batch_size": "networks[0]: batch_size: expected a whole number >= 1; got 0",
     "alpha": "estimator__alpha: expected the same on all ranks; got 0.0 on rank 0; 0.1 on rank 1",
     "rows": "X: expected the same X, y and sample_weight on all ranks",
+    "interval": "checkpoint_every: expected epochs or a time; got '2 batches'",
+    "folder": "[Errno 2] No such file or directory: 'no folder/run'",
     "pickled": "comm: expected what other processes can have; got what cannot be pickled",
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
-from fusedmlp import Checkpoint, MLPClassifier, Network, TerminatedError, TrainingState
+from fusedmlp import Checkpoint, Network, TerminatedError, TrainingState
 from fusedmlp.distributed.phase import SumOverProcesses
 from fusedmlp.files.checkpoint_files import load_checkpoint
 
@@ -31,11 +31,6 @@ def fit(path, seed=0, X=X, **arguments):
     net = Network([4, 3, 1], dtype="float64", backend="numpy", random_state=seed)
     net.fit(X, Y, **{"epochs": 5, "batch_size": 8, "checkpoint": path, "comm": comm} | arguments)
     return net.parameters.flat.tobytes(), net.history.loss
-
-
-def fit_estimator(path, **arguments):
-    model = MLPClassifier((3,), max_iter=4, batch_size=8, random_state=0, tol=0)
-    model.fit(X.T, Y[0], checkpoint=path, comm=comm, **arguments)
 
 
 def message(call, *arguments, **more):
@@ -106,14 +101,11 @@ tried("other intervals", fit, PATH, checkpoint_every=1 + last)
 tried("no path", fit, 3)
 tried("no interval", fit, PATH, checkpoint_every="often")
 tried("a state", fit, PATH, state=TrainingState())
-tried("batches of an estimator", fit_estimator, PATH, checkpoint_every="2 batches")
-tried("no folder for an estimator", fit_estimator, FOLDER / "none" / "run")
 found["full disk"] = [comm.allgather(full_disk()), load_checkpoint(PATH).state["epoch"] if comm.rank == 0 else 2]
 found["went on"] = fit(HERE, seed=comm.rank + 5) == whole
 found["over"] = fit(HERE, seed=comm.rank + 7) == whole
 tried("another training", fit, HERE, alpha=0.1)
 tried("other samples", fit, HERE, X=X + 1)
-tried("of a network", fit_estimator, HERE)
 if comm.rank == 0:
     damaged = bytearray(PATH.read_bytes())
     damaged[len(damaged) // 2] ^= 1

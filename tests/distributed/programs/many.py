@@ -177,6 +177,10 @@ def mistakes():
         "batch_size": lambda: fit_many(nets, X, Y, epochs=1, batch_size=0, comm=comm),
         "alpha": lambda: MLPGridSearchCV(model, {"max_iter": [1]}).fit(table, labels, comm=comm),
         "rows": lambda: MLPEnsembleClassifier(2).fit(table + last, labels, comm=comm),
+        "interval": lambda: MLPClassifier((3,)).fit(
+            table, labels, comm=comm, checkpoint="no folder/run", checkpoint_every="2 batches"
+        ),
+        "folder": lambda: MLPClassifier((3,)).fit(table, labels, comm=comm, checkpoint="no folder/run"),
         "pickled": lambda: MLPGridSearchCV(
             MLPClassifier((2,), schedule=lambda epoch, rate: rate, max_iter=1), {"alpha": [1, 2]}, cv=2
         ).fit(table, labels, comm=comm),
@@ -186,7 +190,7 @@ def mistakes():
         try:
             call()
             message = None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             message = str(error)
         found[name] = comm.allgather(message)
     return found
