@@ -89,23 +89,8 @@ class Outcomes:
         places = [(number, place) for number in range(len(clones)) for place in range(len(splits))]
         columns = columns_of(X)
         own = self._shares.own([work_of(clones[number], len(splits[place][0]), columns) for number, place in places])
-        done: dict[int, Outcome] = {}
-        fits: list[tuple[Outcome, Fit]] = []
-        for place, (train, _) in enumerate(splits):
-            numbers = [number for number in range(len(clones)) if number * len(splits) + place in own]
-            if not numbers:
-                continue
-            part = _safe_split(estimator, X, y, train)
-            given = _check_method_params(X, params=parameters, indices=train)
-            prepared = _PreparedParts(part[0], part[1], given)
-            for number in numbers:
-                outcome = done[number * len(splits) + place] = Outcome(clone(clones[number]))
-                fit = prepared.fit_of(outcome)
-                if fit is not None:
-                    fits.append((outcome, fit))
-        fit_side_by_side([fit for _, fit in fits])
-        for outcome, fit in fits:
-            outcome.error, outcome.seconds = fit.error, outcome.seconds + fit.seconds
+        with self._shares.apart():
+            done = _done(estimator, clones, own, splits, (X, y, parameters))
         for outcome in done.values():
             outcome.error = self._shares.sendable(outcome.error)
         trained = self._shares.exchanged(done)
@@ -122,6 +107,30 @@ class Outcomes:
     def fitted(self, estimator: Any, X: Any, y: Any, parameters: Mapping[str, Any]) -> Any:
         """An estimator that is trained on all rows, by one process for all."""
         return self._shares.by_first(lambda: estimator.fit(X, y, **parameters))
+
+
+def _done(
+    estimator: Any, clones: Sequence[Any], own: set[int], splits: Sequence[Split], data: tuple[Any, Any, Any]
+) -> dict[int, Outcome]:
+    """The outcomes whose numbers, split by split of each candidate, are named."""
+    X, y, parameters = data
+    done: dict[int, Outcome] = {}
+    fits: list[tuple[Outcome, Fit]] = []
+    for place, (train, _) in enumerate(splits):
+        numbers = [number for number in range(len(clones)) if number * len(splits) + place in own]
+        if not numbers:
+            continue
+        part = _safe_split(estimator, X, y, train)
+        prepared = _PreparedParts(part[0], part[1], _check_method_params(X, params=parameters, indices=train))
+        for number in numbers:
+            outcome = done[number * len(splits) + place] = Outcome(clone(clones[number]))
+            fit = prepared.fit_of(outcome)
+            if fit is not None:
+                fits.append((outcome, fit))
+    fit_side_by_side([fit for _, fit in fits])
+    for outcome, fit in fits:
+        outcome.error, outcome.seconds = fit.error, outcome.seconds + fit.seconds
+    return done
 
 
 def check_estimator(estimator: Any) -> None:

@@ -116,7 +116,8 @@ class BaseEnsemble(BaseEstimator, ABC):
         members = self._new_members(shares)
         own = shares.own([work_of(member, *X.shape) for member in members])
         fits = {number: Fit(members[number], X, y, given) for number in sorted(own)}
-        fit_side_by_side(list(fits.values()))
+        with shares.apart():
+            fit_side_by_side(list(fits.values()))
         done = shares.exchanged({n: (fit.estimator, shares.sendable(fit.error)) for n, fit in fits.items()})
         for number in range(len(members)):
             members[number], error = done[number]

@@ -1,4 +1,4 @@
-"""Fits that several processes share: each does some of them, and all have all of them at the end."""
+"""Which of many fits this process does: all, or a share where several processes do them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from fusedmlp.distributed.agreement import agree, agree_on_rows
+from fusedmlp.distributed.peers import peers_of, sendable
+from fusedmlp.distributed.shares import agreed_owners, exchanged
 from fusedmlp.estimators.constraints import hidden_layers
 
 Result = TypeVar("Result")
@@ -41,6 +44,11 @@ class Shares:
         """
         return set(range(len(work)))
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around the fits of this process: an exception that none of them keeps is this process's alone."""
+        yield
+
     def exchanged(self, done: Mapping[int, Result]) -> dict[int, Result]:
         """What all processes have done, by the numbers of the fits."""
         return dict(done)
@@ -59,9 +67,8 @@ class SharesOfRanks(Shares):
     """
 
     def __init__(self, comm: Any) -> None:
-        from fusedmlp.distributed.peers import peers_of
-
         self._peers = peers_of(comm)
+        self._own_error: BaseException | None = None
 
     @contextmanager
     def fitting(self, estimator: Any, X: Any, y: Any) -> Iterator[None]:
@@ -72,13 +79,24 @@ class SharesOfRanks(Shares):
         ValueError
             In all processes: a parameter or the rows differ.
         """
-        from fusedmlp.distributed.agreement import agree, agree_on_rows
-
         with self._peers.training():
             agree(self._peers, {"class": type(estimator).__name__} | _comparable(estimator))
             agree_on_rows(self._peers, X, y, None)
-            with self._peers.sharing_errors():
+            try:
                 yield
+            except Exception as error:
+                if error is not self._own_error:
+                    self._peers.shared(error)
+                raise
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around the fits of this process: after an exception here, the others wait for it in vain."""
+        try:
+            yield
+        except BaseException as error:
+            self._own_error = error
+            raise
 
     def from_first(self, value: Result) -> Result:
         """The value that rank 0 has."""
@@ -90,21 +108,15 @@ class SharesOfRanks(Shares):
 
     def own(self, work: Sequence[float]) -> set[int]:
         """A share that takes about as long as those of the others."""
-        from fusedmlp.distributed.shares import agreed_owners
-
         owners = agreed_owners(self._peers, work)
         return {number for number, owner in enumerate(owners) if owner == self._peers.rank}
 
     def exchanged(self, done: Mapping[int, Result]) -> dict[int, Result]:
         """What all processes have done; estimators of others are copies."""
-        from fusedmlp.distributed.shares import exchanged
-
         return exchanged(self._peers, done)
 
     def sendable(self, error: Exception | None) -> Exception | None:
         """The error, or a RuntimeError that names it, where it cannot be pickled."""
-        from fusedmlp.distributed.peers import sendable
-
         return None if error is None else sendable(error)
 
 
