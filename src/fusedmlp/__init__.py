@@ -12,7 +12,7 @@ __version__ = "0.2.0.dev0"
 
 _HOME = {
     "Network": "fusedmlp.network",
-    "fit_many": "fusedmlp.training.many",
+    "fit_many": "fusedmlp.many",
     "Architecture": "fusedmlp.model.architecture",
     "Gradients": "fusedmlp.model.parameters",
     "Parameters": "fusedmlp.model.parameters",
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from fusedmlp.estimators.searches import MLPRandomizedSearchCV as MLPRandomizedSearchCV
     from fusedmlp.estimators.searches import MLPSuccessiveHalvingSearchCV as MLPSuccessiveHalvingSearchCV
     from fusedmlp.estimators.searches import cross_validate_mlp as cross_validate_mlp
+    from fusedmlp.many import fit_many as fit_many
     from fusedmlp.model.architecture import Architecture as Architecture
     from fusedmlp.model.optimizers import SGD as SGD
     from fusedmlp.model.optimizers import Adam as Adam
@@ -111,7 +112,6 @@ if TYPE_CHECKING:
     from fusedmlp.training.callbacks import StopAfter as StopAfter
     from fusedmlp.training.history import History as History
     from fusedmlp.training.loop import Training as Training
-    from fusedmlp.training.many import fit_many as fit_many
     from fusedmlp.training.schedules import Constant as Constant
     from fusedmlp.training.schedules import CosineDecay as CosineDecay
     from fusedmlp.training.schedules import ExponentialDecay as ExponentialDecay

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -11,12 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import numpy as np
-
 from fusedmlp.backends.libraries import library_versions
-from fusedmlp.engines.feeding import HostMatrix
+from fusedmlp.engines.digests import Whole, samples_described
 from fusedmlp.engines.samples import Samples
-from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.errors import CheckpointError
 from fusedmlp.files.atomic import check_writable
 from fusedmlp.files.checkpoint_files import CheckpointFile, load_checkpoint, save_checkpoint
@@ -29,9 +25,6 @@ from fusedmlp.training.setup import FitArguments, Plan, TrainableNetwork
 from fusedmlp.training.state import TrainingState, in_host_memory
 
 _log = logging.getLogger("fusedmlp")
-
-_SAMPLES = 1024
-"""Samples whose numbers tell whether the data are those of a checkpoint: evenly spread, the first and the last too."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +88,44 @@ class FileRecorder(Recorder):
         print(f"{os.fspath(self.path)}: a checkpoint of epoch {epoch + 1}, batch {batch}, was written", file=sys.stderr)
 
 
+class Keeper:
+    """Who keeps the checkpoints of a training: this process, which is the only one that trains."""
+
+    def whole(self, samples: Samples) -> Whole:
+        """The samples of all processes."""
+        return Whole.of(samples)
+
+    def described(self, prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
+        """What the samples are, as plain data; see `samples_described`."""
+        if isinstance(samples, StreamedSamples):
+            return {f"{prefix}samples": samples.description()}
+        about = network.backend, network.architecture.dtype
+        return samples_described(prefix, samples, self.whole(samples), *about)
+
+    def recorder(self, checkpoint: Checkpoint, description: Mapping[str, Any], backend: str) -> Recorder:
+        """What writes the training down."""
+        return FileRecorder(checkpoint, description, backend)
+
+    def found(
+        self, path: str | os.PathLike[str], description: Mapping[str, Any], backend: str
+    ) -> CheckpointFile | None:
+        """The checkpoint that is there already, if there is one; a file that cannot be written is an error now.
+
+        Raises
+        ------
+        OSError, ValueError
+            The file cannot be written.
+        CheckpointError
+            The file holds another training than the description's, or is damaged.
+        """
+        check_writable(path)
+        if not os.path.lexists(path):
+            return None
+        found = load_checkpoint(path)
+        check_same(path, found, description, backend)
+        return found
+
+
 class Checkpoints:
     """The checkpoints of one `fit`: those that it writes, and the one that it goes on from, where there is a file.
 
@@ -106,6 +137,7 @@ class Checkpoints:
         Without a state.
     train, validation : Samples
         As they were given.
+    keeper : Keeper
 
     Raises
     ------
@@ -127,17 +159,19 @@ class Checkpoints:
         plan: Plan,
         train: Samples,
         validation: Samples | None,
+        keeper: Keeper | None = None,
     ) -> None:
         if plan.state is not None:
             raise ValueError("state: expected None where checkpoint is given, which keeps the state")
         TrainingState(optimizer=plan.optimizer).to_dict()  # an optimizer without a plain form is refused now
-        path = checkpoint.path
-        self._path, self._network, self._plan, self._over = path, network, plan, ""
-        description = described(plan, network, train, validation)
-        self.recorder = FileRecorder(checkpoint, description, network.backend.name)
-        self.found = opened(path)
-        if self.found is not None:
-            check_same(path, self.found, description, network.backend.name)
+        self._path, self._network, self._plan, self._over = checkpoint.path, network, plan, ""
+        keeper = keeper or Keeper()
+        description = described(plan, network)
+        description |= same_after_reading(keeper.described("", train, network))
+        if validation is not None:
+            description |= same_after_reading(keeper.described("validation_", validation, network))
+        self.recorder = keeper.recorder(checkpoint, description, network.backend.name)
+        self.found = keeper.found(checkpoint.path, description, network.backend.name)
 
     def going_on(self, arguments: FitArguments) -> FitArguments:
         """The arguments of a training that goes on from the file, whose weights the network gets.
@@ -202,12 +236,6 @@ class Checkpoints:
         return training.history
 
 
-def opened(path: str | os.PathLike[str]) -> CheckpointFile | None:
-    """The checkpoint that is there already, if there is one; a file that cannot be written is an error now."""
-    check_writable(path)
-    return load_checkpoint(path) if os.path.lexists(path) else None
-
-
 def check_same(
     path: str | os.PathLike[str], found: CheckpointFile, description: Mapping[str, Any], backend: str
 ) -> None:
@@ -244,8 +272,8 @@ def versions(backend: str) -> dict[str, str]:
     return packages | {"backend": f"the {backend} backend"}
 
 
-def described(plan: Plan, network: TrainableNetwork, train: Samples, validation: Samples | None) -> dict[str, Any]:
-    """What a training is, as plain data: its architecture, settings and samples."""
+def described(plan: Plan, network: TrainableNetwork) -> dict[str, Any]:
+    """What a training is, as plain data, but for its samples: its architecture and settings."""
     settings = {field.name: getattr(plan.settings, field.name) for field in fields(plan.settings)}
     del settings["epochs"]
     settings["schedule"] = function_name(settings["schedule"])
@@ -259,9 +287,6 @@ def described(plan: Plan, network: TrainableNetwork, train: Samples, validation:
         "callbacks": callbacks,
         "precision": str(network.backend.precision),
     }
-    data |= samples_described("", train, network)
-    if validation is not None:
-        data |= samples_described("validation_", validation, network)
     return same_after_reading(data)
 
 
@@ -279,36 +304,6 @@ def function_name(value: Any) -> str | None:
     if name is not None:
         return f"{value.__module__}.{name}"
     return repr(value) if hasattr(type(value), "__dataclass_fields__") else type(value).__qualname__
-
-
-def samples_described(prefix: str, samples: Samples, network: TrainableNetwork) -> dict[str, Any]:
-    """The shapes of X, Y and the weights, and checksums over some of their samples; which samples are meant."""
-    if isinstance(samples, StreamedSamples):
-        return {f"{prefix}samples": samples.description()}
-    matrices = {"X": samples.X, "Y": samples.Y, "sample_weight": samples.sample_weight}
-    data: dict[str, Any] = {
-        f"{prefix}{name}": None if x is None else {"shape": list(x.shape), "sha256": _digest(x, network)}
-        for name, x in matrices.items()
-    }
-    if samples.order is not None:
-        order = np.ascontiguousarray(samples.order, np.int64)
-        data[f"{prefix}samples"] = {"shape": [order.size], "sha256": hashlib.sha256(order.tobytes()).hexdigest()[:16]}
-    return data
-
-
-def _digest(x: Any, network: TrainableNetwork) -> str:
-    """A checksum over some of the samples, in the network's dtype."""
-    m = x.shape[1]
-    places = np.unique(np.linspace(0, m - 1, min(m, _SAMPLES)).astype(np.int64))
-    digest = hashlib.sha256()
-    if isinstance(x, SparseMatrix):
-        for place in places.tolist():
-            stored = slice(x.starts[place], x.starts[place + 1])
-            digest.update(x.inputs[stored].tobytes() + x.values[stored].tobytes())
-    else:
-        chosen = x.take(places).columns() if isinstance(x, HostMatrix) else network.backend.to_numpy(x[:, places])
-        digest.update(np.ascontiguousarray(chosen, network.architecture.dtype).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,6 @@ from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.model.parameters import Gradients, glorot_uniform
 from fusedmlp.placement import PlacedNetwork, RandomState, as_generator
 from fusedmlp.streams.base import Stream
-from fusedmlp.streams.opening import is_streamed
 from fusedmlp.training.alone import train_alone
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
@@ -274,7 +273,8 @@ class Network(PlacedNetwork):
             Goes on where the last call with this state stopped, and advances it.
         checkpoint : path or Checkpoint, optional
             A file that the training is written to from time to time, at its end, and at Ctrl-C or SIGTERM. Where it
-            exists, the training goes on from it, with the bits of one that was not interrupted.
+            exists, the training goes on from it, with the bits of one that was not interrupted. With `comm`, the file
+            is rank 0's, and any number of processes may go on from it.
         checkpoint_every : int, str or datetime.timedelta
             How often: epochs; "30s", "10min" or "2h"; or "200 batches".
         verbose : bool
@@ -323,14 +323,12 @@ class Network(PlacedNetwork):
         check_flag("verbose", verbose)
         if check_flag("shards", shards) and comm is None:
             raise ValueError("shards: expected False without comm")
-        if comm is not None and is_streamed(X, Y):
-            raise ValueError("comm: expected None with a stream; the processes of a training take arrays")
         with self._fitting_alone():
             if comm is not None:
                 from fusedmlp.distributed.fitting import fit_together
 
-                data = (X, Y, sample_weight), validation_data
-                return fit_together(self, self._plan, comm, shards, *data, arguments, verbose, checkpoint)
+                rest = validation_data, arguments, verbose, checkpoint, checkpoint_every
+                return fit_together(self, self._plan, comm, shards, (X, Y, sample_weight), *rest)
             plan = self._plan(arguments)
             train = plan.samples(X, Y, sample_weight)
             warn_of_rows(X, train, stacklevel=2)
@@ -339,14 +337,14 @@ class Network(PlacedNetwork):
             if validation_data is not None:
                 if validation_fraction:
                     raise ValueError("validation_fraction: expected 0 where validation_data is given")
-                validation = plan.samples(*as_validation(validation_data), "validation_").prepared(self.engine)
+                validation = plan.samples(*as_validation(validation_data), "validation_")
             kept = None
             if checkpoint is not None:
                 kept = Checkpoints(as_checkpoint(checkpoint, checkpoint_every), self, plan, train, validation)
                 plan = self._plan(kept.going_on(arguments))
             progress = ProgressOfFit() if verbose else None
             watching = () if progress is None else (progress,)
-            train = train.prepared(self.engine)
+            train, validation = train.prepared(self.engine), validation and validation.prepared(self.engine)
             try:
                 crowd, run = self.backend.crowd_of_one(), None if kept is None else kept.run
                 return train_alone(plan, self.engine, train, validation, crowd, watching, run)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
+import pytest
+from click.testing import CliRunner
 
-from fusedmlp import Network
-from mpi_jobs import run_job
+from fusedmlp import Network, Predictor
+from fusedmlp.cli.commands import cli
+from mpi_jobs import answer, run_job
 
 TRAIN = ("-m", "fusedmlp", "train", "wine", "--epochs", 3, "--hidden", 8, "--dtype", "float64")
 
@@ -35,10 +39,56 @@ def test_an_error_ends_the_job_with_one_message(tmp_path):
     assert seconds < 20
 
 
-def test_options_for_one_process_are_refused():
-    result, _ = run_job(2, *TRAIN, "--members", 3)
-    assert result.returncode == 2
-    assert "--members is for one process" in result.stderr
+OPTIONS = ["--hidden", "8", "--dtype", "float64", "--epochs", "4", "--schedule", "constant"]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """Commands of several networks, and with checkpoints: (what each prints in one process, on each of two ranks)."""
+    folder = tmp_path_factory.mktemp("commands")
+    outputs = []
+    for name in ("alone", "together"):
+        files = [str(folder / f"{name}-{number}") for number in range(5)]
+        lines = [
+            ["train", "wine", *OPTIONS, "--members", "3", "--out", files[0]],
+            ["train", "wine", *OPTIONS, "--folds", "3", "--out", files[1]],
+            ["search", "wine", *OPTIONS, "--grid", "hidden=4,8,2", "--folds", "2", "--halving", "--out", files[2]],
+            ["train", "wine", *OPTIONS, "--checkpoint", files[3], "--checkpoint-every", "7 batches"],
+            ["resume", files[3], "--epochs", "6", "--out", files[4]],
+        ]
+        outputs.append((lines, files))
+    texts = [CliRunner().invoke(cli, line, catch_exceptions=False).stdout for line in outputs[0][0]]
+    return texts, answer(2, "commands.py", json.dumps(outputs[1][0])), outputs[0][1], outputs[1][1]
+
+
+def without_times(text):
+    """What is printed, without the last columns of tables, which are times and speeds, and without files."""
+    dropped, kept = 0, []
+    for line in text.splitlines():
+        cells = re.split(r"  +", line.strip())
+        dropped = 1 + ("samples/s" in line) if "seconds" in line else dropped
+        kept.append([cell for cell in cells[: len(cells) - dropped] if "/" not in cell])
+    return kept
+
+
+def test_commands_of_many_networks_print_what_one_process_prints(commands):
+    alone, together, *_ = commands
+    for ours, quiet, theirs in zip(*together, alone, strict=True):
+        assert quiet == ""
+        assert without_times(ours) == without_times(theirs)
+        assert len(re.findall(r"\d\.\d{3}", repr(without_times(theirs)))) > 2
+
+
+def test_commands_of_several_ranks_write_the_models_of_one(commands):
+    _, _, alone, together = commands
+    for number in (0, 1, 2, 4):
+        ours, theirs = (Predictor.load(files[number]) for files in (together, alone))
+        for mine, other in zip(ours.members, theirs.members, strict=True):
+            np.testing.assert_allclose(mine.parameters.flat, other.parameters.flat, rtol=1e-9, atol=1e-9)
+        if number == 0:
+            assert [net.parameters.flat.tobytes() for net in ours.members] == [
+                net.parameters.flat.tobytes() for net in theirs.members
+            ]
 
 
 def test_bench_comm_prints_a_table_and_writes_it(tmp_path):

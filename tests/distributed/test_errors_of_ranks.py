@@ -30,7 +30,6 @@ MESSAGES = {
     "a wrong argument on all": "batch_size: expected ",
     "a wrong argument on one": f"patience: {SAME}-1.0 on rank 0; -1 on rank 1",
     "gradient_phase": "gradient_phase: expected None beside comm",
-    "checkpoint": "checkpoint: expected None beside comm",
     "no samples": "X: expected at least one sample on any rank",
     "weights that are all 0": "sample_weight: expected at least one weight > 0 on any rank",
 }

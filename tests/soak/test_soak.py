@@ -218,6 +218,20 @@ def test_a_rank_that_fails_ends_the_job(soak, how, status):
     print(f"the longest of {soak.deaths} jobs took {longest:.1f} s, its start included")
 
 
+@pytest.mark.parametrize("how", ["kill", "raise", "kill at any time"])
+def test_a_rank_that_fails_leaves_the_last_checkpoint(soak, how, tmp_path):
+    """tests/distributed tries the first once."""
+    path, epochs = tmp_path / "run", []
+    for _ in range(soak.deaths):
+        path.unlink(missing_ok=True)
+        result, seconds = run_job(2, PROGRAMS / "checkpointed.py", path, how, timeout=60)
+        assert result.returncode == (1 if how == "raise" else 9), result.stderr
+        assert seconds < 10 + 20
+        epochs.append(load_checkpoint(path).state["epoch"])
+        assert len(list(tmp_path.iterdir())) <= 2  # the file, and one that was being written
+    print(f"{how}: the checkpoints are of epochs {sorted(set(epochs))}")
+
+
 # Files of other people ------------------------------------------------------------------------------------------------
 
 

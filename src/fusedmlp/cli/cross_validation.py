@@ -14,8 +14,16 @@ from fusedmlp.cli.settings import Settings
 from fusedmlp.data.messages import counted
 
 
-def cross_validate(settings: Settings, folds: int) -> None:
-    """Train once for every fold, print the scores, and write the model of all rows."""
+def cross_validate(settings: Settings, folds: int, with_model: bool) -> None:
+    """Train once for every fold, print the scores, and write the model of all rows.
+
+    Parameters
+    ----------
+    settings : Settings
+    folds : int
+    with_model : bool
+        Whether a model of all rows is wanted; rank 0 has its path.
+    """
     _, backends, _ = choose_backends(settings)
     table = read_data(settings)
     parts = Folds(settings, table, folds)
@@ -31,9 +39,11 @@ def cross_validate(settings: Settings, folds: int) -> None:
     parts.train([trial])
     if trial.errors:
         raise ValueError(f"a training diverged: {trial.errors[0]}")
-    if settings.out is not None:
+    if with_model:
         whole = dataclasses.replace(settings, test_fraction=0.0, test_fraction_is_default=False)
-        train_all(whole, prepare(whole, table), backends)[0].predictor.save(settings.out)
+        model = train_all(whole, prepare(whole, table), backends)[0].predictor
+        if settings.out is not None:
+            model.save(settings.out)
     with output.kept():
         _print(trial)
         if settings.out is not None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends.selection import get_backend
 from fusedmlp.cli.experiment import strata
+from fusedmlp.cli.ranks import found_by_first
 from fusedmlp.cli.settings import Settings
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.table import Table
 from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.distributed.launched import communicator
+from fusedmlp.many import fit_many
 from fusedmlp.network import Network
-from fusedmlp.training.many import fit_many
 from fusedmlp.training.state import TrainingState
 
 
@@ -144,7 +147,7 @@ class Folds:
             numbers = [number for number, fold in enumerate(self._folds) if len(fold.X) == n_inputs]
             self._train_together(trials, numbers, share)
         for trial in trials:
-            self._score(trial)
+            trial.scores, trial.errors = found_by_first(partial(self._scores, trial))
 
     def _train_together(self, trials: Sequence[Trial], numbers: list[int], share: float) -> None:
         folds = [self._folds[number] for number in numbers]
@@ -163,13 +166,16 @@ class Folds:
             samples=[self._folds[number].train + place * m for _, _, place, number in jobs],
             state=[trial.states[number] for _, trial, _, number in jobs],
             verbose="long",
+            comm=communicator(),
         )
 
-    def _score(self, trial: Trial) -> None:
-        trial.scores, trial.errors = [], []
+    def _scores(self, trial: Trial) -> tuple[list[dict[str, float]], list[str]]:
+        """(the scores of a trial, why trainings of it diverged)."""
+        scores, errors = [], []
         for fold, network, state in zip(self._folds, trial.networks, trial.states, strict=True):
             if state.history.error is not None:
-                trial.errors.append(state.history.error)
+                errors.append(state.history.error)
                 continue
             predictor = Predictor(network, fold.features, fold.encoder)
-            trial.scores.append(predictor.scores(fold.X[:, fold.test], self._target[fold.test]))
+            scores.append(predictor.scores(fold.X[:, fold.test], self._target[fold.test]))
+        return scores, errors

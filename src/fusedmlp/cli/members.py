@@ -14,8 +14,9 @@ from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.cli.settings import Settings
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
+from fusedmlp.distributed.launched import communicator
+from fusedmlp.many import fit_many
 from fusedmlp.training.history import History
-from fusedmlp.training.many import fit_many
 
 
 def train_members(settings: Settings, count: int, describe: Any) -> None:
@@ -38,7 +39,7 @@ def train_members(settings: Settings, count: int, describe: Any) -> None:
     fitting = settings.fitting(data.encoder)
     fitting["dropout"] = [fitting["dropout"]] * count  # a list of rates might be taken for one per network
     Y = data.encoder.encode(data.target, settings.dtype)
-    histories = fit_many(networks, data.X, Y, **fitting, verbose="long")
+    histories = fit_many(networks, data.X, Y, **fitting, verbose="long", comm=communicator())
     diverged = [history.error for history in histories if history.error is not None]
     if diverged:
         raise ValueError(f"{counted(len(diverged), 'member')} of {count} diverged: {diverged[0]}")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from fusedmlp.cli.output import send_to_nowhere
 from fusedmlp.distributed.launched import communicator
+
+Result = TypeVar("Result")
 
 _PATIENCE_SECONDS = 1.0
 
@@ -24,11 +28,14 @@ def quiet_unless_first() -> bool:
     return first
 
 
-def refuse_several(command: str) -> None:
-    """Refuse a command that each of several processes would do by itself, over the others' files."""
+def found_by_first(work: Callable[[], Result]) -> Result:
+    """What rank 0 finds, which alone looks for it; its exception is raised in all processes."""
     comm = communicator()
-    if comm is not None:
-        raise ValueError(f"{command}: expected one process; mpiexec has started {comm.Get_size()}")
+    if comm is None:
+        return work()
+    from fusedmlp.distributed.peers import peers_of
+
+    return peers_of(comm).by_first(work)
 
 
 def named(message: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fusedmlp.cli.options import backend_option
-from fusedmlp.cli.ranks import refuse_several
+from fusedmlp.cli.ranks import found_by_first, quiet_unless_first
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.training_run import run
 from fusedmlp.errors import CheckpointError
@@ -24,6 +24,9 @@ fusedmlp resume run.safetensors --out model.safetensors
 CHECKPOINT is a file that fusedmlp train --checkpoint wrote. It holds the command, the state of the training and the
 preprocessing; the data are read again, and must be the same. The numbers are those of a training that was not
 interrupted, bit for bit on the same backend. Checkpoints go on being written to the file.
+
+Under mpiexec the processes go on together, with any number of them: mpiexec -n 8 fusedmlp resume run.safetensors. Only
+rank 0 has to see the file.
 """
 
 
@@ -38,11 +41,14 @@ interrupted, bit for bit on the same backend. Checkpoints go on being written to
 @click.option("--metrics", metavar="FILE", help="Write a line of JSON per epoch, those before too.")
 def resume(checkpoint: str, **options: Any) -> None:
     """Train on, print the results and write the files."""
-    refuse_several("resume")
-    settings = settings_of(checkpoint)
+    first = quiet_unless_first()
+    settings = found_by_first(lambda: settings_of(checkpoint))
     changed = {name: value for name, value in options.items() if value is not None}
     settings = dataclasses.replace(settings, checkpoint=checkpoint, **changed)
-    settings.check()
+    if first:
+        settings.check()
+    else:
+        settings = dataclasses.replace(settings, out=None, plot=None, metrics=None)
     run(settings)
 
 

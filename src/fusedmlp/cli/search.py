@@ -13,7 +13,7 @@ import click
 from fusedmlp.cli.experiment import choose_backends, prepare, read_data, train_all
 from fusedmlp.cli.folds import Folds, Trial
 from fusedmlp.cli.output import Output
-from fusedmlp.cli.ranks import refuse_several
+from fusedmlp.cli.ranks import quiet_unless_first
 from fusedmlp.cli.report import SCORES, print_table, shown_setting
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.train import train
@@ -35,6 +35,9 @@ last ones are trained to their end. The table and the picture have each candidat
 slowly at first may be lost by that.
 
 A layer is a number, several are joined by hyphens: hidden=64,128-64 is one layer of 64, or 128 and 64.
+
+Under mpiexec (mpiexec -n 8 fusedmlp search ...) each process trains some of the networks, and all train the best
+candidate on all rows together.
 """
 GRID = (
     "hidden", "activation", "optimizer", "learning-rate", "schedule", "epochs", "batch-size", "alpha", "clip-norm",
@@ -89,7 +92,6 @@ class Grid(click.ParamType):
 @click.option("--plot", metavar="FILE", help="Draw the score against each parameter; a map for two (.png, .svg, .pdf).")
 def search(data: str, grid: Sequence[tuple[str, tuple[Any, ...]]], folds: int, halving: bool, **options: Any) -> None:
     """Search, print the table and write the files."""
-    refuse_several("search")
     names = [name for name, _ in grid]
     if len(set(names)) < len(names):
         raise click.UsageError(f"--grid: {max(names, key=names.count)} comes twice")
@@ -98,8 +100,12 @@ def search(data: str, grid: Sequence[tuple[str, tuple[Any, ...]]], folds: int, h
         dataclasses.replace(base, **{name.replace("-", "_"): value for name, value in zip(names, values, strict=True)})
         for values in itertools.product(*(values for _, values in grid))
     ]
-    for candidate in candidates:
-        candidate.check()
+    with_model = base.out is not None
+    if quiet_unless_first():
+        for candidate in candidates:
+            candidate.check()
+    else:
+        base = dataclasses.replace(base, out=None, plot=None)
     chosen, backends, _ = choose_backends(base)
     table = read_data(base)
     parts = Folds(base, table, folds)
@@ -115,9 +121,11 @@ def search(data: str, grid: Sequence[tuple[str, tuple[Any, ...]]], folds: int, h
     best = trials[order[0]]
     if best.errors:
         raise ValueError(f"every candidate diverged: {best.errors[0]}")
-    if base.out is not None:
+    if with_model:
         settings = dataclasses.replace(best.settings, plot=None)
-        train_all(settings, prepare(settings, table), backends)[0].predictor.save(base.out)
+        model = train_all(settings, prepare(settings, table), backends)[0].predictor
+        if base.out is not None:
+            model.save(base.out)
     if base.plot is not None:
         from fusedmlp.cli.plots import save_figure
         from fusedmlp.cli.search_plots import plot_search

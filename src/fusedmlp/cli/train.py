@@ -24,7 +24,6 @@ from fusedmlp.data.recipe import (
     NUMBERS,
     SCHEDULE,
 )
-from fusedmlp.distributed.launched import communicator
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 from fusedmlp.model.architecture import DTYPES
 from fusedmlp.model.losses import LOSSES, loss_named
@@ -72,7 +71,8 @@ another precision than strict is asked for, the line says so.
 On one machine the same command gives the same numbers, bit for bit.
 
 Under mpiexec (mpiexec -n 8 fusedmlp train ...) the processes train one network together, each on its share of the rows;
---batch-size is that of all of them. It needs pip install 'fusedmlp[mpi]'.
+--batch-size is that of all of them. With --members and --folds each process trains some of the networks. It needs
+pip install 'fusedmlp[mpi]'.
 """
 
 
@@ -271,16 +271,13 @@ def train(context: click.Context, folds: int | None, members: int | None, **opti
         _exclude(context, "checkpoint", "all_backends")
     elif _given(context, "checkpoint_every"):
         raise click.UsageError("--checkpoint-every is for --checkpoint", context)
+    with_model = settings.out is not None
     if quiet_unless_first():
         settings.check()
     else:
         settings = replace(settings, out=None, plot=None, metrics=None)
-    if communicator() is not None:
-        for option in ("folds", "members", "checkpoint"):
-            if _given(context, option):
-                raise click.UsageError(f"--{option} is for one process, not for several under mpiexec", context)
     if folds is not None:
-        cross_validate(settings, folds)
+        cross_validate(settings, folds, with_model)
         return
     if members is not None:
         train_members(settings, members, describe)

@@ -23,13 +23,13 @@ from fusedmlp.data.table import Table
 from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, target_from_state
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
+from fusedmlp.many import fit_many
 from fusedmlp.model.architecture import Architecture
 from fusedmlp.model.losses import loss_of_outputs
 from fusedmlp.model.names import ActivationName, DtypeName
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.network import Network
 from fusedmlp.training.history import History
-from fusedmlp.training.many import fit_many
 
 _BLOCK_BYTES = 64 * 2**20
 

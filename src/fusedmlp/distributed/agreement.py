@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,9 +139,19 @@ def agree_on_rows(peers: Peers, X: Any, y: Any, sample_weight: Any) -> None:
     arrays = peers.together(lambda: [as_matrix(x) for x in (X, y, sample_weight)])
     agree(peers, {f"shape of {name}": getattr(x, "shape", None) for name, x in zip(("X", "y"), arrays, strict=False)})
     if not peers.same(_fingerprint(*arrays)):
-        raise peers.shared(
-            ValueError("X: expected the same X, y and sample_weight on all ranks, of which each takes its slice")
-        )
+        raise peers.shared(ValueError("X: expected the same X, y and sample_weight on all ranks"))
+
+
+def agree_on_numbers(peers: Peers, name: str, arrays: Sequence[Any]) -> None:
+    """See that all processes have the same arrays, by their shapes and some of their numbers.
+
+    Raises
+    ------
+    ValueError
+        In all processes: it names the argument that the arrays come from.
+    """
+    if not peers.same(peers.together(lambda: _fingerprint(*map(as_matrix, arrays)))):
+        raise peers.shared(ValueError(f"{name}: expected the same numbers on all ranks; the ranks gave others"))
 
 
 def _fingerprint(*arrays: Any) -> int:

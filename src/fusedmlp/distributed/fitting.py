@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.checkpoints import Checkpoint, Checkpoints, as_checkpoint
 from fusedmlp.distributed.agreement import agree, agree_on_samples, arguments_of
+from fusedmlp.distributed.checkpointing import KeeperOfAll
 from fusedmlp.distributed.peers import Peers, peers_of
 from fusedmlp.distributed.sharded_samples import ShardedSamples, sharded_samples
+from fusedmlp.engines.samples import Samples
+from fusedmlp.errors import TrainingDivergedError
+from fusedmlp.streams.opening import is_streamed
 from fusedmlp.training.callbacks import Callback, RunningTraining
 from fusedmlp.training.history import History
 from fusedmlp.training.progress import ProgressOfFit
+from fusedmlp.training.recording import Interval
 from fusedmlp.training.setup import FitArguments, Plan, TrainableNetwork, as_validation
 
 _log = logging.getLogger("fusedmlp")
-
-NO_CHECKPOINT = "checkpoint: expected None beside comm, as the processes of a training write none yet"
 
 
 def fit_together(
@@ -31,7 +35,8 @@ def fit_together(
     validation_data: Any,
     arguments: FitArguments,
     verbose: bool,
-    checkpoint: object = None,
+    checkpoint: Any = None,
+    checkpoint_every: Interval = 1,
 ) -> History:
     """Train a network by all processes of a communicator, which all call this.
 
@@ -46,19 +51,20 @@ def fit_together(
     validation_data : tuple, or None
     arguments : FitArguments
     verbose : bool
-    checkpoint : object
-        None: nothing else is possible.
+    checkpoint : path, Checkpoint, or None
+        That of rank 0 counts; all have one, or none has.
+    checkpoint_every : int, str or datetime.timedelta
 
     Returns
     -------
     History
         The same in all processes, but for the seconds.
     """
+    if is_streamed(*data[:2]):
+        raise ValueError("comm: expected None with a stream; the processes of a training take arrays")
     peers = peers_of(comm)
     with peers.training():
-        agree(peers, {"checkpoint": None if checkpoint is None else "a file"})
-        if checkpoint is not None:
-            raise peers.shared(ValueError(NO_CHECKPOINT))
+        kept = agreed_checkpoint(peers, checkpoint, checkpoint_every)
         _agree_on_arguments(peers, network, arguments, shards, validation_data is not None)
         arguments = replace(arguments, gradient_phase=peers.phase(network.architecture.dtype))
         start_from_first(peers, network.parameters.flat)
@@ -71,6 +77,9 @@ def fit_together(
         if validation_data is not None:
             given = peers.together(lambda: as_validation(validation_data))
             validation = _samples_of(peers, network, given, "validation_", shards)
+        run = None
+        if kept is not None:
+            plan, run = _going_on(peers, network, plan_of, arguments, kept, train, validation)
         engine = network.engine
         train = train.prepared(engine)
         progress = ProgressOfFit() if verbose and peers.rank == 0 else None
@@ -80,17 +89,45 @@ def fit_together(
             room = int(engine.backend.workspace_bytes)
             begun = plan.begin(engine, train, held_out, largest_copy=room, watching=watching)
         try:
-            return _run(peers, *begun)
+            return _run(peers, *begun, run)
         finally:
             if progress is not None:
                 progress.close()
 
 
-def _run(peers: Peers, training: Any, train: Any, validation: Any) -> History:
-    from fusedmlp.errors import TrainingDivergedError
+def agreed_checkpoint(peers: Peers, checkpoint: Any, every: Interval) -> Checkpoint | None:
+    """The argument `checkpoint`, once all processes have one with the same interval, or none has."""
+    agree(peers, {"checkpoint": None if checkpoint is None else "a file"})
+    if checkpoint is None:
+        return None
+    kept = peers.together(lambda: as_checkpoint(checkpoint, every))
+    agree(peers, {"checkpoint_every": kept.every})
+    return kept
 
+
+def _going_on(
+    peers: Peers,
+    network: TrainableNetwork,
+    plan_of: Callable[[FitArguments], Plan],
+    arguments: FitArguments,
+    checkpoint: Checkpoint,
+    train: Samples,
+    validation: Samples | None,
+) -> tuple[Plan, Callable[..., History]]:
+    """(a training from where the file of rank 0 is, what runs it and writes it down)."""
+    alike = peers.together(lambda: plan_of(replace(arguments, gradient_phase=None)))  # as one process describes it
+    keeper = KeeperOfAll(peers, peers.phase_of(network.architecture.dtype))
+    with peers.sharing_errors():
+        checkpoints = Checkpoints(checkpoint, network, alike, train, validation, keeper)
+    rest = peers.together(lambda: checkpoints.going_on(arguments))
+    plan = peers.together(lambda: plan_of(rest))
+    _draw_the_same(peers, plan)
+    return plan, checkpoints.run
+
+
+def _run(peers: Peers, training: Any, train: Any, validation: Any, run: Callable[..., History] | None) -> History:
     try:
-        history: History = training.run(train, validation)
+        history: History = training.run(train, validation) if run is None else run(training, train, validation)
     except TrainingDivergedError as error:  # it is decided by the losses of all
         peers.shared(error)
         raise

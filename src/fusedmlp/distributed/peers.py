@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -103,11 +104,39 @@ class Peers:
         result: Result = self.comm.bcast(value, root)
         return result
 
-    def send(self, array: np.ndarray) -> None:
-        """Overwrite a contiguous array with that of rank 0."""
+    def send(self, array: np.ndarray, root: int = 0) -> None:
+        """Overwrite a contiguous array with that of rank 0, or another one."""
         bits = array.reshape(-1).view(np.uint8)
         for first in range(0, len(bits), 1 << 30):  # MPI counts in 32 bits
-            self.comm.Bcast(bits[first : first + (1 << 30)])
+            self.comm.Bcast(bits[first : first + (1 << 30)], root)
+
+    def copied(self, value: Result, root: int = 0) -> Result:
+        """The value that rank 0, or another one, has; its arrays may be large.
+
+        Raises
+        ------
+        ValueError
+            In all processes: it cannot be pickled.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        text, failure = b"", ""
+        if self.rank == root:
+            try:
+                text = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                failure = f"comm: expected what other processes can have; got what cannot be pickled: {error}"
+        parts = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
+        text, sizes, failure = self.comm.bcast((text, [len(part) for part in parts], failure), root)
+        if failure:
+            raise self.shared(ValueError(failure))
+        if self.rank != root:
+            parts = [np.empty(size, np.uint8) for size in sizes]
+        for part in parts:
+            self.send(part, root)
+        if self.rank == root:
+            return value
+        copy: Result = pickle.loads(text, buffers=parts)
+        return copy
 
     def everyones(self, value: Result) -> list[Result]:
         """The value of each process."""
@@ -137,6 +166,19 @@ class Peers:
             error = ValueError(f"rank {rank}: {text}")
         raise self.shared(error)
 
+    def by_first(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns on rank 0, which alone calls it. An exception of it is raised in all processes."""
+        result, error = None, None
+        if self.rank == 0:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+        received = self.from_first(None if error is None else sendable(error))
+        if received is not None:
+            raise self.shared(error or received)
+        return self.copied(result)  # type: ignore[return-value]
+
     def shared(self, error: BaseException) -> BaseException:
         """An exception that all processes raise: none waits for another."""
         self._shared_error = error
@@ -163,3 +205,12 @@ class Peers:
             if self.size > 1 and alone:
                 job.left_alone(self.comm, error)
             raise
+
+
+def sendable(error: Exception) -> Exception:
+    """An exception as another process can have it: of its own class, unless that cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -9,17 +9,21 @@ import numpy as np
 
 from fusedmlp.distributed.mpi import handle_of, handles, mpi
 from fusedmlp.engines.options import GradientPhase
+from fusedmlp.errors import TerminatedError
 from fusedmlp.model.activations import Array
-from fusedmlp.training.loop import DeadlineError
+from fusedmlp.training.loop import DeadlineError, RecordingError
 
-_DEADLINE, _INTERRUPT = 1.0, 2.0**20
-"""Votes for an end; their sum tells whether any process was interrupted."""
+_RECORD, _DEADLINE, _TERMINATION, _INTERRUPT = 1.0, 2.0, 2.0**20, 2.0**40
+"""Votes for an end. Rank 0 alone votes for the first, so that their sum tells the largest that a process has given."""
+_COUNT = 3
+"""Where a message has the number of samples: 0 before the first one."""
 
 
 class SumOverProcesses(GradientPhase):
     """Σ over all processes of a batch's gradient and of its three sums; the same bits in each.
 
-    A process that has to end, by Ctrl-C or a deadline, says so in its next message. All end with that batch.
+    A process that has to end, by a signal or a deadline, says so in its next message; rank 0 also, when a checkpoint is
+    due. All end with that batch, and take no step for it.
 
     Parameters
     ----------
@@ -34,11 +38,17 @@ class SumOverProcesses(GradientPhase):
         self._message, self._vote = np.zeros(4), np.zeros(1)
         self._record: np.ndarray | None = None
         self._staging: np.ndarray | None = None
-        self.ended_by: BaseException | None = None
+        self._found: BaseException | None = None
 
     def begin(self) -> None:
         """Forget the votes of the training before."""
-        self._vote[0], self._message[0], self.ended_by = 0.0, 0.0, None
+        self._vote[0], self._message[:4], self._found = 0.0, 0.0, None
+
+    def go_on(self) -> None:
+        """Forget that it was time for a checkpoint."""
+        self._vote[0] = 0.0 if self._vote[0] == _RECORD else self._vote[0]
+        if self.ended_by is None:
+            self._message[:4], self._found = 0.0, None
 
     def apply(self, gradient: Array, sums: np.ndarray) -> None:
         MPI = mpi()
@@ -82,23 +92,53 @@ class SumOverProcesses(GradientPhase):
 
     def poll(self, check: Callable[[], None]) -> None:
         """Turn what ends the training here into a vote, which all processes see with their next sums."""
+        vote = 0.0
         try:
             check()
         except KeyboardInterrupt:
-            self._vote[0] = _INTERRUPT
+            vote = _INTERRUPT
+        except TerminatedError:
+            vote = _TERMINATION
         except DeadlineError:
-            self._vote[0] = max(self._vote[0], _DEADLINE)
+            vote = _DEADLINE
+        except RecordingError:  # before its first batch a pass would get nowhere
+            vote = _RECORD if self._message[_COUNT] else 0.0
+        self._vote[0] = max(self._vote[0], vote)
+
+    def ends_all(self, error: BaseException) -> bool:
+        """Whether all processes have seen the vote for it; a second Ctrl-C ends one process alone, and then the job."""
+        return error is self.ended_by
 
     def end(self) -> None:
-        """Raise KeyboardInterrupt where a Ctrl-C came too late for any message of the training."""
-        if self._vote[0] >= _INTERRUPT and self.ended_by is None:
-            self.ended_by = KeyboardInterrupt()
-            raise self.ended_by
+        """After a training: raise the error of a signal that came too late for any of its messages, in all processes.
+
+        Raises
+        ------
+        KeyboardInterrupt, TerminatedError
+        """
+        vote = np.array([self._vote[0] if self._vote[0] >= _TERMINATION else 0.0])
+        self._comm.Allreduce(mpi().IN_PLACE, vote)
+        if vote[0] and self.ended_by is None:
+            self._found = _meaning(vote[0])
+            raise self._found
 
     @property
     def error(self) -> BaseException | None:
-        """What ends the training in every process, once its sums have brought a vote for that."""
-        votes = self._message[0]
-        if votes and self.ended_by is None:
-            self.ended_by = KeyboardInterrupt() if votes >= _INTERRUPT else DeadlineError()
-        return self.ended_by
+        """What ends the training, or a part of an epoch, in all processes, when their sums have brought a vote."""
+        if self._message[0] and self._found is None:
+            self._found = _meaning(self._message[0])
+        return self._found
+
+    @property
+    def ended_by(self) -> BaseException | None:
+        """What has ended the training in all processes."""
+        return None if isinstance(self._found, RecordingError) else self._found
+
+
+def _meaning(votes: float) -> BaseException:
+    """The exception that all processes raise after the sum of their votes."""
+    if votes >= _INTERRUPT:
+        return KeyboardInterrupt()
+    if votes >= _TERMINATION:
+        return TerminatedError()
+    return DeadlineError() if votes >= _DEADLINE else RecordingError()

@@ -63,6 +63,10 @@ class GradientPhase(ABC):
         """
         check()
 
+    def ends_all(self, error: BaseException) -> bool:
+        """Whether what has interrupted an epoch ends it in all processes: else no other one joins in what follows."""
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class BatchParts:

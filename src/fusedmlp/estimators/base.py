@@ -227,7 +227,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         if validation is not None and self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        kept = None if checkpoint is None else FitCheckpoints(checkpoint, self, network, rows, validation)
+        kept = None if checkpoint is None else FitCheckpoints(checkpoint, self, network, rows, validation, together)
         fit = StochasticFit(self, network, rows, validation, incremental, pace, kept, together)
         yield from fit.stretches(callbacks)
 

@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_method_params
 
 from fusedmlp.estimators.base import BaseMLP
+from fusedmlp.estimators.shares import Shares, columns_of, work_of
 from fusedmlp.estimators.side_by_side import Fit, fit_side_by_side
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -42,9 +43,16 @@ class Outcome:
 
 
 class Outcomes:
-    """The outcomes of all candidates in the order in which a search asks for them: split by split of each."""
+    """The outcomes of all candidates in the order in which a search asks for them: split by split of each.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    shares : Shares
+        Which of them this process trains.
+    """
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
         self._left: list[Outcome] = []
 
     def __bool__(self) -> bool:
@@ -78,21 +86,15 @@ class Outcomes:
         """
         clones = [_candidate(estimator, number, candidate) for number, candidate in enumerate(candidates)]
         _check_splits(estimator, splits, y)
-        table: dict[tuple[int, int], Outcome] = {}
-        fits: list[tuple[Outcome, Fit]] = []
-        for place, (train, _) in enumerate(splits):
-            part = _safe_split(estimator, X, y, train)
-            given = _check_method_params(X, params=parameters, indices=train)
-            prepared = _PreparedParts(part[0], part[1], given)
-            for number, model in enumerate(clones):
-                outcome = table[number, place] = Outcome(clone(model))
-                fit = prepared.fit_of(outcome)
-                if fit is not None:
-                    fits.append((outcome, fit))
-        fit_side_by_side([fit for _, fit in fits])
-        for outcome, fit in fits:
-            outcome.error, outcome.seconds = fit.error, outcome.seconds + fit.seconds
-        self._left = [table[number, place] for number in range(len(clones)) for place in range(len(splits))]
+        places = [(number, place) for number in range(len(clones)) for place in range(len(splits))]
+        columns = columns_of(X)
+        own = self._shares.own([work_of(clones[number], len(splits[place][0]), columns) for number, place in places])
+        with self._shares.apart():
+            done = _done(estimator, clones, own, splits, (X, y, parameters))
+        for outcome in done.values():
+            outcome.error = self._shares.sendable(outcome.error)
+        trained = self._shares.exchanged(done)
+        self._left = [trained[number] for number in range(len(places))]
 
     def seconds(self) -> list[float]:
         """The times of all outcomes that are left."""
@@ -101,6 +103,34 @@ class Outcomes:
     def next(self) -> Outcome:
         """The next one; it is asked for once."""
         return self._left.pop(0)
+
+    def fitted(self, estimator: Any, X: Any, y: Any, parameters: Mapping[str, Any]) -> Any:
+        """An estimator that is trained on all rows, by one process for all."""
+        return self._shares.by_first(lambda: estimator.fit(X, y, **parameters))
+
+
+def _done(
+    estimator: Any, clones: Sequence[Any], own: set[int], splits: Sequence[Split], data: tuple[Any, Any, Any]
+) -> dict[int, Outcome]:
+    """The outcomes whose numbers, split by split of each candidate, are named."""
+    X, y, parameters = data
+    done: dict[int, Outcome] = {}
+    fits: list[tuple[Outcome, Fit]] = []
+    for place, (train, _) in enumerate(splits):
+        numbers = [number for number in range(len(clones)) if number * len(splits) + place in own]
+        if not numbers:
+            continue
+        part = _safe_split(estimator, X, y, train)
+        prepared = _PreparedParts(part[0], part[1], _check_method_params(X, params=parameters, indices=train))
+        for number in numbers:
+            outcome = done[number * len(splits) + place] = Outcome(clone(clones[number]))
+            fit = prepared.fit_of(outcome)
+            if fit is not None:
+                fits.append((outcome, fit))
+    fit_side_by_side([fit for _, fit in fits])
+    for outcome, fit in fits:
+        outcome.error, outcome.seconds = fit.error, outcome.seconds + fit.seconds
+    return done
 
 
 def check_estimator(estimator: Any) -> None:

@@ -6,18 +6,16 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fusedmlp.checkpoints import (
     Checkpoint,
-    FileRecorder,
-    check_same,
+    Keeper,
     function_name,
-    opened,
     same_after_reading,
-    samples_described,
 )
 from fusedmlp.engines.options import EpochPosition
 from fusedmlp.errors import CheckpointError
@@ -25,7 +23,11 @@ from fusedmlp.estimators.rows import Rows
 from fusedmlp.estimators.validation import ValidationSet
 from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
+from fusedmlp.training.recording import Every
 from fusedmlp.training.state import generator_data, set_generator
+
+if TYPE_CHECKING:
+    from fusedmlp.estimators.together import Together
 
 _log = logging.getLogger("fusedmlp")
 
@@ -61,6 +63,8 @@ class FitCheckpoints:
     rows : Rows
         To train on.
     validation : ValidationSet, optional
+    together : Together, optional
+        The processes that train together.
 
     Raises
     ------
@@ -71,22 +75,30 @@ class FitCheckpoints:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None
+        self,
+        checkpoint: Checkpoint,
+        estimator: Any,
+        network: Network,
+        rows: Rows,
+        validation: ValidationSet | None,
+        together: Together | None = None,
     ) -> None:
-        self.path, self._estimator, self._network = checkpoint.path, estimator, network
-        description = _described(estimator, network, rows, validation)
-        self._recorder = FileRecorder(checkpoint, description, network.backend.name)
-        if self._recorder.every.batches is not None:
+        if Every.of("checkpoint_every", checkpoint.every).batches is not None:
             raise ValueError(f"checkpoint_every: expected epochs or a time; got {checkpoint.every!r}")
-        self._found = opened(checkpoint.path)
-        if self._found is not None:
-            check_same(checkpoint.path, self._found, description, network.backend.name)
-        self._interrupts = Interrupts()
-        self.poll: Callable[[], None] = self._interrupts.poll
+        self.path, self._estimator, self._network = checkpoint.path, estimator, network
+        keeper = Keeper() if together is None else together.keeper(network)
+        description = _described(estimator, network, rows, validation, keeper)
+        self._recorder = keeper.recorder(checkpoint, description, network.backend.name)
+        self._found = keeper.found(checkpoint.path, description, network.backend.name)
+        interrupts = self._interrupts = Interrupts()
+        self._phase = None if together is None else together.phase(network)
+        self.poll: Callable[[], None] = interrupts.poll
+        if self._phase is not None:
+            self.poll = partial(self._phase.poll, interrupts.poll)
 
     def caught(self) -> AbstractContextManager[None]:
-        """Let Ctrl-C and SIGTERM raise their errors in `poll`."""
-        return self._interrupts.terminations_caught()
+        """Let Ctrl-C and SIGTERM raise their errors in `poll`, or with the next batch of all processes."""
+        return self._interrupts.terminations_caught(self.poll)
 
     def restore(self, fit: Loop) -> tuple[EpochPosition | None, bool]:
         """Bring a fit that begins to where the file is: (how far its epoch is, if in one; whether the fit is over)."""
@@ -122,8 +134,10 @@ class FitCheckpoints:
         """Write the fit, after its last whole epoch or in the middle of one."""
         self._recorder.record(self._network.parameters.flat, self._state(fit, fit.current(), position, False))
 
-    def interrupted(self, fit: Loop, position: EpochPosition | None) -> None:
-        """Write the fit, and say so."""
+    def interrupted(self, fit: Loop, position: EpochPosition | None, error: BaseException) -> None:
+        """Write the fit after what has interrupted it, and say so."""
+        if self._phase is not None and not self._phase.ends_all(error):
+            return
         self.write(fit, position)
         self._recorder.announce(self._estimator.n_iter_, 0 if position is None else position.batches)
 
@@ -144,7 +158,9 @@ class FitCheckpoints:
         }
 
 
-def _described(estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None) -> dict[str, Any]:
+def _described(
+    estimator: Any, network: Network, rows: Rows, validation: ValidationSet | None, keeper: Keeper
+) -> dict[str, Any]:
     """What a fit is, as plain data."""
     parameters = estimator.get_params(deep=False)
     data = {"estimator": type(estimator).__name__} | network.architecture.to_dict()
@@ -154,7 +170,7 @@ def _described(estimator: Any, network: Network, rows: Rows, validation: Validat
             data[name] = value if plain else function_name(value) if callable(value) else repr(value)
     if estimator.schedule in ("step", "cosine"):
         data["max_iter"] = estimator.max_iter
-    data |= samples_described("", rows.samples, network)
+    data |= keeper.described("", rows.samples, network)
     if validation is not None:
-        data |= samples_described("validation_", validation.samples, network)
+        data |= keeper.described("validation_", validation.samples, network)
     return same_after_reading(data)

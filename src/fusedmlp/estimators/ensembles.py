@@ -21,6 +21,7 @@ from fusedmlp.estimators.classifier import MLPClassifier
 from fusedmlp.estimators.ensemble_files import load_members, save_members
 from fusedmlp.estimators.regressor import MLPRegressor
 from fusedmlp.estimators.rows import outputs
+from fusedmlp.estimators.shares import Shares, shares_of, work_of
 from fusedmlp.estimators.side_by_side import Fit, fit_side_by_side
 
 _CHUNK_BYTES = 2**20
@@ -77,6 +78,7 @@ class BaseEnsemble(BaseEstimator, ABC):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        comm: Any = None,
     ) -> Any:
         """Train all members, at once where the backend can.
 
@@ -86,6 +88,9 @@ class BaseEnsemble(BaseEstimator, ABC):
             In memory once, whatever the members are trained on.
         y, sample_weight, X_val, y_val, sample_weight_val
             As in the members' ``fit``.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes share the members, and all call `fit` with the same rows. Each trains some members by itself,
+            and all have all of them at the end, with the bits of one process.
 
         Returns
         -------
@@ -97,23 +102,34 @@ class BaseEnsemble(BaseEstimator, ABC):
         given = {
             "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val,
         }  # fmt: skip
-        members = self._new_members()
-        fits = [Fit(member, X, y, {k: x for k, x in given.items() if x is not None}) for member in members]
-        fit_side_by_side(fits)
-        for number, each in enumerate(fits):
-            if each.error is not None:
-                each.error.add_note(f"member {number} of {len(fits)}")
-                raise each.error
+        shares = shares_of(comm)
+        with shares.fitting(self, X, y):
+            members = self._trained(shares, X, y, {name: x for name, x in given.items() if x is not None})
         self.estimators_ = members
         self.n_outputs_, self.n_layers_ = members[0].n_outputs_, members[0].n_layers_
         self.out_activation_ = members[0].out_activation_
         self.n_iter_ = max(member.n_iter_ for member in members)
         return self
 
-    def _new_members(self) -> list[Any]:
+    def _trained(self, shares: Shares, X: Any, y: Any, given: dict[str, Any]) -> list[Any]:
+        """All members, of which this process has trained its share."""
+        members = self._new_members(shares)
+        own = shares.own([work_of(member, *X.shape) for member in members])
+        fits = {number: Fit(members[number], X, y, given) for number in sorted(own)}
+        with shares.apart():
+            fit_side_by_side(list(fits.values()))
+        done = shares.exchanged({n: (fit.estimator, shares.sendable(fit.error)) for n, fit in fits.items()})
+        for number in range(len(members)):
+            members[number], error = done[number]
+            if error is not None:
+                error.add_note(f"member {number} of {len(members)}")
+                raise error
+        return members
+
+    def _new_members(self, shares: Shares) -> list[Any]:
         """Members with seeds of their own; with `warm_start`, those that there are."""
         generator = check_random_state(self.random_state)
-        seeds = generator.randint(np.iinfo(np.int32).max, size=self.n_members)
+        seeds = shares.from_first(generator.randint(np.iinfo(np.int32).max, size=self.n_members))
         kept = getattr(self, "estimators_", []) if self.warm_start else []
         described = {name: getattr(self, name) for name in _defaults(self._member)}
         members = []

@@ -204,7 +204,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         sample_weight_val : array-like, optional
         checkpoint : path or Checkpoint, optional
             A file that the fit is written to from time to time, at its end, and at Ctrl-C or SIGTERM, which then end
-            it. Where it exists, the fit goes on from it, with the bits of one that was not interrupted.
+            it. Where it exists, the fit goes on from it, with the bits of one that was not interrupted. With `comm`,
+            the file is rank 0's.
         checkpoint_every : int, str or datetime.timedelta
             How often: epochs; "30s", "10min" or "2h"; or a time.
         comm : mpi4py.MPI.Intracomm, optional

@@ -22,6 +22,7 @@ from sklearn.model_selection import (
 from sklearn.utils import indexable
 
 from fusedmlp.estimators.candidates import Outcomes, Split, check_estimator
+from fusedmlp.estimators.shares import Shares, shares_of
 from fusedmlp.estimators.stand_in import StandIn
 
 
@@ -51,14 +52,18 @@ class _SideBySide:
     cv: Any
     n_jobs: Any
     best_estimator_: Any
+    refit_time_: float
 
-    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+    def fit(self, X: Any, y: Any = None, *, comm: Any = None, **params: Any) -> Any:
         """As scikit-learn's, with the candidates trained side by side.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        comm : mpi4py.MPI.Intracomm, optional
+            Its processes share the trainings of the search, and all call `fit` with the same rows. Afterwards all have
+            the same results, those of one process; rank 0 trains the best candidate for all.
         **params
             Of the estimator's ``fit`` and of the splitter, such as `sample_weight` and `groups`.
 
@@ -70,25 +75,28 @@ class _SideBySide:
         ------
         ValueError
             The estimator is not one of this package, nor a Pipeline that ends in one; a candidate has a parameter that
-            it has not; a split lacks samples, or a class in the part to train on.
+            it has not; a split lacks samples, or a class in the part to train on; the processes of `comm` have other
+            parameters or rows.
         """
         check_estimator(self.estimator)
-        with self._standing_in(indexable(X, y)):
+        shares = shares_of(comm)
+        with shares.fitting(self, X, y), self._standing_in(indexable(X, y), shares):
             super().fit(X, y, **params)  # type: ignore[misc]
-        if hasattr(self, "best_estimator_"):
-            self.best_estimator_ = self.best_estimator_.stands_for
+            if hasattr(self, "best_estimator_"):
+                self.best_estimator_ = self.best_estimator_.stands_for
+                self.refit_time_ = shares.from_first(self.refit_time_)
         return self
 
     @contextmanager
-    def _standing_in(self, data: list[Any]) -> Iterator[None]:
+    def _standing_in(self, data: list[Any], shares: Shares) -> Iterator[None]:
         before = self.estimator, self.n_jobs
-        self._outcomes, self._data, self._fit_times = Outcomes(), data, list[float]()
+        self._shares, self._outcomes, self._data, self._fit_times = shares, Outcomes(shares), data, list[float]()
         self.estimator, self.n_jobs = StandIn(self.estimator, self._outcomes), None
         try:
             yield
         finally:
             self.estimator, self.n_jobs = before
-            for name in ("_outcomes", "_data", "_fit_times", "_routed"):
+            for name in ("_shares", "_outcomes", "_data", "_fit_times", "_routed"):
                 self.__dict__.pop(name, None)
 
     def _get_routed_params_for_fit(self, params: dict[str, Any]) -> Any:
@@ -97,11 +105,11 @@ class _SideBySide:
 
     def _run_search(self, evaluate_candidates: Callable[..., Any], callback_ctx: Any = None) -> None:
         def train_and_evaluate(candidates: Any, cv: Any = None, *rest: Any, **more: Any) -> Any:
-            candidates = list(candidates)
+            candidates = self._shares.from_first(list(candidates))
             stand_in = self.estimator
             X, y = self._data
             cv = cv or check_cv(self.cv, y, classifier=is_classifier(stand_in))
-            splits = list(cv.split(X, y, **self._routed.splitter.split))
+            splits = self._shares.from_first(list(cv.split(X, y, **self._routed.splitter.split)))
             self._outcomes.train(stand_in.stands_for, candidates, splits, X, y, self._routed.estimator.fit)
             self._fit_times += self._outcomes.seconds()
             return evaluate_candidates(candidates, _Splits(splits), *rest, **more)
@@ -112,6 +120,7 @@ class _SideBySide:
     def _format_results(self, candidates: Any, n_splits: int, out: list[dict[str, Any]], *more: Any) -> Any:
         for result, seconds in zip(out, self._fit_times, strict=True):
             result["fit_time"] = seconds
+        out = self._shares.from_first(out)
         return super()._format_results(candidates, n_splits, out, *more)  # type: ignore[misc]
 
 
@@ -165,11 +174,13 @@ def cross_validate_mlp(
     return_estimator: bool = False,
     return_indices: bool = False,
     error_score: Any = float("nan"),
+    comm: Any = None,
 ) -> dict[str, Any]:
     """scikit-learn's cross_validate for this package's MLPs, with all splits trained at once.
 
     Parameters and results are those of ``sklearn.model_selection.cross_validate``; the scores have the same bits.
-    `n_jobs` and `pre_dispatch` have no effect: the networks use all cores.
+    `n_jobs` and `pre_dispatch` have no effect: the networks use all cores. The processes of `comm`, a communicator of
+    mpi4py, share the trainings, and all get the same results.
 
     Raises
     ------
@@ -177,27 +188,30 @@ def cross_validate_mlp(
         As `MLPGridSearchCV.fit`.
     """
     check_estimator(estimator)
-    table = indexable(X, y, groups)
-    splitter = check_cv(cv, table[1], classifier=is_classifier(estimator))
-    given = {} if groups is None else {"groups": table[2]}
-    splits = list(splitter.split(table[0], table[1], **given))
-    outcomes = Outcomes()
-    outcomes.train(estimator, [{}], splits, table[0], table[1], params or {})
-    seconds = outcomes.seconds()
-    results = cross_validate(
-        StandIn(estimator, outcomes),
-        X,
-        y,
-        scoring=scoring,
-        cv=splits,
-        verbose=verbose,
-        params=params,
-        return_train_score=return_train_score,
-        return_estimator=return_estimator,
-        return_indices=return_indices,
-        error_score=error_score,
-    )
-    results["fit_time"][:] = seconds
+    shares = shares_of(comm)
+    with shares.fitting(estimator, X, y):
+        table = indexable(X, y, groups)
+        splitter = check_cv(cv, table[1], classifier=is_classifier(estimator))
+        given = {} if groups is None else {"groups": table[2]}
+        splits = shares.from_first(list(splitter.split(table[0], table[1], **given)))
+        outcomes = Outcomes(shares)
+        outcomes.train(estimator, [{}], splits, table[0], table[1], params or {})
+        seconds = outcomes.seconds()
+        results = cross_validate(
+            StandIn(estimator, outcomes),
+            X,
+            y,
+            scoring=scoring,
+            cv=splits,
+            verbose=verbose,
+            params=params,
+            return_train_score=return_train_score,
+            return_estimator=return_estimator,
+            return_indices=return_indices,
+            error_score=error_score,
+        )
+        results["fit_time"][:] = seconds
+        results |= shares.from_first({name: x for name, x in results.items() if name != "estimator"})
     if return_estimator:
         results["estimator"] = [each.stands_for for each in results["estimator"]]
     return results

@@ -43,7 +43,7 @@ class StandIn:
     def fit(self, X: Any, y: Any = None, **parameters: Any) -> StandIn:
         """Take the next outcome; its error is raised."""
         if not self._outcomes:
-            self.stands_for.fit(X, y, **parameters)
+            self.stands_for = self._outcomes.fitted(self.stands_for, X, y, parameters)
             return self
         outcome = self._outcomes.next()
         if outcome.error is not None:

@@ -164,9 +164,9 @@ class StochasticFit:
                             ConvergenceWarning,
                             stacklevel=2,
                         )
-        except (KeyboardInterrupt, TerminatedError):
+        except (KeyboardInterrupt, TerminatedError) as error:
             if checkpoints is not None:
-                checkpoints.interrupted(self, self._position)
+                checkpoints.interrupted(self, self._position, error)
             if checkpoints is not None or self._together_with is not None:  # others may be in the middle of an epoch
                 raise
             warnings.warn("Training interrupted by user.", stacklevel=2)

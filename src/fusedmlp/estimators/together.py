@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.distributed.agreement import agree, agree_on_rows
-from fusedmlp.distributed.fitting import NO_CHECKPOINT, start_from_first
+from fusedmlp.distributed.checkpointing import KeeperOfAll
+from fusedmlp.distributed.fitting import agreed_checkpoint, start_from_first
 from fusedmlp.distributed.peers import Peers, peers_of
+from fusedmlp.distributed.phase import SumOverProcesses
 from fusedmlp.distributed.sharded_samples import sharded_samples
 from fusedmlp.engines.options import EpochOptions
 from fusedmlp.estimators.rows import Rows
@@ -30,6 +32,7 @@ class Together:
     def __init__(self, comm: Any) -> None:
         self._peers: Peers = peers_of(comm)
         self.first = self._peers.rank == 0
+        self._phase: SumOverProcesses | None = None
 
     def fit(self, estimator: Any, data: tuple[Any, Any, Any], checkpoint: Any, training: Callable[[], object]) -> None:
         """Train by all processes, once it is known that they have the same parameters and rows.
@@ -37,7 +40,7 @@ class Together:
         Raises
         ------
         ValueError
-            In all processes: a parameter or the rows differ, or there is a checkpoint or a solver without epochs.
+            In all processes: a parameter or the rows differ, or there is a solver without epochs.
         """
         peers = self._peers
         with peers.training():
@@ -45,13 +48,14 @@ class Together:
             seed = estimator.random_state
             agree(peers, {"class": type(estimator).__name__} | parameters | {"random_state": seed})
             agree_on_rows(peers, *data)
-            if checkpoint is not None:
-                raise peers.shared(ValueError(NO_CHECKPOINT))
+            agreed_checkpoint(peers, checkpoint, 1)
             if estimator.solver == "lbfgs":
                 error = ValueError("comm: expected a solver that works in epochs, 'sgd' or 'adam'; got solver='lbfgs'")
                 raise peers.shared(error)
             with peers.sharing_errors():  # the rows are the same, and all that follows from them
                 training()
+            if self._phase is not None:
+                self._phase.end()
 
     def random_state(self, generator: np.random.RandomState) -> np.random.RandomState:
         """The generator of rank 0; that of the process, which others may use, is left as it is."""
@@ -65,7 +69,16 @@ class Together:
 
     def options(self, options: EpochOptions, network: Network) -> EpochOptions:
         """Options of epochs whose sums are those of all processes."""
-        return replace(options, gradient_phase=self._peers.phase(network.architecture.dtype))
+        self._phase = self._peers.phase(network.architecture.dtype)
+        return replace(options, gradient_phase=self._phase)
+
+    def phase(self, network: Network) -> SumOverProcesses:
+        """The gradient phase of the epochs."""
+        return self._peers.phase_of(network.architecture.dtype)
+
+    def keeper(self, network: Network) -> KeeperOfAll:
+        """Who keeps the checkpoints of the fit."""
+        return KeeperOfAll(self._peers, self.phase(network))
 
     def from_first(self, value: float) -> float:
         """The value that rank 0 has, such as a score: processors that differ may compute others."""

@@ -65,7 +65,7 @@ class Interrupts:
         (last_poll or self.poll)()  # it may have come after the last one
 
     @contextmanager
-    def terminations_caught(self) -> Iterator[None]:
+    def terminations_caught(self, last_poll: Callable[[], None] | None = None) -> Iterator[None]:
         """As `caught`, of Ctrl-C and of SIGTERM."""
-        with self.caught(signal.SIGTERM, signal.SIG_DFL), self.caught():
+        with self.caught(signal.SIGTERM, signal.SIG_DFL, last_poll), self.caught(last_poll=last_poll):
             yield

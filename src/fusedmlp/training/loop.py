@@ -35,7 +35,7 @@ class DeadlineError(Exception):
     """Ends an epoch at a deadline."""
 
 
-class _RecordingError(Exception):
+class RecordingError(Exception):
     """Ends a part of an epoch, because it is time to write the training down."""
 
 
@@ -140,16 +140,19 @@ class Training:
         for callback in self._callbacks:
             callback.on_fit_begin(self)
         try:
-            with self._interrupts.terminations_caught() if self.recorder is not None else nullcontext():
+            caught = self._interrupts.terminations_caught(self._poll_signals)
+            with nullcontext() if self.recorder is None else caught:
                 self._run_epochs(train, validation)
         except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")
             finished = False
-        except (KeyboardInterrupt, TerminatedError):
-            self.stop(f"interrupted in epoch {self.epoch + 1}")
-            self._record()
-            if self.recorder is not None:
-                self.recorder.announce(self.state.epoch, self.state.batch)
+        except (KeyboardInterrupt, TerminatedError) as error:
+            phase = self.settings.gradient_phase
+            if phase is None or phase.ends_all(error):
+                self.stop(f"interrupted in epoch {self.epoch + 1}")
+                self._record()
+                if self.recorder is not None:
+                    self.recorder.announce(self.state.epoch, self.state.batch)
             raise
         except TrainingDivergedError as error:
             self.history.error = str(error)
@@ -194,7 +197,7 @@ class Training:
             if not self.history.stopped:
                 self.epoch = self.state.epoch
                 if self.recorder is not None:
-                    self._interrupts.poll()
+                    self._poll_signals()
                     if self.recorder.is_due():
                         self._record()
 
@@ -237,7 +240,7 @@ class Training:
             try:
                 with self._interrupts.caught(last_poll=self._poll):
                     train.train(self.engine, self.parameters, self.optimizer_state, columns, batch_size, options)
-            except _RecordingError:
+            except RecordingError:
                 pass
             if train.is_over(position, batch_size):
                 return
@@ -300,18 +303,25 @@ class Training:
 
     def _poll(self) -> None:
         """Called by the engine between batches and within long ones, and after the last one."""
+        self._ask(self._check_time)
+
+    def _poll_signals(self) -> None:
+        self._ask(self._interrupts.poll)
+
+    def _ask(self, check: Callable[[], None]) -> None:
+        """Whether the training is to end: `check` raises an exception, unless the gradient phase has a say in that."""
         phase = self.settings.gradient_phase
         if phase is None:
-            self._check_time()
+            check()
         else:
-            phase.poll(self._check_time)
+            phase.poll(check)
 
     def _check_time(self) -> None:
         self._interrupts.poll()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlineError
         if self.recorder is not None and self.recorder.is_late:
-            raise _RecordingError
+            raise RecordingError
 
     # The best weights ------------------------------------------------------------------------------------------------
 

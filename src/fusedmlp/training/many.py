@@ -1,151 +1,81 @@
-"""fit_many: many independent networks, trained at once where the backend can do that."""
+"""Many independent networks whose trainings begin together: their arguments and samples, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
-from fusedmlp.checks import check_choice, check_flag, shown
+from fusedmlp.checks import shown
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.options import GradientPhase
 from fusedmlp.engines.samples import Samples
 from fusedmlp.model.architecture import Architecture
-from fusedmlp.model.names import ArrayInput, OptimizerName, ScheduleName
-from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.training import progress as progress_module
 from fusedmlp.training.history import History
 from fusedmlp.training.many_arguments import as_indices, index_lists, naming, spread
 from fusedmlp.training.many_run import ManyRun, Member
-from fusedmlp.training.schedules import Schedule
 from fusedmlp.training.setup import FitArguments, Plan, as_validation, warn_of_rows
 from fusedmlp.training.shared_samples import SharedSamples
-from fusedmlp.training.state import TrainingState
+
+OF_FIT = frozenset(FitArguments.__dataclass_fields__) | {"Y", "sample_weight", "validation_data"}
+"""Arguments of `fit_many` that are those of ``Network.fit``."""
 
 
-def fit_many(
-    networks: Sequence[Any],
-    X: ArrayInput,
-    Y: ArrayInput | list[ArrayInput],
-    optimizer: OptimizerName | Optimizer | Sequence[OptimizerName | Optimizer] = "adam",
-    epochs: int | Sequence[int] = 100,
-    batch_size: int | Sequence[int] = 32,
-    *,
-    learning_rate: float | Sequence[float | None] | None = None,
-    schedule: ScheduleName | Schedule | Sequence[ScheduleName | Schedule] = "constant",
-    sample_weight: ArrayInput | list[ArrayInput | None] | None = None,
-    alpha: float | Sequence[float] = 0.0,
-    shuffle: bool | Sequence[bool] = True,
-    validation_data: tuple[ArrayInput, ...] | list[tuple[ArrayInput, ...] | None] | None = None,
-    validation_fraction: float | Sequence[float] = 0.0,
-    early_stopping: bool | Sequence[bool] = False,
-    patience: int | Sequence[int] = 10,
-    tolerance: float | Sequence[float] = 1e-4,
-    callbacks: Iterable[Any] = (),
-    random_state: Any = None,
-    clip_norm: float | Sequence[float | None] | None = None,
-    dropout: float | Sequence[float] | Sequence[Sequence[float]] = 0.0,
-    gradient_phase: GradientPhase | Sequence[GradientPhase | None] | None = None,
-    state: TrainingState | Sequence[TrainingState | None] | None = None,
-    samples: Sequence[Any] | None = None,
-    validation_samples: Sequence[Any] | None = None,
-    on_error: str = "record",
-    verbose: bool | Literal["long"] = False,
-) -> list[History]:
-    """Train many independent networks in place.
+class Settled(NamedTuple):
+    """Networks that can be trained: their arguments are checked, and nothing is drawn or changed.
 
-    Each has the weights and the history that ``network.fit`` gives it with the same arguments, bit for bit. X is in
-    memory once, whatever part of the samples a network is trained on.
+    Attributes
+    ----------
+    members : list of Member
+        All of them, or a share.
+    crowd : Crowd or None
+    """
+
+    members: list[Member]
+    crowd: Any
+
+    def histories(self, raises: bool, verbose: bool | Literal["long"]) -> list[History]:
+        """Train the members; see `fit_many`.
+
+        Parameters
+        ----------
+        raises : bool
+            Whether a training that diverges ends all others.
+        verbose : bool or "long"
+        """
+        progress = None
+        if verbose and self.members:
+            epochs = sum(member.plan.settings.epochs for member in self.members)
+            quiet = progress_module.QUIET_SECONDS if verbose == "long" else 0.0
+            progress = progress_module.ProgressOfMany(len(self.members), epochs, quiet)
+        try:
+            return ManyRun(self.members, self.crowd, raises, progress).histories()
+        finally:
+            if progress is not None:
+                progress.close()
+
+
+def settled(networks: list[Any], X: Any, given: dict[str, Any], parts: tuple[Any, Any]) -> Settled:
+    """See that networks can be trained.
 
     Parameters
     ----------
-    networks : sequence of Network
-        All different, on one backend, of one dtype and precision; layers, activations and losses may differ.
-    X : array or SciPy's sparse matrix of shape (n1, m)
-        Of all networks.
-    Y : array of shape (nL, m), or (m,) for one output; or a list of such arrays
-        A list of arrays has one per network.
-    optimizer, epochs, batch_size, learning_rate, schedule, alpha, shuffle, validation_fraction, early_stopping, \
-    patience, tolerance, random_state, clip_norm, gradient_phase, state
-        As in `Network.fit`. A list, a tuple or a vector has one value per network; anything else is every network's.
-        Several networks cannot share a random generator or a state.
-    sample_weight : array of shape (m,), optional
-        A list or a tuple that holds arrays, lists or None has one per network; of numbers, it is every network's.
-    validation_data : tuple (X, Y) or (X, Y, sample_weight), optional
-        A tuple is every network's; a list has a tuple or None per network.
-    callbacks : iterable of Callback or of functions
-        A list of lists or tuples has one per network. A network with callbacks is trained by itself.
-    dropout : float in [0, 1), or a sequence of them
-        As in `Network.fit`. A list of as many values as there are networks, or a sequence that holds a sequence, has
-        one per network; any other sequence, such as a tuple of numbers, is every network's.
-    samples : sequence of arrays of int, optional
-        Per network the columns of X to train on, or None for all of them. A column may come more than once.
-    validation_samples : sequence of arrays of int, optional
-        Per network the columns of X to compute a validation loss on after every epoch, or None.
-    on_error : {"record", "raise"}
-        What happens where a training diverges: its history says so (`History.error`) and the others go on; or a
-        TrainingDivergedError ends all of them.
-    verbose : bool or "long"
-        Show the progress of all on standard error: a bar on a terminal or in a notebook, else a line for every tenth;
-        "long": lines only where it takes more than a few seconds.
-
-    Returns
-    -------
-    list of History
-        In the order of the networks; also kept as ``network.history``, after an interruption too.
+    networks : list of Network
+        As `checked_networks` gives them.
+    X
+    given : dict
+        The arguments named in `OF_FIT`.
+    parts : tuple
+        The arguments `samples` and `validation_samples`.
 
     Raises
     ------
     ValueError
-        An argument is wrong: the message names the network and the argument, and the networks are as they were.
-    RuntimeError
-        A network is being trained already.
-    TrainingDivergedError
-        A loss became NaN or infinite, with ``on_error="raise"``.
-    KeyboardInterrupt
-        Ctrl-C. Every network has the weights of its last whole batch (with early stopping, the best weights).
-
-    Notes
-    -----
-    With `samples`, the bits are also those of ``network.fit(X[:, indices], Y[:, indices])`` on numba-cpu, as long as a
-    layer has no more than 16 KiB of inputs a sample, X is not sparse (or mostly zeros), and nothing is dropped:
-    dropout's masks go by the columns of X.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fusedmlp import Network, fit_many
-    >>> generator = np.random.default_rng(0)
-    >>> X = generator.normal(size=(3, 200))
-    >>> Y = X[:1] * X[1:2] + X[2:]
-    >>> networks = [Network([3, 16, 1], "tanh", "squared_error", random_state=seed) for seed in range(3)]
-    >>> histories = fit_many(networks, X, Y, epochs=20, learning_rate=[0.1, 0.01, 0.001])
-    >>> [history.epochs for history in histories]
-    [20, 20, 20]
+        An argument is wrong.
     """
-    given = {name: value for name, value in locals().items() if name in _OF_FIT}
-    check_choice("on_error", on_error, ("record", "raise"))
-    if verbose != "long":
-        check_flag("verbose", verbose)
-    networks = _checked_networks(networks)
-    with ExitStack() as stack:
-        for number, network in enumerate(networks):
-            with naming(number):
-                stack.enter_context(network._fitting_alone())
-        members = _members(networks, X, given, samples, validation_samples)
-        progress = None
-        if verbose:
-            epochs = sum(member.plan.settings.epochs for member in members)
-            quiet = progress_module.QUIET_SECONDS if verbose == "long" else 0.0
-            progress = progress_module.ProgressOfMany(len(members), epochs, quiet)
-            stack.callback(progress.close)
-        return ManyRun(members, networks[0].backend.crowd(), on_error == "raise", progress).histories()
+    return Settled(_members(networks, X, given, *parts), networks[0].backend.crowd())
 
 
-_OF_FIT = frozenset(FitArguments.__dataclass_fields__) | {"Y", "sample_weight", "validation_data"}
-
-
-def _checked_networks(networks: Any) -> list[Any]:
+def checked_networks(networks: Any) -> list[Any]:
     """The networks, which are different ones of the same kind."""
     if isinstance(networks, str | bytes) or not isinstance(networks, Iterable):
         raise ValueError(f"networks: expected a sequence of Network; got {shown(networks)}")
@@ -201,7 +131,7 @@ def _members(networks: list[Any], X: Any, given: dict[str, Any], samples: Any, v
                 kind = "validation_data" if parts[1][number] is None else "validation_samples"
                 raise ValueError(f"validation_fraction: expected 0 where {kind} is given")
             members.append(Member(number, plan, engine, train, validation))
-    warn_of_rows(X, members[0].train, stacklevel=3)
+    warn_of_rows(X, members[0].train, stacklevel=4)
     return members
 
 

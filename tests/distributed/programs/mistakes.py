@@ -56,7 +56,6 @@ CASES = {
     "a wrong argument on all": {"batch_size": 0},
     "a wrong argument on one": {"patience": -1 if last else -1.0},
     "gradient_phase": {"gradient_phase": NoPhase()},
-    "checkpoint": {"checkpoint": "training.ckpt"},
     "no samples": {"X": X[:, :0], "Y": Y[:, :0], "shards": True},
     "weights that are all 0": {"sample_weight": np.zeros(20)},
 }
