@@ -29,7 +29,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_finish():
-    """Leave thousands of tests and what they import to themselves: a collection of garbage would go through them all."""
+    """Leave thousands of tests, and what they import, alone: else every collection of garbage goes through them all."""
     gc.collect()
     gc.freeze()
 
