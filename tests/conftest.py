@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before numpy is imported, here and in the processes that tests start. OpenBLAS's threads keep spinning after a
@@ -25,6 +26,12 @@ def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="try each thing many times (make soak)")
     for name in ("kills", "flips", "step", "fits", "forks", "tables", "deaths"):
         parser.addoption(f"--soak-{name}", type=int, help=f"{name} of tests/soak")
+
+
+def pytest_collection_finish():
+    """Leave thousands of tests, and what they import, alone: else every collection of garbage goes through them all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=list(selection.registry()), scope="session")

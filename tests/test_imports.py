@@ -6,6 +6,7 @@ import ast
 import graphlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,37 @@ import fusedmlp
 
 PACKAGE = Path(fusedmlp.__file__).parent
 HEAVY = ("cupy", "matplotlib", "numba", "numpy", "polars", "rich", "click", "scipy", "sklearn", "torch", "safetensors")
+
+
+# Modules that share what they need, imported by itself each: in a fork of an interpreter that has that already.
+FORKS = """
+import importlib, json, os, sys
+allowed, modules, heavy = json.loads(sys.argv[1])
+for name in allowed:
+    importlib.import_module(name)
+ours = [name for name in sys.modules if name.partition(".")[0] == "fusedmlp"]
+assert not ours, ours
+before = {name for name in heavy if name in sys.modules}
+for module, names in modules.items():
+    reading, writing = os.pipe()
+    if not os.fork():
+        exec(f"from fusedmlp import {names}")
+        os.write(writing, json.dumps([name for name in heavy if name in sys.modules and name not in before]).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        modules[module] = stream.read()
+    os.wait()
+print(json.dumps(modules))
+"""
+
+
+def imported_besides(allowed, modules):
+    """Module -> the heavy packages that importing its public names brings, besides those allowed; "" for an error."""
+    names = {module: ", ".join(name for name, home in fusedmlp._HOME.items() if home == module) for module in modules}
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, json.dumps([allowed, names, HEAVY])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {module: found or done.stderr for module, found in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def imported_by(code):
@@ -29,13 +61,18 @@ def test_importing_the_package_imports_nothing():
     assert imported_by("import fusedmlp") == set()
 
 
-@pytest.mark.parametrize("module", sorted(set(fusedmlp._HOME.values())))
-def test_public_names_exist_and_bring_no_more_than_they_need(module):
-    allowed = {"numpy", "scipy", "safetensors"}
-    if module.startswith("fusedmlp.estimators"):  # they are scikit-learn's, which imports rich
-        allowed |= {"sklearn", "rich"}
-    names = ", ".join(name for name, home in fusedmlp._HOME.items() if home == module)
-    assert imported_by(f"from fusedmlp import {names}") <= allowed
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize(
+    ("estimators", "allowed"),
+    [
+        (False, ["numpy", "scipy.special", "scipy.linalg.blas", "safetensors.numpy"]),
+        (True, ["numpy", "scipy", "safetensors.numpy", "sklearn.neural_network", "sklearn.model_selection"]),
+    ],
+)
+def test_public_names_exist_and_bring_no_more_than_they_need(estimators, allowed):
+    modules = {module for module in fusedmlp._HOME.values() if module.startswith("fusedmlp.estimators") == estimators}
+    assert modules
+    assert imported_besides(allowed, sorted(modules)) == dict.fromkeys(modules, "[]")
 
 
 def test_type_checkers_know_every_public_name():

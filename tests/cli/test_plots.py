@@ -101,7 +101,8 @@ def test_a_matrix_of_many_classes_has_no_numbers():
 
 
 def test_an_unknown_matplotlib_backend(tmp_path):
-    command = [sys.executable, "-m", "fusedmlp", "train", "iris", "--epochs", "1", "--plot", "p.png"]
+    train = ["train", "iris", "--backend", "numpy", "--epochs", "1"]
+    command = [sys.executable, "-m", "fusedmlp", *train, "--plot", "p.png"]
     result = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"MPLBACKEND": "nonsense"}, capture_output=True, check=False
     )

@@ -17,18 +17,20 @@ TRAIN = ("-m", "fusedmlp", "train", "wine", "--epochs", 3, "--hidden", 8, "--dty
 
 
 def test_train_is_quiet_on_all_ranks_but_the_first(tmp_path):
-    weights = []
-    for ranks in (1, 2):
-        files = [tmp_path / f"{ranks}{suffix}" for suffix in (".safetensors", ".jsonl", ".png")]
-        options = zip(("--out", "--metrics", "--plot"), files, strict=True)
-        result, _ = run_job(ranks, *TRAIN, *(word for option in options for word in option))
-        assert result.returncode == 0, result.stderr
-        assert result.stderr == ""
-        assert result.stdout.count("data: ") == 1
-        assert result.stdout.count("numba-cpu") == 2  # a row of the table, and the model's name
-        assert len(files[1].read_text().splitlines()) == 3
-        assert files[2].stat().st_size > 1000
-        weights.append(Network.load(files[0]).parameters.flat)
+    """It prints what one process prints, and comes to the same weights."""
+    files = [tmp_path / f"2{suffix}" for suffix in (".safetensors", ".jsonl", ".png")]
+    options = zip(("--out", "--metrics", "--plot"), files, strict=True)
+    result, _ = run_job(2, *TRAIN, *(word for option in options for word in option))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert len(files[1].read_text().splitlines()) == 3
+    assert files[2].stat().st_size > 1000
+    alone = CliRunner().invoke(cli, [*map(str, TRAIN[2:]), "--out", str(tmp_path / "1.safetensors")])
+    assert alone.exit_code == 0
+    for stdout in (result.stdout, alone.stdout):
+        assert stdout.count("data: ") == 1
+        assert stdout.count("numba-cpu") == 2  # a row of the table, and the model's name
+    weights = [Network.load(tmp_path / f"{ranks}.safetensors").parameters.flat for ranks in (1, 2)]
     np.testing.assert_allclose(*weights, rtol=1e-9, atol=1e-9)
 
 

@@ -59,19 +59,20 @@ def test_every_mistake_is_expected_and_training_goes_on_after_them(mistakes):
     [
         ("raise", 1, "numba-cpu"),
         ("raise", 1, "numpy"),
-        ("raise and catch", 1, "numba-cpu"),
-        ("raise between", 1, "numba-cpu"),
+        ("raise and catch", 1, "numpy"),
+        ("raise between", 1, "numpy"),
         ("kill", 9, "numba-cpu"),
         ("interrupt", 130, "numba-cpu"),
-        ("exit between", 3, "numba-cpu"),
+        ("exit between", 3, "numpy"),
         ("exit", 3, "numba-cpu"),
-        ("leave between", 3, "numba-cpu"),
-        ("quit between", 3, "numba-cpu"),
+        ("leave between", 3, "numpy"),
+        ("quit between", 3, "numpy"),
         ("nothing", 0, "numba-cpu"),
-        ("thread", 1, "numba-cpu"),
+        ("thread", 1, "numpy"),
     ],
 )
 def test_a_rank_that_fails_ends_the_job(how, status, backend):
+    """With numba-cpu where rank 0 has to leave compiled code, or the end is an ordinary one; numpy starts sooner."""
     result, seconds = run_job(2, PROGRAMS / "failing.py", how, backend, timeout=60)
     assert result.returncode == status, result.stderr
     assert seconds < 10 + 35  # ten from the failure on; before it, Python and the kernels are loaded, maybe compiled

@@ -119,6 +119,7 @@ def machine_code(file, architecture):
     return instructions(compiled(file, architecture).cubin)
 
 
+@functools.cache
 def instructions(cubin):
     """Kernel -> its instructions in order, without addresses and predicates, such as "LDG.E.128 R4, [R2.64]"."""
     with tempfile.TemporaryDirectory() as folder:

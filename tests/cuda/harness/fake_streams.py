@@ -42,7 +42,8 @@ def _host_clock():
 
 def _join(clock, other):
     for stream, count in other.items():
-        clock[stream] = max(clock.get(stream, 0), count)
+        if clock.get(stream, 0) < count:
+            clock[stream] = count
 
 
 class Stream:
