@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.distributed.gpu_sums import SumByHost, SumByNccl, sum_on_gpus
 from fusedmlp.distributed.mpi import handle_of, handles, mpi
 from fusedmlp.engines.options import GradientPhase
 from fusedmlp.errors import TerminatedError
@@ -37,7 +38,7 @@ class SumOverProcesses(GradientPhase):
         self._comm, self._dtype = comm, dtype
         self._message, self._vote = np.zeros(4), np.zeros(1)
         self._record: np.ndarray | None = None
-        self._staging: np.ndarray | None = None
+        self._sum_on_gpus: SumByNccl | SumByHost | None = None
         self._found: BaseException | None = None
 
     def begin(self) -> None:
@@ -61,18 +62,9 @@ class SumOverProcesses(GradientPhase):
         if isinstance(gradient, np.ndarray):
             self._comm.Allreduce(MPI.IN_PLACE, gradient)
             return
-        staging = self._staging_for(gradient)
-        gradient.get(out=staging)
-        self._comm.Allreduce(MPI.IN_PLACE, staging)
-        gradient.set(staging)
-
-    def _staging_for(self, gradient: Array) -> np.ndarray:
-        """Pinned memory of the host for a gradient on a GPU: copies from and to other memory take twice as long."""
-        if self._staging is None or self._staging.shape != gradient.shape:
-            from cupyx import empty_pinned
-
-            self._staging = empty_pinned(gradient.shape, gradient.dtype)
-        return self._staging
+        if self._sum_on_gpus is None:
+            self._sum_on_gpus = sum_on_gpus(self._comm)
+        self._sum_on_gpus(gradient)
 
     def compiled_with(self, stop: int) -> tuple[int, int] | None:
         """The C function of `allreduce`, and the address of its record."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.base import Backend
+from fusedmlp.backends.cupy.own_gpu import take_own_gpu
 
 _lock = threading.Lock()
 _proven: set[Any] = set()
@@ -29,7 +30,10 @@ def find_reason(backend_class: type[Backend]) -> str | None:
         if cupy in _proven:
             return None
         try:
-            reason = _driver_reason(cupy) or _work_reason(cupy, backend_class())
+            reason = _driver_reason(cupy)
+            if reason is None:
+                take_own_gpu(cupy)
+                reason = _work_reason(cupy, backend_class())
         except Exception as error:
             reason = f"CuPy does not work here ({one_line(error)})"
         if reason is None:
