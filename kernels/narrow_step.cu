@@ -61,12 +61,14 @@ __device__ __forceinline__ void narrow_step(const Problem<T>& p, Index length) {
     for (; first < p.m; first += stride) {
         __syncthreads();  // X, z of the tile before are done with
         block.put_X(block.shared.X);
-        block.fetch_X(first + stride);
+        // Three products for one leave no registers for the next X: it is on its way from the first product's end on.
+        if constexpr (KIND != TF32X3) block.fetch_X(first + stride);
         const Index sample = first + block.lane;
         block.fetch_Y(sample);
         __syncthreads();
         T a[M][C];
         block.hidden(a, block.shared.X);
+        if constexpr (KIND == TF32X3) block.fetch_X(first + stride);
         if (whole) {
             block.sum_outputs(a);
             __syncthreads();
