@@ -24,6 +24,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return shortened(str(error).strip().partition("\n")[0], 300)
+
+
 @contextmanager
 def errors_alone() -> Iterator[None]:
     """What is written to standard error inside of the block comes at its end, and not at all after an exception.

@@ -233,8 +233,10 @@ def as_features(array: np.ndarray, source: str) -> np.ndarray:
     return array if array.ndim == 2 else array.reshape(len(array), -1)
 
 
-def as_target(array: np.ndarray, source: str) -> np.ndarray:
+def as_target(array: np.ndarray, source: str, first_row: int = 0) -> np.ndarray:
     """Check a target and return it with shape (m,) or (m, n_outputs); text becomes objects.
+
+    `first_row` is the number of the first of its rows, for messages.
 
     Raises
     ------
@@ -252,8 +254,10 @@ def as_target(array: np.ndarray, source: str) -> np.ndarray:
     missing = is_none(array) if array.dtype.kind == "O" else np.isnan(array)
     if missing.any():
         rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
-        raise ValueError(f"target: {source}: {missing_values(len(rows), int(rows[0]))}; expected a target in every row")
+        missing_rows = missing_values(len(rows), first_row + int(rows[0]))
+        raise ValueError(f"target: {source}: {missing_rows}; expected a target in every row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-        raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} in row {row} (counted from 0)")
+        place = f"in row {first_row + row} (counted from 0)"
+        raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} {place}")
     return array
