@@ -77,7 +77,7 @@ def _draw(predictor: Predictor, table: Table, path: str) -> None:
     if isinstance(encoder, ClassEncoder):
         figure = plot_confusion(encoder.classes, encoder.indices(truth), encoder.indices(predicted), title)
     elif predicted.ndim == 1:
-        figure = plot_predictions(truth.astype(float), predicted, title)
+        figure = plot_predictions(encoder.columns(truth)[:, 0], predicted, title)
     else:
         raise ValueError(f"--plot: expected a model of classes or of one number; got {predicted.shape[1]} numbers")
     save_figure(figure, path)

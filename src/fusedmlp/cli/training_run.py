@@ -6,6 +6,7 @@ import click
 
 from fusedmlp.backends.base import PRECISIONS
 from fusedmlp.cli.experiment import Prepared, Result, choose_backends, draw, prepare, train_all
+from fusedmlp.cli.large_tables import opened_table
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.cli.settings import Settings
@@ -18,9 +19,14 @@ _MOST_COLUMNS = 200
 
 def run(settings: Settings) -> None:
     """Train, print the results and write the files."""
-    chosen, backends, reasons = choose_backends(settings)
-    data = prepare(settings)
     output = Output()
+    with opened_table(settings, output) as (table, scratch):
+        _train(settings, prepare(settings, table, scratch), output)
+    output.close()
+
+
+def _train(settings: Settings, data: Prepared, output: Output) -> None:
+    chosen, backends, reasons = choose_backends(settings)
     with output.kept():
         describe(settings, data)
     for name, reason in reasons.items():
@@ -42,7 +48,6 @@ def run(settings: Settings) -> None:
                 click.echo(f"{what}: {path}")
         if settings.metrics is not None:
             click.echo(f"metrics: {settings.metrics}")
-    output.close()
 
 
 def describe(settings: Settings, data: Prepared) -> None:

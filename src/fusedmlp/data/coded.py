@@ -82,6 +82,10 @@ class CodedTable:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def select(self, places: list[int]) -> CodedTable:
+        """Some of the columns."""
+        return CodedTable(self.codes[:, places], [self.columns[place].words for place in places])
+
     def __getitem__(self, rows: Any) -> Any:
         if isinstance(rows, tuple):
             rows, place = rows
@@ -95,6 +99,8 @@ class CodedTable:
 
 Texts = np.ndarray | CodedTable
 """Columns of texts, in memory or not."""
+Target = np.ndarray | CodedColumn
+"""A target as it was read, in memory or not."""
 
 
 def counts_of(texts: Texts, place: int, rows: slice | np.ndarray) -> Counter[str | None]:

@@ -34,9 +34,12 @@ def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table |
     """
     y = None
     if layout.reads_target:
-        frame, y = _target(pl, frame, layout, first_row)
-    if not len(frame) and first_row:
+        frame, targets = _target(pl, frame, layout, first_row)
+    if not len(frame):
         return None
+    if layout.reads_target:
+        # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
+        y = as_target(targets.to_numpy(), f"{layout.source}: column {layout.target!r}", first_row)
     columns = {c: _values(pl, frame[c], layout, layout.rules.get(c), first_row) for c in layout.columns}
     text = tuple(name for name, column in columns.items() if column.dtype == pl.String)
     names: list[str] = []
@@ -59,16 +62,15 @@ def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table |
     return Table(layout.source, schema, numeric, words, y, notes=layout.notes)
 
 
-def _target(pl: Any, frame: Any, layout: Layout, first_row: int) -> tuple[Any, np.ndarray]:
+def _target(pl: Any, frame: Any, layout: Layout, first_row: int) -> tuple[Any, Any]:
     """(the rows that have a target, their targets)."""
     rule = layout.target_rule
     column = _values(pl, frame[layout.target], layout, rule, first_row)
     if rule is not None and rule.kind == "number" and not layout.whole_target:
         column = column.cast(pl.Float64)  # whatever the numbers of these rows are
-    if column.has_nulls():
-        frame, column = frame.filter(column.is_not_null()), column.drop_nulls()
-    # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
-    return frame, as_target(column.to_numpy(), f"{layout.source}: column {layout.target!r}", first_row)
+    if not column.has_nulls():
+        return frame, column
+    return frame.filter(column.is_not_null()), column.drop_nulls()
 
 
 def _values(pl: Any, column: Any, layout: Layout, rule: ColumnRule | None, first_row: int) -> Any:

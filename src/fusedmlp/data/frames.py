@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.conversion import table_of
-from fusedmlp.data.csv_files import CsvFile
+from fusedmlp.data.frame_files import pieces_of
 from fusedmlp.data.layout import find_layout
-from fusedmlp.data.messages import errors_alone, first_line_of
 from fusedmlp.data.pieces import Pieces
 from fusedmlp.data.table import Table
 from fusedmlp.extras import require
 
 
 def read_frame_table(path: Path, target: str | None = None, **options: Any) -> Table:
-    """Read a table from a CSV or Parquet file.
+    """Read a table from a CSV or Parquet file, or a folder of them, into memory.
 
     Parameters
     ----------
     path : Path
-        Read as Parquet if the name ends in .parquet or .pq, else as CSV.
+        As `frame_files.pieces_of` takes it.
     target : str, optional
         The target's column. By default the one of the schema, else "target", if there is such a column.
     **options
         As `layout.find_layout` has them.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    with open(path, "rb"):
-        pass  # raises an OSError that names the file, if the file cannot be read; polars' own error is less clear
-    if is_parquet(path):
-        return frame_table(_read_parquet(pl, path), str(path), target, **options)
-    return _table(pl, CsvFile(pl, path).whole(), target, options)
-
-
-def is_parquet(path: Path) -> bool:
-    """Whether a file is read as Parquet, by its name."""
-    return path.suffix.lower() in (".parquet", ".pq")
+    pieces = pieces_of(pl, path)
+    if path.is_dir():
+        frame = pl.concat(list(pieces.read()))
+        pieces = replace(pieces, read=lambda: iter([frame]))
+    return _table(pl, pieces, target, options)
 
 
 def frame_table(frame: Any, source: str, target: str | None = None, **options: Any) -> Table:
@@ -65,11 +60,3 @@ def _table(pl: Any, pieces: Pieces, target: str | None, options: dict[str, Any])
     table = table_of(pl, frame, layout)
     assert table is not None  # the layout has rows
     return table
-
-
-def _read_parquet(pl: Any, path: Path) -> Any:
-    try:
-        with errors_alone():
-            return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or a damaged one: {first_line_of(error)}") from None

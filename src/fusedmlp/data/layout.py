@@ -185,8 +185,8 @@ class _Search:
         """The columns to read."""
         dropped, columns = self._choices.drop, [c for c in survey.columns if c != self._target]
         if self._schema is not None:
-            names = self._schema.columns
-            return [c for c in columns if c in names and c not in dropped]
+            places = _places(self._schema)
+            return sorted((c for c in columns if c in places and c not in dropped), key=places.__getitem__)
         index = survey.row_index()
         if index is None or index[0] in dropped:
             return [c for c in columns if c not in dropped]
@@ -230,6 +230,13 @@ class _Search:
                 f"{'; '.join(bad.values())} "
                 f"(drop what is no category: {' '.join(f'--drop {shell_word(name)}' for name in bad)})"
             )
+
+
+def _places(schema: Schema) -> dict[str, int]:
+    """The order of the columns that a model was trained on."""
+    first_parts = {parts[0]: name for name, parts in schema.dates.items()}
+    names = [first_parts.get(name, name) for name in (*schema.numeric, *schema.text)]
+    return {name: place for place, name in enumerate(names) if name in schema.columns}
 
 
 def _different(survey: Survey, name: str) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_count
 from fusedmlp.data import recipe
+from fusedmlp.data.coded import Target
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
+from fusedmlp.data.scoring import Scores
 from fusedmlp.data.sources import as_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, target_from_state
+from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, rows_of, target_from_state
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.model.architecture import Architecture
@@ -238,8 +240,8 @@ class Predictor:
         table = self._table(data, target, True)
         return self.scores(self.encode_features(table), table.require_target())
 
-    def scores(self, X: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Score the network on encoded features and a target as it was read.
+    def scores(self, X: np.ndarray, target: Target) -> dict[str, float]:
+        """Score the network on encoded features and a target as it was read, block by block.
 
         Parameters
         ----------
@@ -253,19 +255,13 @@ class Predictor:
             also "r2" (from 2 rows on) and "rmse" in original units. For poisson also "deviance", the mean Poisson
             deviance per output.
         """
-        Y = self.target.encode(target, self.network.architecture.dtype)
-        A = self._outputs(X)
-        scores = {"loss": loss_of_outputs(self.loss, A, Y) if self.others else self.network.loss(X, Y)}
-        if self.loss == "poisson":
-            return scores | {"deviance": 2 * scores["loss"] / self.target.n_outputs}
-        if isinstance(self.target, ClassEncoder):
-            return scores | {"accuracy": float((self.target.decode_indices(A) == self.target.indices(target)).mean())}
-        from sklearn.metrics import r2_score, root_mean_squared_error
-
-        truth, predicted = self.target.columns(target), self.target.decode(A).reshape(len(target), -1)
-        if len(truth) > 1:
-            scores["r2"] = float(r2_score(truth, predicted))
-        return scores | {"rmse": float(root_mean_squared_error(truth, predicted))}
+        scores = Scores(self.loss, self.target)
+        for block in self._blocks(X.shape[1]):
+            part, A = rows_of(target, block), self._outputs(X[:, block])
+            Y = self.target.encode(part, self.network.architecture.dtype)
+            J = loss_of_outputs(self.loss, A, Y) if self.others else self.network.loss(X[:, block], Y)
+            scores.add(J, A, part)
+        return scores.result()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically: an interrupted call leaves an older file unchanged.
@@ -330,11 +326,17 @@ class Predictor:
             _log.warning("%s: %s", table.source, sentence)
         architecture = self.network.architecture
         A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
-        step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
-        for start in range(0, len(table), step):
-            rows = np.arange(start, min(start + step, len(table)))
+        for block in self._blocks(len(table)):
+            rows = np.arange(block.start, block.stop)
             A[:, rows] = self._outputs(self.encode_features(table, rows))
         return A
+
+    def _blocks(self, m: int) -> Iterator[slice]:
+        """Give m samples in blocks of `_BLOCK_BYTES` bytes of inputs."""
+        architecture = self.network.architecture
+        step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
+        for start in range(0, m, step):
+            yield slice(start, min(start + step, m))
 
     def _outputs(self, X: np.ndarray) -> np.ndarray:
         """The outputs of the network, or the mean of those of an ensemble."""

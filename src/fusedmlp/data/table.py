@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.coded import CodedTable, Target, Texts
 from fusedmlp.data.columns.dates import part_names
 from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.messages import counted, missing_values
@@ -89,10 +90,10 @@ class Table:
         `numeric` and `text` name the columns of the two arrays, in order.
     numeric : array of shape (m, n)
         Of any numeric type; memory-mapped if the file allows it. NaN stands for a missing value.
-    text : array of object, shape (m, k)
+    text : array of object, shape (m, k), or CodedTable
         Each entry is a str, or None for a missing value.
     target : array of shape (m,) or (m, n_outputs), or None
-        Numbers, bool, or str as objects; no value is missing.
+        Numbers, bool, or str as objects; no value is missing. A CodedColumn where text is larger than memory.
     classification : bool or None
         Whether the target is one of classes, if the source says so; None: the values decide.
     notes : tuple of str
@@ -104,8 +105,8 @@ class Table:
     source: str
     schema: Schema
     numeric: np.ndarray
-    text: np.ndarray
-    target: np.ndarray | None = None
+    text: Texts
+    target: Target | None = None
     classification: bool | None = None
     notes: tuple[str, ...] = ()
     held_out: Table | None = None
@@ -134,7 +135,7 @@ class Table:
         """Return (numeric, text) of some of the rows."""
         return self.numeric[rows], self.text[rows]
 
-    def require_target(self) -> np.ndarray:
+    def require_target(self) -> Target:
         """Return the target; a ValueError if there is none."""
         if self.target is None:
             raise ValueError(f"target: {self.source} has no target {self.schema.target or ''}".rstrip())
@@ -206,12 +207,13 @@ def is_number(text: str) -> bool:
     return True
 
 
-def _columns(array: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+def _columns(array: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> Any:
     """Select columns; the array itself is returned if these are all of its columns in the same order."""
     if names == wanted:
         return array
     place = {name: i for i, name in enumerate(names)}
-    return array[:, [place[name] for name in wanted]]
+    places = [place[name] for name in wanted]
+    return array.select(places) if isinstance(array, CodedTable) else array[:, places]
 
 
 def no_text(m: int) -> np.ndarray:

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.checks import check_count
-from fusedmlp.data.coded import CodedColumn
+from fusedmlp.data.coded import CodedColumn, Target
 from fusedmlp.data.messages import counted
 from fusedmlp.model.losses import loss_named
 
-Target = np.ndarray | CodedColumn
-"""A target as it was read, in memory or not."""
 Label = int | float | str | bool
 
 CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")

@@ -1,4 +1,4 @@
-"""What becomes of the texts of a column if they are read as numbers or as dates: how many have a value, which have none.
+"""The texts of a column read as numbers or as dates: how many have a value, and which have none.
 
 The texts come as tables of different ones ("text", "count", "row"), as `texts.different_texts` makes them: all at once
 where they are few, else piece by piece.

@@ -41,8 +41,8 @@ class Scratch:
         free = shutil.disk_usage(self.folder).free
         if needed + _SPARE_BYTES > free:
             raise OSError(
-                f"--scratch: {what} need {in_words(needed)} in {self.folder.parent}; expected that much free space, got "
-                f"{in_words(free)} (--scratch DIR: another folder)"
+                f"--scratch: {what} need {in_words(needed)} in {self.folder.parent}; expected that much free space, "
+                f"got {in_words(free)} (--scratch DIR: another folder)"
             )
 
     @contextmanager
@@ -76,7 +76,7 @@ class ArrayWriter:
         """Write the next rows."""
         if rows.shape[1:] != self._shape[1:]:
             raise ValueError(f"rows: expected the shape (rows, {self._shape[1:]}); got {rows.shape}")
-        self._file.write(memoryview(np.ascontiguousarray(rows, self._dtype)).cast("B"))
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self.rows += len(rows)
 
     def check_whole(self) -> None:
