@@ -120,21 +120,24 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def streaming_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options --stream and --scratch to a command."""
-    scratch = click.option(
-        "--scratch",
-        metavar="DIR",
-        help="Folder for the numbers of a table that is read in pieces; they are removed at the end. "
-        "[default: the system's folder of temporary files]",
-    )
-    stream = click.option(
+def stream_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --stream to a command."""
+    return click.option(
         "--stream/--no-stream",
         default=None,
         help="Read a CSV or Parquet file, or a folder, in pieces, or whole into memory. "
         f"[default: in pieces from {LARGE_BYTES // 2**20} MB on]",
-    )
-    return stream(scratch(function))
+    )(function)
+
+
+def scratch_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --scratch to a command."""
+    return click.option(
+        "--scratch",
+        metavar="DIR",
+        help="Folder for the numbers of a table that is read in pieces; they are removed at the end. "
+        "[default: the system's folder of temporary files]",
+    )(function)
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:

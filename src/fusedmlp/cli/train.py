@@ -10,7 +10,15 @@ import click
 from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.cli.cross_validation import cross_validate
 from fusedmlp.cli.members import train_members
-from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options, streaming_options
+from fusedmlp.cli.options import (
+    DATA_HELP,
+    HiddenSizes,
+    Rates,
+    backend_option,
+    reading_options,
+    scratch_option,
+    stream_option,
+)
 from fusedmlp.cli.ranks import quiet_unless_first
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.training_run import describe, run
@@ -235,7 +243,8 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     metavar="N",
     help="An ensemble: N networks with other seeds, all trained at once, whose outputs are averaged.",
 )
-@streaming_options
+@stream_option
+@scratch_option
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option(

@@ -20,6 +20,23 @@ MISSING_CATEGORY = "\0missing"
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Values of a column that did not occur in training: how many, and the first of them in the alphabet."""
+
+    count: int
+    example: str
+
+    def __add__(self, other: Unseen) -> Unseen:
+        """Those of two parts of a table."""
+        return Unseen(self.count + other.count, min(self.example, other.example))
+
+    def sentence(self, column: str) -> str:
+        """What to say about them."""
+        values = f"{counted(self.count, 'value')}, such as {shortened(self.example)!r}"
+        return f"column {column!r}: {values}, did not occur in training: none of the known categories"
+
+
+@dataclass(frozen=True)
 class FeatureEncoder:
     """The preprocessing of a model: its numbers are those of scikit-learn's transformers.
 
@@ -154,20 +171,16 @@ class FeatureEncoder:
             names += [f"{name}={'missing' if word == MISSING_CATEGORY else word}" for word in categories]
         return names
 
-    def unseen(self, table: Table) -> list[str]:
-        """A sentence for each column with categories that did not occur in training."""
-        sentences = []
+    def unseen(self, table: Table) -> dict[str, Unseen]:
+        """The columns with categories that did not occur in training."""
+        found = {}
         for place, (name, known) in enumerate(zip(self.schema.text, self.categories, strict=True)):
             column = table.text[:, place]
             words, counts = np.unique(column[~is_none(column)].astype(str), return_counts=True)
             new = ~np.isin(words, known)
             if new.any():
-                example = shortened(str(words[new][0]))
-                sentences.append(
-                    f"column {name!r}: {counted(int(counts[new].sum()), 'value')}, such as {example!r}, did not occur "
-                    "in training: none of the known categories"
-                )
-        return sentences
+                found[name] = Unseen(int(counts[new].sum()), str(words[new][0]))
+        return found
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return (arrays, JSON data) for `from_state`."""

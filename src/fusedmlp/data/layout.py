@@ -113,6 +113,21 @@ def find_layout(
     return _Search(pl, pieces, choices, name, reads_target, schema).layout(require_every_target)
 
 
+def layout_of_model(pieces: Pieces, schema: Schema) -> Layout:
+    """How a table is read for predictions of a trained model; not a value is looked at.
+
+    Raises
+    ------
+    ValueError
+        Columns of the model are missing.
+    """
+    target = schema.target or "target"
+    check_columns(schema, [c for c in pieces.columns if c != target], pieces.source)
+    columns = _columns_of_model(pieces.columns, schema)
+    rules = {c: schema.rule_of(c) for c in columns}
+    return Layout(pieces.source, tuple(columns), rules, target, False, text_target=schema.text_target)
+
+
 class _Search:
     """Makes a survey of a table, and the layout of what it shows."""
 
@@ -185,8 +200,7 @@ class _Search:
         """The columns to read."""
         dropped, columns = self._choices.drop, [c for c in survey.columns if c != self._target]
         if self._schema is not None:
-            places = _places(self._schema)
-            return sorted((c for c in columns if c in places and c not in dropped), key=places.__getitem__)
+            return _columns_of_model([c for c in columns if c not in dropped], self._schema)
         index = survey.row_index()
         if index is None or index[0] in dropped:
             return [c for c in columns if c not in dropped]
@@ -232,11 +246,12 @@ class _Search:
             )
 
 
-def _places(schema: Schema) -> dict[str, int]:
-    """The order of the columns that a model was trained on."""
+def _columns_of_model(columns: Sequence[str], schema: Schema) -> list[str]:
+    """Those of the columns that a model was trained on, in the order that they had."""
     first_parts = {parts[0]: name for name, parts in schema.dates.items()}
     names = [first_parts.get(name, name) for name in (*schema.numeric, *schema.text)]
-    return {name: place for place, name in enumerate(names) if name in schema.columns}
+    places = {name: place for place, name in enumerate(names) if name in schema.columns}
+    return sorted((c for c in columns if c in places), key=places.__getitem__)
 
 
 def _different(survey: Survey, name: str) -> int | None:

@@ -56,6 +56,7 @@ def encoded_features(
             if size > len(buffer):
                 buffer = np.empty((size, features.n_outputs), dtype)
             writer.write(buffer[: features.transform_block(table, block, buffer)])
+            scratch.release()
     return scratch.array(name).T
 
 

@@ -14,7 +14,8 @@ from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.conversion import table_of
 from fusedmlp.data.frame_files import bytes_of, pieces_of
 from fusedmlp.data.large.scratch import ArrayWriter, Scratch
-from fusedmlp.data.layout import Layout, find_layout
+from fusedmlp.data.layout import Layout, find_layout, layout_of_model
+from fusedmlp.data.messages import counted
 from fusedmlp.data.pieces import Pieces
 from fusedmlp.data.reading import is_frame_data
 from fusedmlp.data.table import Schema, Table
@@ -82,6 +83,57 @@ def read_large_table(
         for table in tables:
             writer.write(table)
     return writer.table(first)
+
+
+def tables_of_model(
+    path: Path,
+    schema: Schema,
+    notes: list[str],
+    *,
+    target: str | None = None,
+    with_target: bool = False,
+    piece_bytes: int = PIECE_BYTES,
+) -> Iterator[Table]:
+    """The pieces of a CSV or Parquet file, or of a folder of them, with the columns that a model was trained on.
+
+    Parameters
+    ----------
+    path : Path
+    schema : Schema
+        That of the model.
+    notes : list of str
+        Takes what is to be said about rows that are left out, at the end at the latest.
+    target : str, optional
+        The target's column. [default: as in training]
+    with_target : bool
+        Whether the target is read. What its texts mean is found out in a pass over the file before.
+    piece_bytes : int
+        Bytes of a piece, about.
+
+    Raises
+    ------
+    ValueError
+        As `read_table`.
+    """
+    pl = require("polars", "data", "reading CSV and Parquet")
+    pieces = pieces_of(pl, path, piece_bytes)
+    if with_target:
+        layout = find_layout(pl, pieces, target, schema=schema)
+        notes += layout.notes
+        yield from (table.aligned(schema) for table in tables_of(pl, pieces, layout))
+        return
+    rows = empty_rows = 0
+    layout = layout_of_model(pieces, schema)
+    for frame, empty in pieces.frames(pl):
+        table = table_of(pl, frame, layout, rows)
+        empty_rows += empty
+        if table is not None:
+            rows += len(table)
+            yield table.aligned(schema)
+    if not rows:
+        raise ValueError(f"{path}: expected at least one row of data; got none")
+    if empty_rows:
+        notes.append(f"{counted(empty_rows, 'empty row')}: left out")
 
 
 def tables_of(pl: Any, pieces: Pieces, layout: Layout) -> Iterator[Table]:

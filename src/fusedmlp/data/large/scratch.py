@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import mmap
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ class Scratch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._maps: list[mmap.mmap] = []
 
     def require(self, needed: int, what: str) -> None:
         """Raise an OSError if the folder's disk has not so many free bytes; `what` says what needs them."""
@@ -55,12 +57,17 @@ class Scratch:
 
     def array(self, name: str) -> np.ndarray:
         """An array that was written, memory-mapped."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        array: np.ndarray = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        base: Any = array.base
+        if isinstance(base, mmap.mmap):
+            self._maps.append(base)
+        return array
 
-    def remove(self, name: str) -> None:
-        """Remove an array that nothing reads any more."""
-        with suppress(OSError):
-            os.unlink(self.folder / f"{name}.npy")
+    def release(self) -> None:
+        """Let the pages that were read count as the process's no longer; they stay in the system's cache."""
+        for each in self._maps:
+            if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                each.madvise(mmap.MADV_DONTNEED)
 
 
 class ArrayWriter:
