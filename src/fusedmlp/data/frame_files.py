@@ -159,7 +159,7 @@ def _common_types(pl: Any, files: Sequence[Path]) -> dict[str, Any]:
             numbers = all(each.is_numeric() or each == pl.Null for each in (before, dtype))
             if not numbers and pl.Null not in (before, dtype):
                 raise ValueError(
-                    f"{path}: expected column {name!r} to be of type {before}, as in {files[0]}; got {dtype}"
+                    f"{path}: expected column {name!r} to be of type {before}, as in the files before; got {dtype}"
                 )
             both = [pl.DataFrame(schema={name: each}) for each in (before, dtype)]
             common[name] = pl.concat(both, how="vertical_relaxed").schema[name]

@@ -82,6 +82,10 @@ def read_large_table(
         writer.write(first)
         for table in tables:
             writer.write(table)
+        if writer.rows != layout.rows:
+            raise ValueError(
+                f"{path}: the file changed while it was read: expected {layout.rows} rows; got {writer.rows}"
+            )
     return writer.table(first)
 
 
@@ -182,6 +186,7 @@ class _TableWriter:
 
     def __init__(self, first: Table, rows: int, scratch: Scratch, name: str, stack: ExitStack) -> None:
         self._scratch, self._name, self._rows, self._stack = scratch, name, rows, stack
+        self.rows = 0
         n, k = len(first.schema.numeric), len(first.schema.text)
         self._numeric = self._writer("numbers", np.float64, n) if n else None
         self._text = self._writer("words", np.int32, k) if k else None
@@ -198,6 +203,7 @@ class _TableWriter:
 
     def write(self, table: Table) -> None:
         """Write the next rows."""
+        self.rows += len(table)
         if self._numeric is not None:
             self._numeric.write(table.numeric)
         if self._text is not None:
