@@ -241,8 +241,8 @@ def test_folders_of_other_files(tmp_path):
     frame.write_csv(tmp_path / "4.csv")
     with pytest.raises(ValueError, match="expected files of one kind; got 1.parquet and 4.csv"):
         read_table(tmp_path, "y")
-    (tmp_path / "README.txt").touch()
-    with pytest.raises(ValueError, match="expected a folder of .csv or .parquet files alone; got README.txt"):
+    (tmp_path / "0.txt").touch()
+    with pytest.raises(ValueError, match="expected a folder of .csv or .parquet files alone; got 0.txt"):
         read_table(tmp_path, "y")
 
 
