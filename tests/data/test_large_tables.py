@@ -275,7 +275,7 @@ def test_too_little_space(tmp_path, scratch, monkeypatch):
     path = tmp_path / "d.csv"
     path.write_text("a,b,c,y\n" + "1,2,u,0\n3,4,v,1\n" * 50)
     monkeypatch.setattr(scratch_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 * 2**20 + 4000))
-    with pytest.raises(OSError, match=r"--scratch: the 100 rows of .*, as numbers, need 4.8 kB in .*got 67.1 MB"):
+    with pytest.raises(OSError, match=r"--scratch: the 100 rows of .*, as numbers, need 5.6 kB in .*got 67.1 MB"):
         read_large_table(path, "y", scratch, beside=4)
     assert [each.name for each in scratch.folder.iterdir()] == ["lock"]
 

@@ -19,6 +19,7 @@ from fusedmlp.data.large.reading import is_large, read_large_table
 from fusedmlp.data.large.scratch import Scratch, scratch_folder
 from fusedmlp.data.reading import is_frame_data
 from fusedmlp.data.table import Table
+from fusedmlp.distributed.launched import communicator
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def opened_table(settings: Settings, output: Output) -> Iterator[tuple[Table, Sc
         yield read_data(settings), None
         return
     with scratch_folder(settings.scratch) as scratch:
-        path = Path(settings.data)
+        path, comm = Path(settings.data), communicator()
         with output.kept():
             click.echo(f"reading: {described(path)}, in pieces; its numbers are kept in {scratch.folder}")
         choices = settings.drop, settings.numeric, settings.categorical, settings.decimal, settings.missing
@@ -44,6 +45,7 @@ def opened_table(settings: Settings, output: Output) -> Iterator[tuple[Table, Sc
             scratch,
             choices=Choices(*choices, settings.day_first),
             require_every_target=settings.require_target,
+            copies=1 if comm is None else int(comm.Get_size()),
             beside=np.dtype(settings.dtype).itemsize,
         )
         yield table, scratch

@@ -43,7 +43,7 @@ class Layout:
     rows : int
         Rows that are read; 0 where they were not counted.
     categories : dict of str to int
-        How many different texts the columns of text have, where there was a survey.
+        How many different texts the columns of text have, and a target of text, where there was a survey.
     notes : tuple of str
         What was decided and is not obvious, a sentence each.
     """
@@ -168,7 +168,7 @@ class _Search:
             whole_target=texts is not None and texts.plain and texts.whole,
             text_target=as_text,
             rows=survey.kept,
-            categories={c: _different(survey, c) or 0 for c in columns if c in survey.texts},
+            categories=self._categories(survey, columns, rule),
             notes=tuple(self._file.notes),
         )
 
@@ -225,6 +225,14 @@ class _Search:
             if survey.is_date(c):
                 rules[c] = ColumnRule("date", has_time=survey.has_times(c))
         return rules
+
+    def _categories(self, survey: Survey, columns: Sequence[str], rule: ColumnRule | None) -> dict[str, int]:
+        """How many different texts there are in each column of text, and in a target that is one of categories."""
+        found = {c: _different(survey, c) or MOST_DIFFERENT for c in columns if c in survey.texts}
+        target = survey.target
+        if target is not None and target.different is not None and rule is not None and rule.kind == "category":
+            found[target.name] = len(target.different)
+        return found
 
     def _check_categories(self, survey: Survey, columns: Sequence[str], rules: dict[str, ColumnRule]) -> None:
         """Refuse text columns whose values hardly repeat, such as names, identifiers and free text."""

@@ -41,6 +41,7 @@ def read_large_table(
     schema: Schema | None = None,
     require_every_target: bool = False,
     beside: int = 0,
+    copies: int = 1,
     piece_bytes: int = PIECE_BYTES,
 ) -> Table:
     """Read a CSV or Parquet file, or a folder of them, in two passes or three, piece by piece.
@@ -61,6 +62,8 @@ def read_large_table(
         As in `find_layout`.
     beside : int
         Bytes for every number of a row that others will write to the scratch folder, for the check of its space.
+    copies : int
+        How many processes keep the table in scratch folders of their own.
     piece_bytes : int
         Bytes of a piece, about.
 
@@ -74,7 +77,7 @@ def read_large_table(
     pl = require("polars", "data", "reading CSV and Parquet")
     pieces = pieces_of(pl, path, piece_bytes).with_missing(choices.missing)
     layout = find_layout(pl, pieces, target, choices=choices, schema=schema, require_every_target=require_every_target)
-    scratch.require(_bytes_needed(layout, beside), f"the {layout.rows:,} rows of {path}, as numbers,")
+    scratch.require(copies * _bytes_needed(layout, beside), f"the {layout.rows:,} rows of {path}, as numbers,")
     tables = tables_of(pl, pieces, layout)
     first = next(tables)
     with ExitStack() as stack:
@@ -152,16 +155,18 @@ def tables_of(pl: Any, pieces: Pieces, layout: Layout) -> Iterator[Table]:
 
 def _bytes_needed(layout: Layout, beside: int) -> int:
     """How much the values of all rows need in the scratch folder, and what others write beside them."""
-    numbers = words = encoded = 0
+    numbers, words = 2, 0  # the target and the row's number
+    categories = layout.categories or {}
+    encoded = categories.get(layout.target, 1)
     for name in layout.columns:
         rule = layout.rules.get(name)
-        different = (layout.categories or {}).get(name)
+        different = categories.get(name)
         if different is None or (rule is not None and rule.kind != "category"):
             parts = 5 if rule is not None and rule.kind == "date" else 1
             numbers, encoded = numbers + parts, encoded + parts
         else:
             words, encoded = words + 1, encoded + different
-    return layout.rows * (8 * (numbers + 1) + 4 * words + beside * (encoded + 1))
+    return layout.rows * (8 * numbers + 4 * words + beside * encoded)
 
 
 class _Words:
