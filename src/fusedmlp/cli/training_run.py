@@ -21,14 +21,17 @@ def run(settings: Settings) -> None:
     """Train, print the results and write the files."""
     output = Output()
     with opened_table(settings, output) as (table, scratch):
-        _train(settings, prepare(settings, table, scratch), output)
+        data = prepare(settings, table, scratch)
+        with output.kept():
+            describe(settings, data)
+        if scratch is not None:
+            scratch.release()
+        _train(settings, data, output)
     output.close()
 
 
 def _train(settings: Settings, data: Prepared, output: Output) -> None:
     chosen, backends, reasons = choose_backends(settings)
-    with output.kept():
-        describe(settings, data)
     for name, reason in reasons.items():
         click.echo(f"{name}: not available: {reason}", err=True)
     try:
