@@ -211,6 +211,8 @@ def test_encoded_rows_have_the_same_bits(tmp_path, scratch):
             b"a,b,y\n1,2,0\n1,\xff,0\n",
             "2.csv: this CSV cannot be read: expected text in UTF-8; got byte 0xff in line 3",
         ),
+        (b"a,b,y\n1,2,0\n,,\n1,oops,1\n", "column 'b': 12 numbers, and 'oops' in row 1 of .*2.csv .counted from 0; 1"),
+        (b"a,b,y\n1,2,inf\n1,3,\n1,0,-inf\n", "column 'y': expected finite numbers; got inf in row 0 of .*2.csv"),
         (b'a,b,y\n1,2,0\n1,"2,0\n' + b"1,2,0\n" * 99, "2.csv: .*begins in line 3 is longer: a quote may not be closed"),
     ],
 )
@@ -223,10 +225,22 @@ def test_a_file_of_a_folder_that_does_not_fit(tmp_path, scratch, monkeypatch, se
     monkeypatch.setattr(csv_records, "_LONGEST_RECORD", 100)
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "1.csv").write_bytes(b"a,b,y\n1,2,0\n3,4,1\n")
+    (folder / "1.csv").write_bytes(b"a,b,y\n" + b"".join(b"%d,%d,%d\n" % (n, n, n % 2) for n in range(11)))
     (folder / "2.csv").write_bytes(second)
     with pytest.raises(ValueError, match=message):
         read_table(folder, "y") if piece_bytes is None else in_pieces(folder, scratch, piece_bytes, "y")
+
+
+def test_an_infinite_number_is_named_by_its_file_and_row(tmp_path, scratch):
+    for name, last in (("1.csv", "5"), ("2.csv", "inf"), ("3.csv", "4")):
+        (tmp_path / name).write_text("a,y\n" + "1,0\n2,1\n,\n7,\n" * 9 + f"{last},1\n")
+    for table in (read_table(tmp_path, "y"), in_pieces(tmp_path, scratch, 20, "y")):
+        with pytest.raises(ValueError, match=r"column 'a': .* got inf in row 18 of .*2.csv \(counted from 0"):
+            FeatureEncoder.fit(table)
+    tables = list(tables_of_model(tmp_path / "2.csv", table.schema, [], piece_bytes=20))
+    assert len(tables) > 3
+    with pytest.raises(ValueError, match=r"got inf in row 27 \(counted from 0"):
+        FeatureEncoder.fit(tables[-1])
 
 
 def test_folders_of_other_files(tmp_path):

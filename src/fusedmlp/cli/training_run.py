@@ -19,19 +19,19 @@ _MOST_COLUMNS = 200
 
 def run(settings: Settings) -> None:
     """Train, print the results and write the files."""
-    output = Output()
+    backends, output = choose_backends(settings), Output()
     with opened_table(settings, output) as (table, scratch):
         data = prepare(settings, table, scratch)
         with output.kept():
             describe(settings, data)
         if scratch is not None:
             scratch.release()
-        _train(settings, data, output)
+        _train(settings, data, backends, output)
     output.close()
 
 
-def _train(settings: Settings, data: Prepared, output: Output) -> None:
-    chosen, backends, reasons = choose_backends(settings)
+def _train(settings: Settings, data: Prepared, choice: tuple[str, list[str], dict[str, str]], output: Output) -> None:
+    chosen, backends, reasons = choice
     for name, reason in reasons.items():
         click.echo(f"{name}: not available: {reason}", err=True)
     try:

@@ -10,11 +10,12 @@ from fusedmlp.data.columns import dates
 from fusedmlp.data.columns.rules import ColumnRule, applied, first_refused
 from fusedmlp.data.layout import Layout
 from fusedmlp.data.messages import shortened
+from fusedmlp.data.row_names import RowNames, row_name
 from fusedmlp.data.survey import local
 from fusedmlp.data.table import Schema, Table, as_target
 
 
-def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table | None:
+def table_of(pl: Any, frame: Any, layout: Layout, row_names: RowNames = ()) -> Table | None:
     """The table of a frame; None where no row of it has a target.
 
     Parameters
@@ -24,8 +25,8 @@ def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table |
     frame : polars.DataFrame
         As `Pieces.frames` gives it.
     layout : Layout
-    first_row : int
-        How many rows of the table come before.
+    row_names : RowNames
+        What the rows that are read are called in messages.
 
     Raises
     ------
@@ -34,13 +35,13 @@ def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table |
     """
     y = None
     if layout.reads_target:
-        frame, targets = _target(pl, frame, layout, first_row)
+        frame, targets = _target(pl, frame, layout, row_names)
     if not len(frame):
         return None
     if layout.reads_target:
         # Without nulls, polars returns text as an array of str objects, and numbers and booleans in their own types.
-        y = as_target(targets.to_numpy(), f"{layout.source}: column {layout.target!r}", first_row)
-    columns = {c: _values(pl, frame[c], layout, layout.rules.get(c), first_row) for c in layout.columns}
+        y = as_target(targets.to_numpy(), f"{layout.source}: column {layout.target!r}", row_names)
+    columns = {c: _values(pl, frame[c], layout, layout.rules.get(c), row_names) for c in layout.columns}
     text = tuple(name for name, column in columns.items() if column.dtype == pl.String)
     names: list[str] = []
     numbers: list[np.ndarray] = []
@@ -59,13 +60,13 @@ def table_of(pl: Any, frame: Any, layout: Layout, first_row: int = 0) -> Table |
     text_target = y.dtype == object if y is not None else layout.text_target
     schema = Schema(tuple(names), text, True, layout.target, text_target, tuple(layout.rules.items()))
     numeric = np.hstack(numbers) if numbers else np.empty((len(frame), 0))
-    return Table(layout.source, schema, numeric, words, y, notes=layout.notes)
+    return Table(layout.source, schema, numeric, words, y, notes=layout.notes, row_names=row_names)
 
 
-def _target(pl: Any, frame: Any, layout: Layout, first_row: int) -> tuple[Any, Any]:
+def _target(pl: Any, frame: Any, layout: Layout, row_names: RowNames) -> tuple[Any, Any]:
     """(the rows that have a target, their targets)."""
     rule = layout.target_rule
-    column = _values(pl, frame[layout.target], layout, rule, first_row)
+    column = _values(pl, frame[layout.target], layout, rule, row_names)
     if rule is not None and rule.kind == "number" and not layout.whole_target:
         column = column.cast(pl.Float64)  # whatever the numbers of these rows are
     if not column.has_nulls():
@@ -73,12 +74,12 @@ def _target(pl: Any, frame: Any, layout: Layout, first_row: int) -> tuple[Any, A
     return frame.filter(column.is_not_null()), column.drop_nulls()
 
 
-def _values(pl: Any, column: Any, layout: Layout, rule: ColumnRule | None, first_row: int) -> Any:
+def _values(pl: Any, column: Any, layout: Layout, rule: ColumnRule | None, row_names: RowNames) -> Any:
     """A column as integers, floats, truth values, dates or text."""
     dtype = column.dtype
     as_text = column.name in layout.categorical or (rule is not None and rule.kind == "category")
     if dtype == pl.String:
-        return column if rule is None else _converted(pl, column, layout, rule, first_row)
+        return column if rule is None else _converted(pl, column, layout, rule, row_names)
     if dtype in (pl.Categorical, pl.Enum):
         return column.cast(pl.String)
     if dtype == pl.Null:
@@ -99,7 +100,7 @@ def _values(pl: Any, column: Any, layout: Layout, rule: ColumnRule | None, first
     return column.cast(pl.String) if as_text else column
 
 
-def _converted(pl: Any, column: Any, layout: Layout, rule: ColumnRule, first_row: int) -> Any:
+def _converted(pl: Any, column: Any, layout: Layout, rule: ColumnRule, row_names: RowNames) -> Any:
     values = applied(pl, column, rule)
     refused = first_refused(column, values, rule)
     if refused is None:
@@ -108,5 +109,5 @@ def _converted(pl: Any, column: Any, layout: Layout, rule: ColumnRule, first_row
     expected = f"{rule.kind}s" if rule.kind != "date" else f"dates, {dates.words_of(rule.date_format)}"
     raise ValueError(
         f"{layout.source}: column {column.name!r}: expected {expected}, as in training; got {shortened(text)!r} "
-        f"in row {first_row + row} (counted from 0)"
+        f"in row {row_name(row_names, row)} (counted from 0)"
     )

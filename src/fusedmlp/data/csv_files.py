@@ -62,7 +62,7 @@ class CsvFile:
     def whole(self) -> Pieces:
         """The file as one piece."""
         frame = self._cleaned(self._read_whole())
-        return self._pieces(lambda: iter([frame]))
+        return self._pieces(lambda: iter([(frame, "")]))
 
     def in_pieces(self, size: int) -> Pieces:
         """The file in pieces of about so many bytes, of which one at a time is in memory."""
@@ -78,7 +78,7 @@ class CsvFile:
                 self._refuse_short_rows(file.read(), 1)
         return frame
 
-    def _read_pieces(self, size: int) -> Iterator[Any]:
+    def _read_pieces(self, size: int) -> Iterator[tuple[Any, str]]:
         with _open(self._path) as file, _whole(self._path):
             file.read(len(self._header))
             lines = self._header.count(b"\n")
@@ -87,7 +87,7 @@ class CsvFile:
                 frame = self._parsed(data, first_line)
                 if _may_be_short(frame):
                     self._refuse_short_rows(data, first_line)
-                yield self._cleaned(frame)
+                yield self._cleaned(frame), ""
 
     def _source(self) -> Any:
         """What polars reads: the path, or the bytes of a compressed file that is not called one."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from fusedmlp.data.coded import counts_of, places_of
 from fusedmlp.data.messages import counted, shortened
+from fusedmlp.data.row_names import row_name
 from fusedmlp.data.table import Schema, Table, is_none
 
 _BLOCK_BYTES = 32 * 2**20
@@ -289,7 +290,8 @@ def _check_finite(
     if infinite.any():
         i, j = (int(k) for k in np.argwhere(infinite)[0])
         row = block.start + i if isinstance(block, slice) else int(block[i])
+        place = row_name(table.row_names, row)
         raise ValueError(
             f"{table.source}: column {table.schema.numeric[j]!r}: expected {expected}; "
-            f"got {table.numeric[row, j]} in row {row} (counted from 0)"
+            f"got {table.numeric[row, j]} in row {place} (counted from 0)"
         )

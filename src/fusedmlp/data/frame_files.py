@@ -63,15 +63,15 @@ def pieces_of(pl: Any, path: Path, size: int | None = None) -> Pieces:
 def _parquet(pl: Any, path: Path, size: int | None) -> Pieces:
     if size is None:
         frame = _from_parquet(pl, path, partial(pl.read_parquet, path, glob=False))
-        return Pieces(str(path), tuple(frame.columns), "", lambda: iter([frame]))
+        return Pieces(str(path), tuple(frame.columns), "", lambda: iter([(frame, "")]))
     scan = _from_parquet(pl, path, partial(pl.scan_parquet, path, glob=False))
     names = _from_parquet(pl, path, scan.collect_schema).names()
     rows, width = _parquet_size(pl, path)
     step = max(1, int(size // max(1, width)))
 
-    def read() -> Iterator[Any]:
+    def read() -> Iterator[tuple[Any, str]]:
         for start in range(0, max(1, rows), step):
-            yield _from_parquet(pl, path, scan.slice(start, step).collect)
+            yield _from_parquet(pl, path, scan.slice(start, step).collect), ""
 
     return Pieces(str(path), tuple(names), "", read)
 
@@ -121,13 +121,13 @@ def _folder(pl: Any, folder: Path, size: int | None) -> Pieces:
         _check_shard(first, part)
     types = _common_types(pl, files_of(folder)) if not first.separator else None
 
-    def read() -> Iterator[Any]:
+    def read() -> Iterator[tuple[Any, str]]:
         for part in parts:
             rows = 0
-            for frame in part.read():
+            for frame, _ in part.read():
                 rows += len(frame)
                 chosen = frame.select(first.columns)
-                yield chosen if types is None else chosen.cast(types)
+                yield chosen if types is None else chosen.cast(types), part.source
             if not rows:
                 raise ValueError(f"{part.source}: expected at least one row of data; got none")
 

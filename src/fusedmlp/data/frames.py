@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,7 @@ def read_frame_table(path: Path, target: str | None = None, **options: Any) -> T
         As `layout.find_layout` has them.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    pieces = pieces_of(pl, path)
-    if path.is_dir():
-        frame = pl.concat(list(pieces.read()))
-        pieces = replace(pieces, read=lambda: iter([frame]))
-    return _table(pl, pieces, target, options)
+    return _table(pl, pieces_of(pl, path), target, options)
 
 
 def frame_table(frame: Any, source: str, target: str | None = None, **options: Any) -> Table:
@@ -49,14 +44,14 @@ def frame_table(frame: Any, source: str, target: str | None = None, **options: A
         As `layout.find_layout` has them.
     """
     pl = require("polars", "data", "reading CSV and Parquet")
-    return _table(pl, Pieces(source, tuple(frame.columns), "", lambda: iter([frame])), target, options)
+    return _table(pl, Pieces(source, tuple(frame.columns), "", lambda: iter([(frame, "")])), target, options)
 
 
 def _table(pl: Any, pieces: Pieces, target: str | None, options: dict[str, Any]) -> Table:
-    """The table of one frame."""
+    """The table of all pieces together."""
     pieces = pieces.with_missing(options.get("choices", Choices()).missing)
     layout = find_layout(pl, pieces, target, **options)
-    ((frame, _),) = pieces.frames(pl)
-    table = table_of(pl, frame, layout)
+    frames = [piece.frame for piece in pieces.frames(pl)]
+    table = table_of(pl, frames[0] if len(frames) == 1 else pl.concat(frames), layout, layout.row_names)
     assert table is not None  # the layout has rows
     return table

@@ -12,6 +12,7 @@ from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.columns.texts import MOST_DIFFERENT
 from fusedmlp.data.messages import counted, missing_values, shortened
 from fusedmlp.data.pieces import Pieces
+from fusedmlp.data.row_names import RowNames, row_name
 from fusedmlp.data.survey import Survey
 from fusedmlp.data.table import Schema, check_columns
 
@@ -46,6 +47,8 @@ class Layout:
         How many different texts the columns of text have, and a target of text, where there was a survey.
     notes : tuple of str
         What was decided and is not obvious, a sentence each.
+    row_names : RowNames
+        What the rows that are read are called in messages.
     """
 
     source: str
@@ -60,6 +63,7 @@ class Layout:
     rows: int = 0
     categories: dict[str, int] | None = None
     notes: tuple[str, ...] = ()
+    row_names: RowNames = ()
 
 
 def find_layout(
@@ -149,6 +153,7 @@ class _Search:
         if texts is not None and as_text:
             rule = ColumnRule("category")
         elif texts is not None and self._pieces.separator:
+            self._file.row_names = survey.row_names
             rule = find_rules(self._pl, [texts], self._file, survey.target_again)[self._target]
             if rule.missing:  # these rows have no target: what the other columns hold is said by the others
                 survey = self._survey(rule.missing)
@@ -170,6 +175,7 @@ class _Search:
             rows=survey.kept,
             categories=self._categories(survey, columns, rule),
             notes=tuple(self._file.notes),
+            row_names=survey.kept_names,
         )
 
     def _survey(self, no_target: Sequence[str] = ()) -> Survey:
@@ -192,7 +198,7 @@ class _Search:
         if survey.first_without_target is not None:
             without = survey.rows - survey.kept
             if require_every_target or not survey.kept:
-                missing = missing_values(without, survey.first_without_target)
+                missing = missing_values(without, row_name(survey.row_names, survey.first_without_target))
                 raise ValueError(f"target: {source}: {missing}; expected a target in every row")
             self._file.notes.append(f"{counted(without, 'row')} without {self._target!r}: left out")
 
@@ -218,6 +224,7 @@ class _Search:
         if not self._pieces.separator:  # where columns have types, a text that could be a number is meant to be none
             found = [t for t in texts if t.name in choices.numeric or not t.plain]
         rules = {t.name: ColumnRule("category") for t in texts}
+        self._file.row_names = survey.kept_names
         rules |= find_rules(pl, found, self._file, survey.again)
         if choices.missing:
             rules = {c: replace(rule, missing=(*rule.missing, *choices.missing)) for c, rule in rules.items()}

@@ -14,7 +14,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def missing_values(n: int, first_row: int) -> str:
+def missing_values(n: int, first_row: str) -> str:
     """Say how many values are missing, and in which row the first of them is."""
     return f"{counted(n, 'value')} {'is' if n == 1 else 'are'} missing, the first in row {first_row} (counted from 0)"
 

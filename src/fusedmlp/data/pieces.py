@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Piece(NamedTuple):
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+    empty_rows : int
+        How many empty rows were left out.
+    source : str
+        The file, where the table has several; else "".
+    """
+
+    frame: Any
+    empty_rows: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,8 @@ class Pieces:
         What separates the fields of a file of text; then the texts of a column decide what it holds. "": columns have
         the types that they have.
     read : callable
-        Reads the table from its start: an iterator of frames.
+        Reads the table from its start: an iterator of frames, each with the file that it is from; "": there is only
+        one file.
     nameless : frozenset of str
         Columns that have a name only because the file has none for them.
     missing : tuple of str
@@ -31,7 +49,7 @@ class Pieces:
     source: str
     columns: tuple[str, ...]
     separator: str
-    read: Callable[[], Iterator[Any]]
+    read: Callable[[], Iterator[tuple[Any, str]]]
     nameless: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
 
@@ -39,15 +57,15 @@ class Pieces:
         """The same table with more texts that stand for a missing value."""
         return replace(self, missing=(*self.missing, *texts))
 
-    def frames(self, pl: Any) -> Iterator[tuple[Any, int]]:
-        """The frames, with how many empty rows of a file of text were left out of each.
+    def frames(self, pl: Any) -> Iterator[Piece]:
+        """The pieces, without the empty rows of a file of text.
 
         Parameters
         ----------
         pl : module
             polars.
         """
-        for frame in self.read():
+        for frame, source in self.read():
             empty = 0
             if self.separator and frame.width > 1:
                 is_empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
@@ -55,4 +73,4 @@ class Pieces:
                 frame = frame.filter(~is_empty) if empty else frame
             if self.missing:
                 frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(self.missing)))
-            yield frame, empty
+            yield Piece(frame, empty, source)

@@ -11,6 +11,7 @@ from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.columns.row_index import RowIndex, may_be_row_index
 from fusedmlp.data.columns.texts import Texts
 from fusedmlp.data.pieces import Pieces
+from fusedmlp.data.row_names import RowNames, Stretch
 
 
 class Survey:
@@ -38,6 +39,8 @@ class Survey:
     empty_rows : int
     first_without_target : int or None
         The first row without a target.
+    row_names, kept_names : RowNames
+        What all rows, and those with a target, are called in messages.
     target : Texts or None
         The target, where it is one of texts.
     texts : dict of str to Texts
@@ -59,6 +62,8 @@ class Survey:
         self._target_name, self._no_target, self._features = target, tuple(no_target), features
         self.rows = self.kept = self.empty_rows = 0
         self.first_without_target: int | None = None
+        self.row_names: RowNames = ()
+        self.kept_names: RowNames = ()
         self.target: Texts | None = None
         self.texts: dict[str, Texts] = {}
         self.valueless = set(pieces.nameless)
@@ -66,8 +71,11 @@ class Survey:
         self._indices: dict[str, RowIndex] = {}
         self._with_times: set[str] = set()
         with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
-            for frame, empty in pieces.frames(pl):
+            for frame, empty, source in pieces.frames(pl):
                 self.empty_rows += empty
+                if source and (not self.row_names or self.row_names[-1].source != source):
+                    self.row_names += (Stretch(self.rows, 0, source),)
+                    self.kept_names += (Stretch(self.kept, 0, source),)
                 self._add(frame, pool)
 
     def _add(self, frame: Any, pool: ThreadPoolExecutor) -> None:
@@ -123,7 +131,7 @@ class Survey:
     def again(self, names: Sequence[str]) -> Iterator[tuple[Any, int]]:
         """Some columns once more: frames of the rows that are kept, each with the number of its first row."""
         first_row = 0
-        for frame, _ in self._pieces.frames(self._pl):
+        for frame, *_ in self._pieces.frames(self._pl):
             kept = self._with_target(frame).select(names)
             yield kept, first_row
             first_row += len(kept)
@@ -131,7 +139,7 @@ class Survey:
     def target_again(self, names: Sequence[str]) -> Iterator[tuple[Any, int]]:
         """The target once more, of all rows."""
         first_row = 0
-        for frame, _ in self._pieces.frames(self._pl):
+        for frame, *_ in self._pieces.frames(self._pl):
             yield frame.select(names), first_row
             first_row += len(frame)
 

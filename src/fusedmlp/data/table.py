@@ -13,6 +13,7 @@ from fusedmlp.data.coded import CodedTable, Target, Texts
 from fusedmlp.data.columns.dates import part_names
 from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.messages import counted, missing_values
+from fusedmlp.data.row_names import RowNames, row_name
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Table:
         What was decided in reading it and is not obvious, a sentence each.
     held_out : Table or None
         Rows of the same file that are not for training.
+    row_names : RowNames
+        What its rows are called in messages.
     """
 
     source: str
@@ -110,6 +113,7 @@ class Table:
     classification: bool | None = None
     notes: tuple[str, ...] = ()
     held_out: Table | None = None
+    row_names: RowNames = ()
 
     def __post_init__(self) -> None:
         if len(self) == 0:
@@ -179,7 +183,7 @@ class Table:
                 row = next((i for i in bad if column[i].lower() not in ("true", "false")), bad[0] if bad else 0)
                 raise ValueError(
                     f"{self.source}: column {name!r}: expected numbers, as in training; got {column[row]!r} "
-                    f"in row {row} (counted from 0)"
+                    f"in row {row_name(self.row_names, row)} (counted from 0)"
                 )
 
 
@@ -235,10 +239,10 @@ def as_features(array: np.ndarray, source: str) -> np.ndarray:
     return array if array.ndim == 2 else array.reshape(len(array), -1)
 
 
-def as_target(array: np.ndarray, source: str, first_row: int = 0) -> np.ndarray:
+def as_target(array: np.ndarray, source: str, row_names: RowNames = ()) -> np.ndarray:
     """Check a target and return it with shape (m,) or (m, n_outputs); text becomes objects.
 
-    `first_row` is the number of the first of its rows, for messages.
+    `row_names` are what its rows are called in messages.
 
     Raises
     ------
@@ -256,10 +260,10 @@ def as_target(array: np.ndarray, source: str, first_row: int = 0) -> np.ndarray:
     missing = is_none(array) if array.dtype.kind == "O" else np.isnan(array)
     if missing.any():
         rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
-        missing_rows = missing_values(len(rows), first_row + int(rows[0]))
+        missing_rows = missing_values(len(rows), row_name(row_names, int(rows[0])))
         raise ValueError(f"target: {source}: {missing_rows}; expected a target in every row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-        place = f"in row {first_row + row} (counted from 0)"
+        place = f"in row {row_name(row_names, row)} (counted from 0)"
         raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} {place}")
     return array

@@ -12,6 +12,7 @@ from fusedmlp.data.columns.readings import AsDates, AsNumbers, Strays
 from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.columns.texts import Texts, different_texts
 from fusedmlp.data.messages import counted, shortened
+from fusedmlp.data.row_names import RowNames, row_name
 
 Again = Callable[[Sequence[str]], Iterator[tuple[Any, int]]]
 """Some columns once more: frames, each with the number of its first row."""
@@ -64,6 +65,8 @@ class File:
     separator : str
         Between the fields of a line; "" where there is none.
     choices : Choices
+    row_names : RowNames
+        What the rows are called in messages.
     decimal_comma : bool
         Whether a column has numbers that can only be read with a decimal comma.
     notes : list of str
@@ -73,6 +76,7 @@ class File:
     source: str
     separator: str
     choices: Choices = field(default_factory=Choices)
+    row_names: RowNames = ()
     decimal_comma: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -234,7 +238,8 @@ def _mixed(column: Texts, strays: Strays, kind: str, file: File) -> ValueError:
     row, text = strays.first
     shown = repr(shortened(text))
     return ValueError(
-        f"{file.source}: column {column.name!r}: {column.values - strays.count:,} {kind}, and {shown} in row {row} "
+        f"{file.source}: column {column.name!r}: {column.values - strays.count:,} {kind}, and {shown} in row "
+        f"{row_name(file.row_names, row)} "
         f"(counted from 0; {counted(strays.count, 'such value')}); --missing {shown} if it stands for a missing value, "
         f"--categorical {column.name} for categories"
     )

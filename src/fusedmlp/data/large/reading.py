@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fusedmlp.data.layout import Layout, find_layout, layout_of_model
 from fusedmlp.data.messages import counted
 from fusedmlp.data.pieces import Pieces
 from fusedmlp.data.reading import is_frame_data
+from fusedmlp.data.row_names import Stretch
 from fusedmlp.data.table import Schema, Table
 from fusedmlp.extras import require
 
@@ -89,7 +91,7 @@ def read_large_table(
             raise ValueError(
                 f"{path}: the file changed while it was read: expected {layout.rows} rows; got {writer.rows}"
             )
-    return writer.table(first)
+    return replace(writer.table(first), row_names=layout.row_names)
 
 
 def tables_of_model(
@@ -130,9 +132,7 @@ def tables_of_model(
         yield from (table.aligned(schema) for table in tables_of(pl, pieces, layout))
         return
     rows = empty_rows = 0
-    layout = layout_of_model(pieces, schema)
-    for frame, empty in pieces.frames(pl):
-        table = table_of(pl, frame, layout, rows)
+    for table, empty in _converted(pl, pieces, layout_of_model(pieces, schema)):
         empty_rows += empty
         if table is not None:
             rows += len(table)
@@ -145,12 +145,17 @@ def tables_of_model(
 
 def tables_of(pl: Any, pieces: Pieces, layout: Layout) -> Iterator[Table]:
     """The pieces as tables, one after the other; not those without a row that is read."""
-    first_row = 0
-    for frame, _ in pieces.frames(pl):
-        table = table_of(pl, frame, layout, first_row)
-        if table is not None:
-            yield table
-            first_row += len(table)
+    return (table for table, _ in _converted(pl, pieces, layout) if table is not None)
+
+
+def _converted(pl: Any, pieces: Pieces, layout: Layout) -> Iterator[tuple[Table | None, int]]:
+    """(each piece as a table, whose rows are called as they are counted in their file; its empty rows)."""
+    number, before = 0, ""
+    for frame, empty, source in pieces.frames(pl):
+        number, before = number if source == before else 0, source
+        table = table_of(pl, frame, layout, (Stretch(0, number, source),))
+        yield table, empty
+        number += 0 if table is None else len(table)
 
 
 def _bytes_needed(layout: Layout, beside: int) -> int:
