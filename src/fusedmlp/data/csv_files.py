@@ -16,7 +16,7 @@ from fusedmlp.data.csv_faults import first_fault, not_utf8, short_row
 from fusedmlp.data.csv_records import first_record, whole_records
 from fusedmlp.data.idx import GZIP_MAGIC
 from fusedmlp.data.messages import first_line_of
-from fusedmlp.data.pieces import Pieces
+from fusedmlp.data.pieces import Pieces, without_texts
 from fusedmlp.data.table import is_number
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -119,7 +119,7 @@ class CsvFile:
     def _cleaned(self, frame: Any) -> Any:
         """The frame with the file's names, and null for texts that stand for a missing value."""
         frame.columns = self.columns
-        return frame.with_columns(self._pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
+        return without_texts(self._pl, frame.with_columns(self._pl.all().str.strip_chars()), MISSING)
 
     def _decoded(self, line: bytes) -> str:
         try:

