@@ -64,7 +64,7 @@ CASES = [
     ("train d.csv --nonsense", "No such option"),
     ("train nothing", "nothing: no such file, and not one of the bundled data sets: breast-cancer"),
     ("train nothing.csv", "nothing.csv: no such file"),
-    ("train folder", "folder: expected a file; got a folder"),
+    ("train folder", "folder: expected .csv or .parquet files in this folder; it has none"),
     ("train text.dat", "unknown format; expected a bundled name"),
     ("train d.csv --target price", "target: d.csv: expected the name of the target's column; there is no 'price'"),
     ("train words.csv", "target: words.csv: expected the name of the target's column; none was given"),

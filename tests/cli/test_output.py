@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from fusedmlp.cli.experiment import split_rows
+from fusedmlp.cli.splits import split_rows
 from fusedmlp.training import progress
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from fusedmlp import AdamW, Network, available_backends
 from fusedmlp.backends import selection
 from fusedmlp.cli.commands import cli
-from fusedmlp.cli.experiment import split_rows
+from fusedmlp.cli.splits import split_rows
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.model.activations import HIDDEN_ACTIVATIONS
 

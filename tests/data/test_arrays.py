@@ -236,5 +236,5 @@ def test_bundled_classes_have_their_names():
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file, and not one of the bundled data sets: breast-cancer"):
         read_table("brest-cancer")
-    with pytest.raises(ValueError, match="expected a file; got a folder"):
+    with pytest.raises(ValueError, match="expected .csv or .parquet files in this folder; it has none"):
         read_table(tmp_path)

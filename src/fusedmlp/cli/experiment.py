@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -16,17 +16,37 @@ from fusedmlp.cli.curves import Curves
 from fusedmlp.cli.plots import plot_curves, save_figure
 from fusedmlp.cli.ranks import rank
 from fusedmlp.cli.settings import Settings
+from fusedmlp.cli.splits import held_out_rows
 from fusedmlp.cli.watch import MetricsWriter, ProgressBar, kept_until_done, progress_display
+from fusedmlp.data.coded import Target
 from fusedmlp.data.features import FeatureEncoder
-from fusedmlp.data.messages import counted
+from fusedmlp.data.large.encoding import class_numbers, encoded_features, encoded_target, row_numbers
+from fusedmlp.data.large.reading import read_large_table
+from fusedmlp.data.large.scratch import Scratch
 from fusedmlp.data.predictor import Predictor
-from fusedmlp.data.reading import read_table
+from fusedmlp.data.reading import is_frame_data, read_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target
+from fusedmlp.data.targets import ClassEncoder, TargetEncoder, fit_target, rows_of
 from fusedmlp.distributed.launched import communicator
 from fusedmlp.training.callbacks import Callback
 from fusedmlp.training.history import History
 from fusedmlp.training.progress import ProgressLines
+
+
+class Encoded(NamedTuple):
+    """Rows as samples.
+
+    Attributes
+    ----------
+    X : array of shape (n1, m)
+    Y : array of shape (nL, m)
+    target : array of shape (m,) or (m, n_outputs), or CodedColumn
+        As it was read.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -39,30 +59,26 @@ class Prepared:
     features : FeatureEncoder
     encoder : ClassEncoder or NumberEncoder
     loss : str
-    X : array of shape (n1, m)
-    target : array of shape (m,) or (m, n_outputs)
-        As it was read.
-    held_out : tuple (X, target), or None
-        X and target of the held-out rows.
+    train : Encoded
+    held_out : Encoded or None
     """
 
     table: Table
     features: FeatureEncoder
     encoder: TargetEncoder
     loss: str
-    X: np.ndarray
-    target: np.ndarray
-    held_out: tuple[np.ndarray, np.ndarray] | None
+    train: Encoded
+    held_out: Encoded | None
 
     @property
     def n_train(self) -> int:
         """Number of rows to train on, validation rows included."""
-        return self.X.shape[1]
+        return len(self.train.target)
 
     @property
     def n_test(self) -> int:
         """Number of held-out rows."""
-        return 0 if self.held_out is None else len(self.held_out[1])
+        return 0 if self.held_out is None else len(self.held_out.target)
 
 
 @dataclass(frozen=True)
@@ -123,79 +139,51 @@ def read_data(settings: Settings) -> Table:
     )
 
 
-def prepare(settings: Settings, table: Table | None = None) -> Prepared:
-    """Read the data unless given, split them, fit the preprocessing on the training rows and encode both parts."""
+def prepare(settings: Settings, table: Table | None = None, scratch: Scratch | None = None) -> Prepared:
+    """Read the data unless given, split them, fit the preprocessing on the training rows and encode both parts.
+
+    Parameters
+    ----------
+    settings : Settings
+    table : Table, optional
+    scratch : Scratch, optional
+        Where the encoded rows are kept, if they may be more than memory holds.
+    """
     table = read_data(settings) if table is None else table
     target = table.require_target()
     encoder, loss = fit_target(target, settings.loss, table.classification)
     test_table, train_rows, test_rows = None, None, None
     if settings.test_data is not None:
-        test_table = read_table(settings.test_data, settings.test_target, schema=table.schema)
+        test_table = read_test_data(settings, table, scratch)
     elif table.held_out is not None and settings.test_fraction_is_default:
         test_table = table.held_out
     elif settings.test_fraction > 0:
-        classes = encoder.indices(target) if isinstance(encoder, ClassEncoder) else None
-        train_rows, test_rows = split_rows(len(table), settings.test_fraction, classes, settings.random_state)
+        classes = class_numbers(encoder, target) if isinstance(encoder, ClassEncoder) else None
+        held_out = held_out_rows(len(table), settings.test_fraction, classes, settings.random_state)
+        train_rows = row_numbers(~held_out, scratch, "train-rows")
+        test_rows = row_numbers(held_out, scratch, "test-rows")
         encoder, loss = fit_target(target, loss, table.classification, train_rows)
         test_table = table
     features = FeatureEncoder.fit(table, train_rows, settings.standardize)
-    X = features.transform(table, train_rows, settings.dtype).T
-    if test_table is None:
-        return Prepared(table, features, encoder, loss, X, _selected(target, train_rows), None)
-    target_test = _selected(test_table.require_target(), test_rows)
-    encoder.encode(target_test)  # a class that does not occur in training is an error before the training begins
-    held_out = (features.transform(test_table, test_rows, settings.dtype).T, target_test)
-    return Prepared(table, features, encoder, loss, X, _selected(target, train_rows), held_out)
+
+    def encoded(part: Table, rows: np.ndarray | None, name: str) -> Encoded:
+        Y = encoded_target(encoder, part.require_target(), rows, settings.dtype, scratch, f"{name}-targets")
+        X = encoded_features(features, part, rows, settings.dtype, scratch, f"{name}-inputs")
+        return Encoded(X, Y, part.require_target() if rows is None else rows_of(part.require_target(), rows))
+
+    # The held-out rows first: a class that does not occur in training is an error before the long work.
+    held = None if test_table is None else encoded(test_table, test_rows, "test")
+    return Prepared(table, features, encoder, loss, encoded(table, train_rows, "train"), held)
 
 
-def split_rows(
-    m: int, test_fraction: float, classes: np.ndarray | None, random_state: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the rows to hold out; the same share of every class that has enough rows.
-
-    Parameters
-    ----------
-    m : int
-        Number of rows.
-    test_fraction : float in (0, 1)
-    classes : array of shape (m,) of int, optional
-    random_state : int
-
-    Returns
-    -------
-    train, test : arrays of int
-        Row numbers in rising order.
-
-    Raises
-    ------
-    ValueError
-        No row would be left to train on.
-    """
-    from sklearn.model_selection import train_test_split
-
-    n_test = max(1, round(m * test_fraction))
-    if n_test >= m:
-        raise ValueError(f"--test-fraction: {test_fraction:g} of {counted(m, 'row')} leaves none to train on")
-    if classes is not None:
-        classes = strata(classes, min(n_test, m - n_test))
-    train, test = train_test_split(np.arange(m), test_size=n_test, random_state=random_state, stratify=classes)
-    return np.sort(train), np.sort(test)
-
-
-def strata(classes: np.ndarray, most: int, smallest: int = 2) -> np.ndarray | None:
-    """The classes, with those that are small, or are too many for a part of `most` rows, as one; None: no strata.
-
-    The largest classes stay by themselves. Every stratum has `smallest` rows at least.
-    """
-    sizes = np.bincount(classes)
-    by_size = np.argsort(-sizes, kind="stable")
-    kept = by_size[: max(0, most - 1)] if np.count_nonzero(sizes) > most else by_size
-    kept = kept[sizes[kept] >= smallest]
-    strata = np.where(np.isin(classes, kept), classes, -1)
-    others = np.count_nonzero(strata == -1)
-    if 0 < others < smallest:  # they join the largest class
-        strata[strata == -1] = by_size[0]
-    return strata if len(np.unique(strata)) > 1 else None
+def read_test_data(settings: Settings, table: Table, scratch: Scratch | None) -> Table:
+    """The rows to hold out, in a data set of their own, with the columns of the others."""
+    assert settings.test_data is not None
+    if scratch is None or not is_frame_data(Path(settings.test_data)):
+        return read_table(settings.test_data, settings.test_target, schema=table.schema)
+    path = Path(settings.test_data)
+    test_table = read_large_table(path, settings.test_target, scratch, name="test-table", schema=table.schema)
+    return test_table.aligned(table.schema)
 
 
 def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequence[Callback]) -> Result:
@@ -203,13 +191,13 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
     sizes = data.features.n_outputs, data.encoder.n_outputs
     network = settings.make_network(*sizes, data.loss, instance_of(backend))
     predictor = Predictor(network, data.features, data.encoder)
-    Y = data.encoder.encode(data.target, settings.dtype)
-    curves = None if settings.plot is None else Curves(predictor, data.X, Y, data.held_out)
+    X, Y, held_out = data.train.X, data.train.Y, data.held_out
+    curves = None if settings.plot is None else Curves(predictor, X, Y, held_out and (held_out.X, held_out.target))
     validation_data = None
-    if data.held_out is not None and not settings.validation_share and not settings.early_stopping:
-        validation_data = (data.held_out[0], data.encoder.encode(data.held_out[1], settings.dtype))
+    if held_out is not None and not settings.validation_share and not settings.early_stopping:
+        validation_data = (held_out.X, held_out.Y)
     history = network.fit(
-        data.X,
+        X,
         Y,
         **settings.fitting(data.encoder),
         checkpoint=None if settings.checkpoint is None else checkpoint_of(settings, predictor),
@@ -217,8 +205,8 @@ def train_on(backend: str, settings: Settings, data: Prepared, callbacks: Sequen
         callbacks=[*callbacks, *([] if curves is None else [curves])],
         comm=communicator(),
     )
-    scores = {} if data.held_out is None else predictor.scores(*data.held_out)
-    training_loss = network.loss(data.X, Y)
+    scores = {} if held_out is None else predictor.scores(held_out.X, held_out.target)
+    training_loss = network.loss(X, Y)
     return Result(backend, network.engine.kind, network.precision, history, predictor, training_loss, scores, curves)
 
 
@@ -257,7 +245,3 @@ def draw(settings: Settings, data: Prepared, results: Sequence[Result]) -> None:
     layers = "-".join(map(str, results[0].predictor.network.architecture.layer_sizes))
     curves = {result.backend: result.curves for result in results if result.curves is not None}
     save_figure(plot_curves(curves, f"{Path(data.table.source).name}, {layers}", data.loss), settings.plot or "")
-
-
-def _selected(target: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-    return target if rows is None else target[rows]

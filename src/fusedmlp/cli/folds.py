@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.selection import get_backend
-from fusedmlp.cli.experiment import strata
 from fusedmlp.cli.ranks import found_by_first
 from fusedmlp.cli.settings import Settings
+from fusedmlp.cli.splits import strata
 from fusedmlp.data.features import FeatureEncoder
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor

@@ -38,8 +38,7 @@ def train_members(settings: Settings, count: int, describe: Any) -> None:
     networks = [settings.make_network(*sizes, data.loss, instance_of(chosen), number) for number in range(count)]
     fitting = settings.fitting(data.encoder)
     fitting["dropout"] = [fitting["dropout"]] * count  # a list of rates might be taken for one per network
-    Y = data.encoder.encode(data.target, settings.dtype)
-    histories = fit_many(networks, data.X, Y, **fitting, verbose="long", comm=communicator())
+    histories = fit_many(networks, data.train.X, data.train.Y, **fitting, verbose="long", comm=communicator())
     diverged = [history.error for history in histories if history.error is not None]
     if diverged:
         raise ValueError(f"{counted(len(diverged), 'member')} of {count} diverged: {diverged[0]}")
@@ -59,14 +58,11 @@ def _print(data: Prepared, ensemble: Predictor, histories: Sequence[History]) ->
     alone = [Predictor(net, data.features, data.encoder) for net in ensemble.members]
     scores = []
     if data.held_out is not None:
-        scores = [predictor.scores(*data.held_out) for predictor in (*alone, ensemble)]
+        scores = [predictor.scores(data.held_out.X, data.held_out.target) for predictor in (*alone, ensemble)]
     shown = [name for name in SCORES if scores and name in scores[0]]
     if scores:
         titles += ["held-out loss", *(f"held-out {SCORES[name].title}" for name in shown)]
-    losses = [
-        Predictor(net, data.features, data.encoder).scores(data.X, data.target)["loss"] for net in ensemble.members
-    ]
-    losses.append(ensemble.scores(data.X, data.target)["loss"])
+    losses = [predictor.scores(data.train.X, data.train.target)["loss"] for predictor in (*alone, ensemble)]
     names = [*(str(number) for number in range(1, len(losses))), "ensemble"]
     for number, (name, loss) in enumerate(zip(names, losses, strict=True)):
         history = histories[number] if number < len(histories) else None

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from fusedmlp.data.large.reading import LARGE_BYTES
+
 DATA_HELP = """
 \b
 DATA is one of
@@ -15,6 +17,7 @@ DATA is one of
                   (also .gz); missing: empty, NA, N/A, NaN, null, None, ?
                   and in columns of numbers or dates . - unknown #DIV/0! ...
   .parquet .pq    columns of numbers, booleans, text, categories or dates
+  a folder        of .csv or of .parquet files with the same columns
   .npy            an array (rows, columns), memory-mapped
   .npz            arrays X and y, or x_train, y_train, x_test and y_test;
                   memory-mapped where np.savez wrote them, loaded where
@@ -115,6 +118,26 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(READING):
         function = option(function)
     return function
+
+
+def stream_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --stream to a command."""
+    return click.option(
+        "--stream/--no-stream",
+        default=None,
+        help="Read a CSV or Parquet file, or a folder, in pieces, or whole into memory. "
+        f"[default: in pieces from {LARGE_BYTES // 2**20} MB on]",
+    )(function)
+
+
+def scratch_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --scratch to a command."""
+    return click.option(
+        "--scratch",
+        metavar="DIR",
+        help="Folder for the numbers of a table that is read in pieces; they are removed at the end. "
+        "[default: the system's folder of temporary files]",
+    )(function)
 
 
 def backend_option(function: Callable[..., Any]) -> Callable[..., Any]:

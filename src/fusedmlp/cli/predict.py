@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import numpy as np
 
-from fusedmlp.cli.options import DATA_HELP, backend_option
+from fusedmlp.cli.large_tables import reads_in_pieces
+from fusedmlp.cli.options import DATA_HELP, backend_option, stream_option
 from fusedmlp.cli.output import allow_every_character
 from fusedmlp.cli.output_paths import check_outputs
+from fusedmlp.data.large.reading import tables_of_model
 from fusedmlp.data.messages import counted
 from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
-from fusedmlp.data.table import Table
-from fusedmlp.data.targets import ClassEncoder, NumberEncoder
-from fusedmlp.files.atomic import write_atomically
+from fusedmlp.data.targets import NumberEncoder
+from fusedmlp.files.atomic import write_parts_atomically
 
 _DIGITS, _MOST_DIGITS = 9, 17
 
@@ -42,45 +45,60 @@ replaced as in training.
 @click.argument("data")
 @click.option("--out", metavar="FILE", help="Write the CSV here instead of to stdout.")
 @click.option("--proba", is_flag=True, help="Add the probability of every class.")
+@stream_option
 @backend_option
-def predict(model: str, data: str, out: str | None, proba: bool, backend: str | None) -> None:
+def predict(model: str, data: str, out: str | None, proba: bool, stream: bool | None, backend: str | None) -> None:
     """Predict and write the CSV."""
     check_outputs({"--out": out}, {"MODEL": model, "DATA": data})
     if out is None and sys.stdout is None:
         raise ValueError("--out: stdout is closed; expected a file to write the predictions to")
     predictor = Predictor.load(model, backend)
-    table = read_table(data, schema=predictor.features.schema, target_required=False)
-    for note in table.notes:  # rows that get no prediction
-        click.echo(f"{table.source}: {note}", err=True)
-    text = _as_csv(predictor, table, proba)
+    if proba:
+        predictor.class_encoder()
+    notes: list[str] = []
+    schema, rows = predictor.features.schema, 0
+    if reads_in_pieces(data, stream):
+        tables = tables_of_model(Path(data), schema, notes)
+    else:
+        table = read_table(data, schema=schema, target_required=False)
+        notes += table.notes
+        tables = iter([table])
+
+    def texts() -> Iterator[str]:
+        nonlocal rows
+        for A in predictor.outputs(tables):
+            yield _as_csv(predictor, A, proba, header=rows == 0)
+            rows += A.shape[1]
+
     if out is None:
         allow_every_character("backslashreplace")
-        click.echo(text, nl=False)
+        for text in texts():
+            click.echo(text, nl=False)
     else:
-        write_atomically(out, text.encode())
-        click.echo(f"{counted(len(table), 'prediction')}: {out}")
+        write_parts_atomically(out, (text.encode() for text in texts()))
+        click.echo(f"{counted(rows, 'prediction')}: {out}")
+    for note in notes:  # rows that get no prediction
+        click.echo(f"{data}: {note}", err=True)
 
 
-def _as_csv(predictor: Predictor, table: Table, proba: bool) -> str:
+def _as_csv(predictor: Predictor, A: np.ndarray, proba: bool, header: bool) -> str:
     columns: dict[str, list[object]] = {}
-    if proba:
-        labels, probabilities = predictor.predict_with_proba(table)
-        assert isinstance(predictor.target, ClassEncoder)  # else predict_with_proba raised
-        columns["prediction"] = labels.tolist()
-        for label, column in zip(predictor.target.classes, probabilities.T, strict=True):
-            columns[f"probability_{label}"] = _printed(column)
+    predictions = predictor.target.decode(A)
+    if predictions.ndim == 2:
+        scales = _scales(predictor)
+        columns |= {f"prediction_{i}": _printed(column, scales[i]) for i, column in enumerate(predictions.T)}
+    elif predictor.is_classifier:
+        columns["prediction"] = predictions.tolist()
     else:
-        predictions = predictor.predict(table)
-        if predictions.ndim == 2:
-            scales = _scales(predictor)
-            columns |= {f"prediction_{i}": _printed(column, scales[i]) for i, column in enumerate(predictions.T)}
-        elif predictor.is_classifier:
-            columns["prediction"] = predictions.tolist()
-        else:
-            columns["prediction"] = _printed(predictions, _scales(predictor)[0])
+        columns["prediction"] = _printed(predictions, _scales(predictor)[0])
+    if proba:
+        encoder = predictor.class_encoder()
+        for label, column in zip(encoder.classes, encoder.probabilities(A).T, strict=True):
+            columns[f"probability_{label}"] = _printed(column)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
+    if header:
+        writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     return file.getvalue()
 

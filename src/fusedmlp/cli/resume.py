@@ -36,6 +36,7 @@ rank 0 has to see the file.
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training rows in all, if more than at first.")
 @backend_option
 @click.option("--checkpoint-every", metavar="N", help="How often checkpoints are written. [default: as before]")
+@click.option("--scratch", metavar="DIR", help="As for train. [default: as before]")
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option("--metrics", metavar="FILE", help="Write a line of JSON per epoch, those before too.")

@@ -64,6 +64,8 @@ class Settings:
     metrics: str | None
     checkpoint: str | None
     checkpoint_every: str
+    stream: bool | None = None
+    scratch: str | None = None
 
     def check(self) -> None:
         """Raise, before any data are read, if a number is out of range or an output file cannot be written."""
@@ -128,7 +130,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The arguments as plain data; files that are read by their whole paths."""
         data = asdict(self) | {"out": None, "plot": None, "metrics": None, "checkpoint": None}
-        for name in ("data", "target", "test_data", "test_target"):
+        for name in ("data", "target", "test_data", "test_target", "scratch"):
             path = data[name]
             if path is not None and path not in BUNDLED and os.path.exists(path):
                 data[name] = os.path.abspath(path)

@@ -10,10 +10,19 @@ import click
 from fusedmlp.backends.base import OTHER_NAMES, PRECISIONS
 from fusedmlp.cli.cross_validation import cross_validate
 from fusedmlp.cli.members import train_members
-from fusedmlp.cli.options import DATA_HELP, HiddenSizes, Rates, backend_option, reading_options
+from fusedmlp.cli.options import (
+    DATA_HELP,
+    HiddenSizes,
+    Rates,
+    backend_option,
+    reading_options,
+    scratch_option,
+    stream_option,
+)
 from fusedmlp.cli.ranks import quiet_unless_first
 from fusedmlp.cli.settings import Settings
 from fusedmlp.cli.training_run import describe, run
+from fusedmlp.data.large.reading import LARGE_BYTES
 from fusedmlp.data.recipe import (
     ACTIVATION,
     ADAMS,
@@ -69,6 +78,10 @@ where samples pass through the network in compiled code, and "composed" where ar
 another precision than strict is asked for, the line says so.
 
 On one machine the same command gives the same numbers, bit for bit.
+
+A table of more than {LARGE_BYTES // 2**20} MB is read in pieces: once to find out what its columns hold, once
+to write the values to scratch files, from which the rows are encoded and read in training. So it may be larger than
+memory. The model is the same.
 
 Under mpiexec (mpiexec -n 8 fusedmlp train ...) the processes train one network together, each on its share of the rows;
 --batch-size is that of all of them. With --members and --folds each process trains some of the networks. It needs
@@ -230,6 +243,8 @@ def _loss(context: click.Context, parameter: click.Parameter, value: str | None)
     metavar="N",
     help="An ensemble: N networks with other seeds, all trained at once, whose outputs are averaged.",
 )
+@stream_option
+@scratch_option
 @click.option("--out", metavar="FILE", help="Write the model with its preprocessing (safetensors).")
 @click.option("--plot", metavar="FILE", help="Draw the losses and the score over the epochs (.png, .svg, .pdf).")
 @click.option(
@@ -271,6 +286,11 @@ def train(context: click.Context, folds: int | None, members: int | None, **opti
         _exclude(context, "checkpoint", "all_backends")
     elif _given(context, "checkpoint_every"):
         raise click.UsageError("--checkpoint-every is for --checkpoint", context)
+    if settings.stream and (folds is not None or members is not None):
+        option = "members" if folds is None else "folds"
+        raise click.UsageError(
+            f"--{option} and --stream exclude each other: its networks share the rows in memory", context
+        )
     with_model = settings.out is not None
     if quiet_unless_first():
         settings.check()

@@ -6,6 +6,7 @@ import click
 
 from fusedmlp.backends.base import PRECISIONS
 from fusedmlp.cli.experiment import Prepared, Result, choose_backends, draw, prepare, train_all
+from fusedmlp.cli.large_tables import opened_table
 from fusedmlp.cli.output import Output
 from fusedmlp.cli.report import SCORES, print_table
 from fusedmlp.cli.settings import Settings
@@ -18,11 +19,19 @@ _MOST_COLUMNS = 200
 
 def run(settings: Settings) -> None:
     """Train, print the results and write the files."""
-    chosen, backends, reasons = choose_backends(settings)
-    data = prepare(settings)
-    output = Output()
-    with output.kept():
-        describe(settings, data)
+    backends, output = choose_backends(settings), Output()
+    with opened_table(settings, output) as (table, scratch):
+        data = prepare(settings, table, scratch)
+        with output.kept():
+            describe(settings, data)
+        if scratch is not None:
+            scratch.release()
+        _train(settings, data, backends, output)
+    output.close()
+
+
+def _train(settings: Settings, data: Prepared, choice: tuple[str, list[str], dict[str, str]], output: Output) -> None:
+    chosen, backends, reasons = choice
     for name, reason in reasons.items():
         click.echo(f"{name}: not available: {reason}", err=True)
     try:
@@ -42,7 +51,6 @@ def run(settings: Settings) -> None:
                 click.echo(f"{what}: {path}")
         if settings.metrics is not None:
             click.echo(f"metrics: {settings.metrics}")
-    output.close()
 
 
 def describe(settings: Settings, data: Prepared) -> None:

@@ -11,71 +11,126 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-
 from fusedmlp.data.columns.finding import MISSING
+from fusedmlp.data.csv_faults import first_fault, not_utf8, short_row
+from fusedmlp.data.csv_records import first_record, whole_records
 from fusedmlp.data.idx import GZIP_MAGIC
-from fusedmlp.data.messages import counted, shortened
+from fusedmlp.data.messages import first_line_of
+from fusedmlp.data.pieces import Pieces, without_texts
 from fusedmlp.data.table import is_number
 
 SEPARATORS = (",", ";", "\t", "|")
-_INDEX_NAMES = frozenset(
-    (
-        "",
-        "index",
-        "rownames",
-        "row",
-        "rowid",
-        "row_id",
-        "row number",
-        "unnamed: 0",
-        "__index_level_0__",
-        "id",
-        "#",
-        "nr",
-    )
-)
-"""In lower case: a column of such a name that counts the rows is left out."""
 
 
-def read_csv(pl: Any, path: Path, notes: list[str]) -> tuple[Any, str]:
-    """(a polars frame of texts, null where a value is missing, and the separator).
+class CsvFile:
+    """A CSV file.
 
     Parameters
     ----------
     pl : module
         polars.
     path : Path
-    notes : list of str
-        Takes what was left out.
+
+    Attributes
+    ----------
+    separator : str
+    columns : tuple of str
+        A name for every column: "column 3" for one without.
+
+    Raises
+    ------
+    ValueError
+        The file has no line of different column names.
     """
-    header = _first_line(path)
-    separator = max(SEPARATORS, key=lambda s: header.count(s))
-    try:
-        frame = pl.read_csv(_source(path), infer_schema=False, separator=separator, glob=False)
-    except pl.exceptions.NoDataError:
-        raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = _first_fault(path, separator) or first_line_of(error)
-        raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
-    _refuse_short_rows(frame, path, separator)
-    try:
-        names = next(csv.reader([header], delimiter=separator), [])
-    except csv.Error as error:  # a carriage return within the line
-        raise ValueError(f"{path}: this CSV cannot be read: {first_line_of(error)}, in line 1") from None
-    if len(names) != len(frame.columns):  # a name with a line break
-        names = frame.columns
-    frame.columns = _column_names([name.strip() for name in names], str(path))
-    frame = frame.with_columns(pl.all().str.strip_chars().replace(dict.fromkeys(MISSING)))
-    return _without_empty(pl, frame, names, notes), separator
 
-
-def _source(path: Path) -> Any:
-    """What polars reads: the path, or the bytes of a compressed file that is not called one."""
-    if is_gzip(path) and not path.name.lower().endswith(".gz"):
+    def __init__(self, pl: Any, path: Path) -> None:
+        self._pl, self._path = pl, path
         with _open(path) as file, _whole(path):
-            return file.read()
-    return path
+            self._header = first_record(file)
+        line = self._decoded(self._header.partition(b"\n")[0])
+        self.separator = max(SEPARATORS, key=lambda s: line.count(s))
+        self._width = len(self._parsed(self._header, 1).columns)
+        try:
+            names = next(csv.reader([line], delimiter=self.separator), [])
+        except csv.Error as error:  # a carriage return within the line
+            raise ValueError(f"{path}: this CSV cannot be read: {first_line_of(error)}, in line 1") from None
+        if len(names) != self._width:  # a name with a line break
+            names = self._parsed(self._header, 1).columns
+        self.columns = tuple(_column_names([name.strip() for name in names], str(path)))
+        self._nameless = frozenset(c for c, name in zip(self.columns, names, strict=True) if not name.strip())
+
+    def whole(self) -> Pieces:
+        """The file as one piece."""
+        frame = self._cleaned(self._read_whole())
+        return self._pieces(lambda: iter([(frame, "")]))
+
+    def in_pieces(self, size: int) -> Pieces:
+        """The file in pieces of about so many bytes, of which one at a time is in memory."""
+        return self._pieces(lambda: self._read_pieces(size))
+
+    def _pieces(self, read: Any) -> Pieces:
+        return Pieces(str(self._path), self.columns, self.separator, read, self._nameless)
+
+    def _read_whole(self) -> Any:
+        frame = self._parsed(self._source(), 1)
+        if _may_be_short(frame):
+            with _open(self._path) as file:
+                self._refuse_short_rows(file.read(), 1)
+        return frame
+
+    def _read_pieces(self, size: int) -> Iterator[tuple[Any, str]]:
+        with _open(self._path) as file, _whole(self._path):
+            file.read(len(self._header))
+            lines = self._header.count(b"\n")
+            for records, line in whole_records(file, size, str(self._path), lines + 1):
+                data, first_line = self._header + records, line - lines
+                frame = self._parsed(data, first_line)
+                if _may_be_short(frame):
+                    self._refuse_short_rows(data, first_line)
+                yield self._cleaned(frame), ""
+
+    def _source(self) -> Any:
+        """What polars reads: the path, or the bytes of a compressed file that is not called one."""
+        if is_gzip(self._path) and not self._path.name.lower().endswith(".gz"):
+            with _open(self._path) as file, _whole(self._path):
+                return file.read()
+        return self._path
+
+    def _parsed(self, source: Any, first_line: int) -> Any:
+        """A frame of texts; the first record has the names, and is counted as if it came right before the others."""
+        pl, path = self._pl, self._path
+        try:
+            return pl.read_csv(source, infer_schema=False, separator=self.separator, glob=False)
+        except pl.exceptions.NoDataError:
+            raise ValueError(f"{path}: the file is empty; expected a line of column names, then rows") from None
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            reason = self._fault(source, first_line) or first_line_of(error)
+            raise ValueError(f"{path}: this CSV cannot be read: {reason}") from None
+
+    def _fault(self, source: Any, first_line: int) -> str | None:
+        with _open(self._path) if isinstance(source, Path) else io.BytesIO(source) as file:
+            return first_fault(file, self.separator, first_line)
+
+    def _refuse_short_rows(self, data: bytes, first_line: int) -> None:
+        fault = short_row(data, self.separator, self._width, first_line)
+        if fault:
+            raise ValueError(f"{self._path}: this CSV cannot be read: {fault}")
+
+    def _cleaned(self, frame: Any) -> Any:
+        """The frame with the file's names, and null for texts that stand for a missing value."""
+        frame.columns = self.columns
+        return without_texts(self._pl, frame.with_columns(self._pl.all().str.strip_chars()), MISSING)
+
+    def _decoded(self, line: bytes) -> str:
+        try:
+            return line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self._path}: this CSV cannot be read: {not_utf8(line, error, 1)}") from None
+
+
+def _may_be_short(frame: Any) -> bool:
+    """Whether rows may have been shorter than the first line: polars fills them with nulls, without a word."""
+    return frame.width > 1 and frame.to_series(-1).has_nulls()
 
 
 def is_gzip(path: Path) -> bool:
@@ -98,82 +153,6 @@ def _whole(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: the compressed file is damaged or truncated: {error}") from None
 
 
-def _first_line(path: Path) -> str:
-    with _open(path) as file, _whole(path):
-        line = file.readline(2**20)
-    try:
-        return line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: this CSV cannot be read: {_not_utf8(line, error, 1)}") from None
-
-
-def _not_utf8(line: bytes, error: UnicodeDecodeError, number: int) -> str:
-    return f"expected text in UTF-8; got byte 0x{line[error.start]:02x} in line {number}"
-
-
-def first_line_of(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return shortened(str(error).strip().partition("\n")[0], 300)
-
-
-# Faults ---------------------------------------------------------------------------------------------------------------
-
-
-def _first_fault(path: Path, separator: str) -> str | None:
-    """Describe the first fault of a CSV file that polars refused, with its line; None if no fault is found."""
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError as error:
-                    return _not_utf8(line, error, number)
-        return _wrong_length(path, separator)
-    except (csv.Error, OSError, EOFError, zlib.error):
-        return None
-
-
-def _wrong_length(path: Path, separator: str) -> str | None:
-    """Describe the first row that has more fields than the first line, or fewer."""
-    with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text, delimiter=separator)
-        n = len(next(rows, ()))
-        for row in rows:
-            if row and len(row) != n:
-                return f"line {rows.line_num} has {counted(len(row), 'field')}; the first line names {n}"
-    return None
-
-
-def _refuse_short_rows(frame: Any, path: Path, separator: str) -> None:
-    """polars fills short rows with nulls, without a word: look at the file itself, where that may have happened."""
-    if len(frame.columns) < 2 or not frame.to_series(-1).has_nulls() or _counts_agree(path, separator, frame.width):
-        return
-    try:
-        fault = _wrong_length(path, separator)
-    except csv.Error:
-        return
-    if fault:
-        raise ValueError(f"{path}: this CSV cannot be read: {fault}")
-
-
-def _counts_agree(path: Path, separator: str, columns: int) -> bool:
-    """Whether every line of a file without quotes has as many separators as its columns need."""
-    with _open(path) as file:
-        data = np.frombuffer(file.read(), np.uint8)
-    if (data == ord('"')).any():
-        return False
-    ends = np.flatnonzero(data == ord("\n"))
-    if not len(ends) or ends[-1] != len(data) - 1:
-        ends = np.append(ends, len(data))
-    marks = np.searchsorted(np.flatnonzero(data == ord(separator)), ends)
-    counts = np.diff(marks, prepend=0)
-    lengths = np.diff(ends, prepend=-1)
-    return bool((counts[lengths > 2] == columns - 1).all())
-
-
-# Names ----------------------------------------------------------------------------------------------------------------
-
-
 def _column_names(names: list[str], source: str) -> list[str]:
     """The names of all columns: "column 3" for one without."""
     repeated = [name for name in names if name and names.count(name) > 1]
@@ -184,38 +163,3 @@ def _column_names(names: list[str], source: str) -> list[str]:
             f"{source}: expected column names in the first line; got numbers ({', '.join(names[:3])}, ...)"
         )
     return [name or f"column {number}" for number, name in enumerate(names, 1)]
-
-
-def _without_empty(pl: Any, frame: Any, names: list[str], notes: list[str]) -> Any:
-    """The frame without empty rows and without columns that have no name and no value."""
-    if frame.width > 1:
-        empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-        if empty.any():
-            notes.append(f"{counted(int(empty.sum()), 'empty row')}: left out")
-            frame = frame.filter(~empty)
-    nameless = [c for c, name in zip(frame.columns, names, strict=True) if not name.strip()]
-    empty_columns = [c for c in nameless if frame[c].null_count() == len(frame)]
-    if empty_columns:
-        notes.append(f"{counted(len(empty_columns), 'column')} without a name or a value: left out")
-    return frame.drop(empty_columns)
-
-
-def row_index(pl: Any, frame: Any) -> tuple[str, str] | None:
-    """(the first column, what it is), if it only tells the rows apart; else None.
-
-    It counts the rows from 0 or 1, and has no name or that of an index; or it has no name, and a text for every row.
-    """
-    if frame.width < 2 or len(frame) < 2:
-        return None
-    column = frame.to_series(0)
-    nameless = column.name == "column 1"
-    if not nameless and column.name.lower() not in _INDEX_NAMES:
-        return None
-    if column.dtype != pl.String and not column.dtype.is_integer():
-        return None
-    numbers = column.cast(pl.Int64, strict=False)
-    if not numbers.has_nulls() and numbers[0] in (0, 1) and bool((numbers.diff().drop_nulls() == 1).all()):
-        return column.name, "only counts the rows"
-    if nameless and numbers.null_count() == len(column) and column.n_unique() == len(column):
-        return column.name, "has no name, and a text for every row"
-    return None

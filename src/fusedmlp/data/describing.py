@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusedmlp.data.coded import Target
 from fusedmlp.data.messages import shortened
 from fusedmlp.data.table import Table, is_none
 from fusedmlp.data.targets import MOST_NUMBERED_CLASSES
@@ -56,7 +57,7 @@ def describe(table: Table) -> list[Description]:
     return rows
 
 
-def _numbers(name: str, column: np.ndarray, target: np.ndarray | None) -> Description:
+def _numbers(name: str, column: np.ndarray, target: Target | None) -> Description:
     values = np.asarray(column, np.float64)
     present = values[~np.isnan(values)]
     distinct = len(np.unique(present))
@@ -73,7 +74,7 @@ def _dates(name: str, days: np.ndarray) -> Description:
     return Description(name, "date", len(days) - len(present), len(np.unique(present)), f"{first} .. {last}", "")
 
 
-def _categories(name: str, column: np.ndarray, target: np.ndarray | None) -> Description:
+def _categories(name: str, column: np.ndarray, target: Target | None) -> Description:
     missing = is_none(column)
     values, counts = np.unique(column[~missing].astype(str), return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_SHOWN_VALUES]
@@ -83,7 +84,7 @@ def _categories(name: str, column: np.ndarray, target: np.ndarray | None) -> Des
     return Description(name, "category", int(missing.sum()), len(values), shown, note)
 
 
-def _suspicion(values: np.ndarray, target: np.ndarray | None) -> str:
+def _suspicion(values: np.ndarray, target: Target | None) -> str:
     """Whether a column alone tells the target: a small tree of half of the rows is right for the other half."""
     if target is None or target.ndim != 1 or len(target) < _FEWEST_ROWS:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,18 +10,36 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.coded import counts_of, places_of
 from fusedmlp.data.messages import counted, shortened
+from fusedmlp.data.row_names import row_name
 from fusedmlp.data.table import Schema, Table, is_none
 
 _BLOCK_BYTES = 32 * 2**20
 MISSING_CATEGORY = "\0missing"
 """The category of missing values: no text of a file."""
-_MISSING = np.array(MISSING_CATEGORY, dtype=object)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Values of a column that did not occur in training: how many, and the first of them in the alphabet."""
+
+    count: int
+    example: str
+
+    def __add__(self, other: Unseen) -> Unseen:
+        """Those of two parts of a table."""
+        return Unseen(self.count + other.count, min(self.example, other.example))
+
+    def sentence(self, column: str) -> str:
+        """What to say about them."""
+        values = f"{counted(self.count, 'value')}, such as {shortened(self.example)!r}"
+        return f"column {column!r}: {values}, did not occur in training: none of the known categories"
 
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """The preprocessing of a model, with scikit-learn's transformers.
+    """The preprocessing of a model: its numbers are those of scikit-learn's transformers.
 
     Numbers: a missing value is replaced by the mean of its column, then every column is standardised (mean 0, standard
     deviation 1). A column that is constant or empty in training becomes 0, whatever its values are later.
@@ -79,7 +98,7 @@ class FeatureEncoder:
 
         n = table.numeric.shape[1]
         scaler = StandardScaler()
-        for block in _blocks(table, rows, n) if n else ():
+        for block in row_blocks(table, rows, n) if n else ():
             numbers = np.asarray(table.numeric[block], dtype=np.float64)
             _check_finite(numbers, table, block)
             # A column without values has the mean NaN; see below. An overflowing variance makes the scale infinite.
@@ -92,7 +111,8 @@ class FeatureEncoder:
                 varies = scaler.scale_ == np.sqrt(scaler.var_)
             mean = np.nan_to_num(scaler.mean_)
             scale = np.where(varies, scaler.scale_, np.inf)
-        categories, most_frequent = _fit_text(table.text if rows is None else table.text[rows])
+        fitted = [_fit_text(table, place, rows) for place in range(table.text.shape[1])]
+        categories, most_frequent = tuple(c for c, _ in fitted), tuple(word for _, word in fitted)
         return cls(table.schema, standardize, mean, scale, categories, most_frequent)
 
     @property
@@ -116,21 +136,33 @@ class FeatureEncoder:
         if rows is None and self._needs_no_copy(table, dtype):
             return table.numeric
         out = np.empty((len(table) if rows is None else len(rows), self.n_outputs), dtype=dtype)
-        n = len(self.schema.numeric)
         done = 0
-        for block in _blocks(table, rows, max(n, self.n_outputs)):
-            numeric, text = table.take(block)
-            part = out[done : done + len(numeric)]
-            if n:
-                numbers = np.asarray(numeric, dtype=np.float64)
-                _check_finite(numbers, table, block)
-                with np.errstate(over="ignore"):  # the next check finds overflows
-                    part[:, :n] = self._numbers.transform(numbers)
-                _check_finite(part[:, :n], table, block, f"numbers that {dtype} can hold")
-            if self.categories:
-                part[:, n:] = self._texts.transform(self._with_missing_category(text))
-            done += len(numeric)
+        for block in self.blocks(table, rows):
+            done += self.transform_block(table, block, out[done:])
         return out
+
+    def blocks(self, table: Table, rows: np.ndarray | None) -> Iterator[slice | np.ndarray]:
+        """Give rows of a table, or all, in blocks that `transform_block` takes in little memory."""
+        return row_blocks(table, rows, max(len(self.schema.numeric), self.n_outputs))
+
+    def transform_block(self, table: Table, block: slice | np.ndarray, out: np.ndarray) -> int:
+        """As `transform`, for some rows, into the first rows of an array. Returns how many there are."""
+        n = len(self.schema.numeric)
+        numeric = table.numeric[block]
+        part = out[: len(numeric)]
+        if n:
+            numbers = np.asarray(numeric, dtype=np.float64)
+            _check_finite(numbers, table, block)
+            with np.errstate(over="ignore"):  # the next check finds overflows
+                part[:, :n] = self._numbers.transform(numbers)
+            _check_finite(part[:, :n], table, block, f"numbers that {part.dtype} can hold")
+        part[:, n:] = 0
+        for place, categories in enumerate(self.categories):
+            columns = places_of(table.text, place, block, self._known[place])
+            seen = np.flatnonzero(columns >= 0)
+            part[seen, n + columns[seen]] = 1
+            n += len(categories)
+        return len(part)
 
     @property
     def names_out(self) -> list[str]:
@@ -140,20 +172,16 @@ class FeatureEncoder:
             names += [f"{name}={'missing' if word == MISSING_CATEGORY else word}" for word in categories]
         return names
 
-    def unseen(self, table: Table) -> list[str]:
-        """A sentence for each column with categories that did not occur in training."""
-        sentences = []
+    def unseen(self, table: Table) -> dict[str, Unseen]:
+        """The columns with categories that did not occur in training."""
+        found = {}
         for place, (name, known) in enumerate(zip(self.schema.text, self.categories, strict=True)):
             column = table.text[:, place]
             words, counts = np.unique(column[~is_none(column)].astype(str), return_counts=True)
             new = ~np.isin(words, known)
             if new.any():
-                example = shortened(str(words[new][0]))
-                sentences.append(
-                    f"column {name!r}: {counted(int(counts[new].sum()), 'value')}, such as {example!r}, did not occur "
-                    "in training: none of the known categories"
-                )
-        return sentences
+                found[name] = Unseen(int(counts[new].sum()), str(words[new][0]))
+        return found
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return (arrays, JSON data) for `from_state`."""
@@ -204,30 +232,21 @@ class FeatureEncoder:
         return make_pipeline(imputer, scaler)
 
     @cached_property
-    def _texts(self) -> Any:
-        """The imputer and the one-hot encoder, fitted on the known categories."""
-        from sklearn.impute import SimpleImputer
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import OneHotEncoder
-
-        row = np.array([self.most_frequent], dtype=object)
-        imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(row)
-        categories = [np.array(words, dtype=object) for words in self.categories]
-        encoder = OneHotEncoder(
-            categories=categories, handle_unknown="ignore", sparse_output=False, dtype=np.float32
-        ).fit(row)
-        return make_pipeline(imputer, encoder)
-
-    def _with_missing_category(self, text: np.ndarray) -> np.ndarray:
-        own = np.array([MISSING_CATEGORY in categories for categories in self.categories])
-        return np.where(is_none(text) & own, _MISSING, text) if own.any() else text
+    def _known(self) -> list[dict[str | None, int]]:
+        """The place of each category of each text column, and of a missing value, which is None."""
+        known = []
+        for categories, most_frequent in zip(self.categories, self.most_frequent, strict=True):
+            places: dict[str | None, int] = {word: place for place, word in enumerate(categories)}
+            places[None] = places.get(MISSING_CATEGORY, places.get(most_frequent, -1))
+            known.append(places)
+        return known
 
     def _needs_no_copy(self, table: Table, dtype: str) -> bool:
         """Whether the numbers of the table are the inputs already."""
         numeric = table.numeric
         if self.standardize or self.categories or numeric.dtype != dtype or not numeric.flags.aligned:
             return False
-        for block in _blocks(table, None, self.n_outputs):
+        for block in self.blocks(table, None):
             numbers = numeric[block]
             _check_finite(numbers, table, block)
             if np.isnan(numbers).any():
@@ -235,24 +254,24 @@ class FeatureEncoder:
         return True
 
 
-def _fit_text(text: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """Return (categories, most frequent category) of each column.
+def _fit_text(table: Table, place: int, rows: np.ndarray | None) -> tuple[tuple[str, ...], str]:
+    """Return (categories, most frequent category) of a column; the first in the alphabet of several such ones.
 
     A column without values has the one category "", one with missing values also `MISSING_CATEGORY`.
     """
-    from sklearn.impute import SimpleImputer
-    from sklearn.preprocessing import OneHotEncoder
+    counts: Counter[str | None] = Counter()
+    for block in row_blocks(table, rows, table.text.shape[1]):
+        counts += counts_of(table.text, place, block)
+    missing = counts.pop(None, 0)
+    if not counts:
+        return ("",), ""
+    most = max(counts.values())
+    words = [word for word in counts if word is not None]
+    most_frequent = min(word for word in words if counts[word] == most)
+    return tuple(sorted([*words, MISSING_CATEGORY] if missing else words)), most_frequent
 
-    if text.shape[1] == 0:
-        return (), ()
-    empty = is_none(text).all(axis=0)
-    text = np.where(empty, "", text)
-    imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(text)
-    encoder = OneHotEncoder().fit(np.where(is_none(text), _MISSING, text))
-    return tuple(tuple(words.tolist()) for words in encoder.categories_), tuple(imputer.statistics_.tolist())
 
-
-def _blocks(table: Table, rows: np.ndarray | None, width: int) -> Iterator[slice | np.ndarray]:
+def row_blocks(table: Table, rows: np.ndarray | None, width: int) -> Iterator[slice | np.ndarray]:
     """Give the rows in blocks of at most `_BLOCK_BYTES` bytes of float64."""
     m = len(table) if rows is None else len(rows)
     step = max(1, _BLOCK_BYTES // (8 * max(1, width)))
@@ -271,7 +290,8 @@ def _check_finite(
     if infinite.any():
         i, j = (int(k) for k in np.argwhere(infinite)[0])
         row = block.start + i if isinstance(block, slice) else int(block[i])
+        place = row_name(table.row_names, row)
         raise ValueError(
             f"{table.source}: column {table.schema.numeric[j]!r}: expected {expected}; "
-            f"got {table.numeric[row, j]} in row {row} (counted from 0)"
+            f"got {table.numeric[row, j]} in row {place} (counted from 0)"
         )

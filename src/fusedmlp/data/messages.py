@@ -14,7 +14,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def missing_values(n: int, first_row: int) -> str:
+def missing_values(n: int, first_row: str) -> str:
     """Say how many values are missing, and in which row the first of them is."""
     return f"{counted(n, 'value')} {'is' if n == 1 else 'are'} missing, the first in row {first_row} (counted from 0)"
 
@@ -22,6 +22,11 @@ def missing_values(n: int, first_row: int) -> str:
 def shortened(text: str, most: int = 60) -> str:
     """A text of at most so many characters: the rest of a longer one becomes "..."."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def first_line_of(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return shortened(str(error).strip().partition("\n")[0], 300)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.data.csv_files import first_line_of
-from fusedmlp.data.messages import errors_alone, shortened
+from fusedmlp.data.messages import errors_alone, first_line_of, shortened
 from fusedmlp.data.shards import Files, ShardStream, shard_files
 from fusedmlp.extras import require
 from fusedmlp.streams.base import WINDOW_BYTES, Piece, Sizes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.checks import check_count
 from fusedmlp.data import recipe
-from fusedmlp.data.features import FeatureEncoder
+from fusedmlp.data.coded import Target
+from fusedmlp.data.features import FeatureEncoder, Unseen
 from fusedmlp.data.messages import counted
+from fusedmlp.data.scoring import Scores
 from fusedmlp.data.sources import as_table
 from fusedmlp.data.table import Table
-from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, target_from_state
+from fusedmlp.data.targets import CLASS_LOSSES, ClassEncoder, TargetEncoder, fit_target, rows_of, target_from_state
 from fusedmlp.errors import ModelFileError
 from fusedmlp.files.model_files import ModelFile, load_model, save_model
 from fusedmlp.many import fit_many
@@ -219,13 +221,18 @@ class Predictor:
         ValueError
             As `predict_proba`.
         """
+        target = self.class_encoder()
+        A = self._forward(self._table(data))
+        return target.decode(A), target.probabilities(A)
+
+    def class_encoder(self) -> ClassEncoder:
+        """The encoder of the target of a network whose outputs are probabilities; a ValueError for any other."""
         if not isinstance(self.target, ClassEncoder) or self.loss not in CLASS_LOSSES:
             raise ValueError(
                 f"predict_proba: expected a classifier trained with {' or '.join(CLASS_LOSSES)}; this model's loss is "
                 f"{self.loss}" + ("" if self.is_classifier else ", and it predicts numbers")
             )
-        A = self._forward(self._table(data))
-        return self.target.decode(A), self.target.probabilities(A)
+        return self.target
 
     def evaluate(self, data: Any, target: Any = None) -> dict[str, float]:
         """Compare the predictions with the target; returns the dict of `scores`.
@@ -235,11 +242,17 @@ class Predictor:
         data, target
             As in `train`; the target is by default where training had it.
         """
-        table = self._table(data, target, True)
-        return self.scores(self.encode_features(table), table.require_target())
+        return self.evaluate_pieces([self._table(data, target, True)])
 
-    def scores(self, X: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Score the network on encoded features and a target as it was read.
+    def evaluate_pieces(self, tables: Iterable[Table]) -> dict[str, float]:
+        """As `evaluate`, of a table in pieces, with the columns of training."""
+        scores = Scores(self.loss, self.target)
+        for table in tables:
+            self._add_scores(scores, self.encode_features(table), table.require_target())
+        return scores.result()
+
+    def scores(self, X: np.ndarray, target: Target) -> dict[str, float]:
+        """Score the network on encoded features and a target as it was read, block by block.
 
         Parameters
         ----------
@@ -253,19 +266,16 @@ class Predictor:
             also "r2" (from 2 rows on) and "rmse" in original units. For poisson also "deviance", the mean Poisson
             deviance per output.
         """
-        Y = self.target.encode(target, self.network.architecture.dtype)
-        A = self._outputs(X)
-        scores = {"loss": loss_of_outputs(self.loss, A, Y) if self.others else self.network.loss(X, Y)}
-        if self.loss == "poisson":
-            return scores | {"deviance": 2 * scores["loss"] / self.target.n_outputs}
-        if isinstance(self.target, ClassEncoder):
-            return scores | {"accuracy": float((self.target.decode_indices(A) == self.target.indices(target)).mean())}
-        from sklearn.metrics import r2_score, root_mean_squared_error
+        scores = Scores(self.loss, self.target)
+        self._add_scores(scores, X, target)
+        return scores.result()
 
-        truth, predicted = self.target.columns(target), self.target.decode(A).reshape(len(target), -1)
-        if len(truth) > 1:
-            scores["r2"] = float(r2_score(truth, predicted))
-        return scores | {"rmse": float(root_mean_squared_error(truth, predicted))}
+    def _add_scores(self, scores: Scores, X: np.ndarray, target: Target) -> None:
+        for block in self._blocks(X.shape[1]):
+            part, A = rows_of(target, block), self._outputs(X[:, block])
+            Y = self.target.encode(part, self.network.architecture.dtype)
+            J = loss_of_outputs(self.loss, A, Y) if self.others else self.network.loss(X[:, block], Y)
+            scores.add(J, A, part)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file, atomically: an interrupted call leaves an older file unchanged.
@@ -324,17 +334,43 @@ class Predictor:
             raise ModelFileError(f"{path}: the preprocessing cannot be read: {error}") from None
         return cls(Network.from_parameters(model.parameters, backend=backend), features, target, others)
 
+    def outputs(self, tables: Iterable[Table]) -> Iterator[np.ndarray]:
+        """Give the outputs (nL, m) for each piece of a table; then warn of categories that did not occur in training.
+
+        Parameters
+        ----------
+        tables : iterable of Table
+            With the columns of training.
+        """
+        unseen: dict[str, Unseen] = {}
+        source = ""
+        for table in tables:
+            source = table.source
+            for name, found in self.features.unseen(table).items():
+                unseen[name] = found + unseen[name] if name in unseen else found
+            yield self._outputs_of(table)
+        for name, found in unseen.items():
+            _log.warning("%s: %s", source, found.sentence(name))
+
     def _forward(self, table: Table) -> np.ndarray:
-        """Return the outputs (nL, m) in host memory. Rows pass in blocks: a table may be larger than memory."""
-        for sentence in self.features.unseen(table):
-            _log.warning("%s: %s", table.source, sentence)
+        (A,) = self.outputs([table])
+        return A
+
+    def _outputs_of(self, table: Table) -> np.ndarray:
+        """Return the outputs in host memory. Rows pass in blocks: a table may be memory-mapped."""
         architecture = self.network.architecture
         A = np.empty((architecture.n_outputs, len(table)), dtype=architecture.dtype)
-        step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
-        for start in range(0, len(table), step):
-            rows = np.arange(start, min(start + step, len(table)))
+        for block in self._blocks(len(table)):
+            rows = np.arange(block.start, block.stop)
             A[:, rows] = self._outputs(self.encode_features(table, rows))
         return A
+
+    def _blocks(self, m: int) -> Iterator[slice]:
+        """Give m samples in blocks of `_BLOCK_BYTES` bytes of inputs."""
+        architecture = self.network.architecture
+        step = max(1, _BLOCK_BYTES // (architecture.itemsize * architecture.n_inputs))
+        for start in range(0, m, step):
+            yield slice(start, min(start + step, m))
 
     def _outputs(self, X: np.ndarray) -> np.ndarray:
         """The outputs of the network, or the mean of those of an ensemble."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from fusedmlp.data.arrays import read_npy_table, read_npz_table
 from fusedmlp.data.bundled import BUNDLED, read_bundled
 from fusedmlp.data.columns.finding import Choices
+from fusedmlp.data.frame_files import is_frame_file
 from fusedmlp.data.frames import read_frame_table
 from fusedmlp.data.idx import DTYPES, GZIP_MAGIC, read_idx_table
 from fusedmlp.data.table import Schema, Table
-
-FRAME_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 
 
 def read_table(
@@ -35,7 +34,8 @@ def read_table(
     Parameters
     ----------
     source : str or path
-        A bundled name (a key of `BUNDLED`), or a file: .npy, .npz, .csv, .tsv, .parquet, .pq, or IDX (any other name).
+        A bundled name (a key of `BUNDLED`), or a file: .npy, .npz, .csv, .tsv, .parquet, .pq, or IDX (any other name);
+        or a folder of .csv or of .parquet files that have the same columns.
         A file that is called like a bundled data set is read as ``./name``.
     target : str, optional
         .csv, .parquet: the name of the column (default "target"). .npy: the number of the column, -1 for the last one,
@@ -72,8 +72,8 @@ def read_table(
     """
     name = os.fspath(source)
     if name not in BUNDLED:
-        _check_is_file(Path(name))
-        if name.lower().endswith(FRAME_SUFFIXES):
+        _check_exists(Path(name))
+        if is_frame_data(Path(name)):
             table = read_frame_table(
                 Path(name),
                 target,
@@ -110,9 +110,12 @@ def _read_numbers(name: str, target: str | None, schema: Schema | None, target_r
     )
 
 
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file; got a folder")
+def is_frame_data(path: Path) -> bool:
+    """Whether a path is that of a CSV or Parquet file, or of a folder, which holds such files."""
+    return is_frame_file(path) or path.is_dir()
+
+
+def _check_exists(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, and not one of the bundled data sets: {', '.join(BUNDLED)}")
 

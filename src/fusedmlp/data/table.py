@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.data.coded import CodedTable, Target, Texts
 from fusedmlp.data.columns.dates import part_names
 from fusedmlp.data.columns.rules import ColumnRule
 from fusedmlp.data.messages import counted, missing_values
+from fusedmlp.data.row_names import RowNames, row_name
 
 
 @dataclass(frozen=True)
@@ -89,26 +91,29 @@ class Table:
         `numeric` and `text` name the columns of the two arrays, in order.
     numeric : array of shape (m, n)
         Of any numeric type; memory-mapped if the file allows it. NaN stands for a missing value.
-    text : array of object, shape (m, k)
+    text : array of object, shape (m, k), or CodedTable
         Each entry is a str, or None for a missing value.
     target : array of shape (m,) or (m, n_outputs), or None
-        Numbers, bool, or str as objects; no value is missing.
+        Numbers, bool, or str as objects; no value is missing. A CodedColumn where text is larger than memory.
     classification : bool or None
         Whether the target is one of classes, if the source says so; None: the values decide.
     notes : tuple of str
         What was decided in reading it and is not obvious, a sentence each.
     held_out : Table or None
         Rows of the same file that are not for training.
+    row_names : RowNames
+        What its rows are called in messages.
     """
 
     source: str
     schema: Schema
     numeric: np.ndarray
-    text: np.ndarray
-    target: np.ndarray | None = None
+    text: Texts
+    target: Target | None = None
     classification: bool | None = None
     notes: tuple[str, ...] = ()
     held_out: Table | None = None
+    row_names: RowNames = ()
 
     def __post_init__(self) -> None:
         if len(self) == 0:
@@ -134,7 +139,7 @@ class Table:
         """Return (numeric, text) of some of the rows."""
         return self.numeric[rows], self.text[rows]
 
-    def require_target(self) -> np.ndarray:
+    def require_target(self) -> Target:
         """Return the target; a ValueError if there is none."""
         if self.target is None:
             raise ValueError(f"target: {self.source} has no target {self.schema.target or ''}".rstrip())
@@ -178,7 +183,7 @@ class Table:
                 row = next((i for i in bad if column[i].lower() not in ("true", "false")), bad[0] if bad else 0)
                 raise ValueError(
                     f"{self.source}: column {name!r}: expected numbers, as in training; got {column[row]!r} "
-                    f"in row {row} (counted from 0)"
+                    f"in row {row_name(self.row_names, row)} (counted from 0)"
                 )
 
 
@@ -206,12 +211,13 @@ def is_number(text: str) -> bool:
     return True
 
 
-def _columns(array: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+def _columns(array: Any, names: tuple[str, ...], wanted: tuple[str, ...]) -> Any:
     """Select columns; the array itself is returned if these are all of its columns in the same order."""
     if names == wanted:
         return array
     place = {name: i for i, name in enumerate(names)}
-    return array[:, [place[name] for name in wanted]]
+    places = [place[name] for name in wanted]
+    return array.select(places) if isinstance(array, CodedTable) else array[:, places]
 
 
 def no_text(m: int) -> np.ndarray:
@@ -233,8 +239,10 @@ def as_features(array: np.ndarray, source: str) -> np.ndarray:
     return array if array.ndim == 2 else array.reshape(len(array), -1)
 
 
-def as_target(array: np.ndarray, source: str) -> np.ndarray:
+def as_target(array: np.ndarray, source: str, row_names: RowNames = ()) -> np.ndarray:
     """Check a target and return it with shape (m,) or (m, n_outputs); text becomes objects.
+
+    `row_names` are what its rows are called in messages.
 
     Raises
     ------
@@ -252,8 +260,10 @@ def as_target(array: np.ndarray, source: str) -> np.ndarray:
     missing = is_none(array) if array.dtype.kind == "O" else np.isnan(array)
     if missing.any():
         rows = np.flatnonzero(missing.reshape(len(array), -1).any(axis=1))
-        raise ValueError(f"target: {source}: {missing_values(len(rows), int(rows[0]))}; expected a target in every row")
+        missing_rows = missing_values(len(rows), row_name(row_names, int(rows[0])))
+        raise ValueError(f"target: {source}: {missing_rows}; expected a target in every row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
-        raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} in row {row} (counted from 0)")
+        place = f"in row {row_name(row_names, row)} (counted from 0)"
+        raise ValueError(f"target: {source}: expected finite numbers; got {array[row]} {place}")
     return array

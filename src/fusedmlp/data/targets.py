@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.checks import check_count
+from fusedmlp.data.coded import CodedColumn, Target
 from fusedmlp.data.messages import counted
 from fusedmlp.model.losses import loss_named
 
@@ -16,6 +17,7 @@ Label = int | float | str | bool
 
 CLASS_LOSSES = ("binary_cross_entropy", "categorical_cross_entropy")
 NUMBER_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+_BLOCK_ROWS = 2**20
 MOST_NUMBERED_CLASSES = 20
 """A target with more different whole numbers is one of numbers, not of classes."""
 
@@ -45,18 +47,18 @@ class ClassEncoder:
                 f"{len(self.classes)} classes"
             )
 
-    def indices(self, target: np.ndarray) -> np.ndarray:
+    def indices(self, target: Target) -> np.ndarray:
         """Return the index of each label among the classes, shape (m,); ValueError for an unknown label."""
         if target.ndim != 1:
             raise ValueError(f"target: expected one class per row; got shape {target.shape}")
-        labels, inverse = np.unique(target, return_inverse=True)
+        labels, inverse = different_of(target)
         place = {label: i for i, label in enumerate(self.classes)}
-        unknown = [label for label in labels.tolist() if label not in place]
+        unknown = [label for label in labels if label not in place]
         if unknown:
             raise ValueError(f"target: expected one of the classes {_listed(self.classes)}; got {unknown[0]!r}")
-        return np.array([place[label] for label in labels.tolist()])[inverse]
+        return np.array([place[label] for label in labels], np.intp)[inverse]
 
-    def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    def encode(self, target: Target, dtype: str = "float32") -> np.ndarray:
         """Encode the target as Y, shape (n_outputs, m)."""
         indices = self.indices(target)
         if self.n_outputs == 1:
@@ -109,13 +111,13 @@ class NumberEncoder:
         """Number of outputs."""
         return len(self.offset)
 
-    def encode(self, target: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    def encode(self, target: Target, dtype: str = "float32") -> np.ndarray:
         """Encode the target as Y, shape (n_outputs, m)."""
         return ((self.columns(target) - self.offset) / self.scale).astype(dtype).T
 
-    def columns(self, target: np.ndarray) -> np.ndarray:
+    def columns(self, target: Target) -> np.ndarray:
         """Return the target as float64 of shape (m, n_outputs); ValueError if it is not numeric."""
-        if target.dtype.kind not in "fiub":
+        if isinstance(target, CodedColumn) or target.dtype.kind not in "fiub":
             raise ValueError(f"target: expected numbers; got text such as {target[0]!r}")
         columns = target.reshape(len(target), -1).astype(np.float64)
         if columns.shape[1] != self.n_outputs:
@@ -143,10 +145,10 @@ def target_from_state(arrays: Mapping[str, np.ndarray], data: Mapping[str, Any])
 
 
 def fit_target(
-    target: np.ndarray,
+    target: Target,
     loss: str | None = None,
     classification: bool | None = None,
-    rows: np.ndarray | slice = slice(None),
+    rows: np.ndarray | None = None,
 ) -> tuple[TargetEncoder, str]:
     """Choose the loss if none is given, and fit the encoder of the target.
 
@@ -163,7 +165,7 @@ def fit_target(
     classification : bool, optional
         Whether the target is one of classes, if that is known and does not follow from the loss.
     rows : array of int, optional
-        The rows from which offsets and scales are computed. Classes are taken from all rows.
+        The rows from which offsets and scales are computed; None: all. Classes are taken from all rows.
 
     Returns
     -------
@@ -184,7 +186,9 @@ def fit_target(
     return _fit_classes(target, loss) if classification else _fit_numbers(target, loss or "squared_error", rows)
 
 
-def _looks_like_classes(target: np.ndarray) -> bool:
+def _looks_like_classes(target: Target) -> bool:
+    if isinstance(target, CodedColumn):
+        return True
     if target.ndim == 2:
         if np.isin(target, (0, 1)).all():
             raise ValueError(
@@ -194,20 +198,32 @@ def _looks_like_classes(target: np.ndarray) -> bool:
         return False
     if target.dtype.kind in "Ob":
         return True
-    different = len(np.unique(target))
-    few = different <= MOST_NUMBERED_CLASSES and different <= max(2, len(target) / 2)
-    return few and bool((target == np.floor(target)).all())
+    most = min(MOST_NUMBERED_CLASSES, max(2, len(target) // 2))
+    few = _different_labels(target, most) is not None
+    return few and all(bool((target[block] == np.floor(target[block])).all()) for block in _blocks(len(target)))
 
 
-def _fit_classes(target: np.ndarray, loss: str | None) -> tuple[ClassEncoder, str]:
+def _different_labels(target: Target, most: int) -> list[Any] | None:
+    """The different values of a target, in order; None, if there are more than `most`."""
+    labels: set[Any] = set()
+    for block in _blocks(len(target)):
+        labels.update(different_of(rows_of(target, block))[0])
+        if len(labels) > most:
+            return None
+    return sorted(labels)
+
+
+def _fit_classes(target: Target, loss: str | None) -> tuple[ClassEncoder, str]:
     if target.ndim != 1:
         raise ValueError(f"target: {loss} expects one class per row; got {target.shape[1]} columns")
-    classes = np.unique(target).tolist()
+    m = len(target)
+    classes = _different_labels(target, m)
+    assert classes is not None
     if len(classes) < 2:
         raise ValueError(f"target: expected at least 2 classes; every row has {classes[0]!r}")
-    if len(classes) > max(2, len(target) / 2):
+    if len(classes) > max(2, m / 2):
         raise ValueError(
-            f"target: expected classes that repeat; got {len(classes)} different values in {len(target)} rows, "
+            f"target: expected classes that repeat; got {len(classes)} different values in {m} rows, "
             f"such as {classes[0]!r}"
         )
     if loss == "binary_cross_entropy" and len(classes) > 2:
@@ -220,22 +236,43 @@ def _fit_classes(target: np.ndarray, loss: str | None) -> tuple[ClassEncoder, st
     return ClassEncoder(tuple(classes), 1 if one_output else len(classes)), loss
 
 
-def _fit_numbers(target: np.ndarray, loss: str, rows: np.ndarray | slice) -> tuple[NumberEncoder, str]:
+def _fit_numbers(target: Target, loss: str, rows: np.ndarray | None) -> tuple[NumberEncoder, str]:
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    if target.dtype.kind not in "fiub":
+    if isinstance(target, CodedColumn) or target.dtype.kind not in "fiub":
         raise ValueError(f"loss: {loss} expects a target of numbers; got text such as {target[0]!r}")
-    columns = target.reshape(len(target), -1).astype(np.float64)
+    n = 1 if target.ndim == 1 else target.shape[1]
     if loss == "poisson":
-        if columns.min() < 0:
-            raise ValueError(f"target: poisson expects numbers >= 0; the smallest is {columns.min():g}")
-        return NumberEncoder(np.zeros(columns.shape[1]), np.ones(columns.shape[1])), loss
-    columns = columns[rows]
+        smallest = min(float(target[block].min()) for block in _blocks(len(target)))
+        if smallest < 0:
+            raise ValueError(f"target: poisson expects numbers >= 0; the smallest is {smallest:g}")
+        return NumberEncoder(np.zeros(n), np.ones(n)), loss
+    scaler = MinMaxScaler() if loss == "sum_squared_error" else StandardScaler()
+    for block in _blocks(len(target) if rows is None else len(rows)):
+        part = target[block if rows is None else rows[block]]
+        scaler.partial_fit(part.reshape(len(part), -1).astype(np.float64))
     if loss == "sum_squared_error":
-        low_high = MinMaxScaler().fit(columns)
-        return NumberEncoder(low_high.data_min_, np.where(low_high.data_range_ > 0, low_high.data_range_, 1)), loss
-    standard = StandardScaler().fit(columns)
-    return NumberEncoder(standard.mean_, standard.scale_), loss
+        return NumberEncoder(scaler.data_min_, np.where(scaler.data_range_ > 0, scaler.data_range_, 1)), loss
+    return NumberEncoder(scaler.mean_, scaler.scale_), loss
+
+
+def different_of(target: Target) -> tuple[list[Any], np.ndarray]:
+    """(the different values of a target, in order; the place of each row's value among them)."""
+    if isinstance(target, CodedColumn):
+        return target.different()
+    labels, places = np.unique(target, return_inverse=True)
+    return labels.tolist(), places
+
+
+def rows_of(target: Target, rows: slice | np.ndarray) -> Target:
+    """Some rows of a target, in memory."""
+    return target.take(rows) if isinstance(target, CodedColumn) else target[rows]
+
+
+def _blocks(m: int) -> Iterator[slice]:
+    """Give m rows in blocks, so that a pass over a memory-mapped target takes little memory."""
+    for start in range(0, m, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, m))
 
 
 def _listed(classes: tuple[Label, ...] | list[Label], most: int = 10) -> str:

@@ -14,7 +14,7 @@ import hashlib
 import importlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,12 @@ _MOST_AT_ONCE = 2**26
 
 
 def write_atomically(path: str | os.PathLike[str], *parts: Buffer) -> None:
-    """Write `parts`, one after the other, to the file `path`.
+    """Write `parts` to the file `path`; see `write_parts_atomically`."""
+    write_parts_atomically(path, parts)
+
+
+def write_parts_atomically(path: str | os.PathLike[str], parts: Iterable[Buffer]) -> None:
+    """Write `parts`, one after the other as they come, to the file `path`.
 
     The file is a new one or replaces a regular file, whose permissions it keeps. A symbolic link stays, and the file it
     leads to is replaced. If anything fails, an interrupt included, the old file is unchanged and the temporary file is
@@ -46,7 +51,8 @@ def write_atomically(path: str | os.PathLike[str], *parts: Buffer) -> None:
     Parameters
     ----------
     path : str or path
-    *parts : bytes, bytearray or memoryview
+    parts : iterable of bytes, bytearray or memoryview
+        If it raises an error, that is one of the things that fail.
 
     Raises
     ------

@@ -12,6 +12,11 @@ from typing import Any
 from fusedmlp.errors import TerminatedError
 
 
+def terminate(number: int, frame: FrameType | None) -> None:
+    """A handler of SIGTERM for programs that have to tidy up: the signal becomes an error."""
+    raise TerminatedError
+
+
 class Interrupts:
     """Remembers a Ctrl-C, or a SIGTERM, until it is asked for."""
 
@@ -67,5 +72,11 @@ class Interrupts:
     @contextmanager
     def terminations_caught(self, last_poll: Callable[[], None] | None = None) -> Iterator[None]:
         """As `caught`, of Ctrl-C and of SIGTERM."""
-        with self.caught(signal.SIGTERM, signal.SIG_DFL, last_poll), self.caught(last_poll=last_poll):
+        own = terminate if terminations_are_errors() else signal.SIG_DFL
+        with self.caught(signal.SIGTERM, own, last_poll), self.caught(last_poll=last_poll):
             yield
+
+
+def terminations_are_errors() -> bool:
+    """Whether the program handles SIGTERM by `terminate`."""
+    return signal.getsignal(signal.SIGTERM) is terminate

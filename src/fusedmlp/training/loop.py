@@ -23,7 +23,7 @@ from fusedmlp.model.optimizers import OptimizerState
 from fusedmlp.model.parameters import Parameters
 from fusedmlp.training.callbacks import Callback, as_callback, memories_of
 from fusedmlp.training.history import History
-from fusedmlp.training.interrupts import Interrupts
+from fusedmlp.training.interrupts import Interrupts, terminations_are_errors
 from fusedmlp.training.recording import Recorder
 from fusedmlp.training.settings import TrainingSettings
 from fusedmlp.training.state import TrainingState, generator_data, set_generator
@@ -141,7 +141,8 @@ class Training:
             callback.on_fit_begin(self)
         try:
             caught = self._interrupts.terminations_caught(self._poll_signals)
-            with nullcontext() if self.recorder is None else caught:
+            catches = self.recorder is not None or terminations_are_errors()
+            with caught if catches else nullcontext():
                 self._run_epochs(train, validation)
         except DeadlineError:
             self.stop(f"the deadline passed in epoch {self.epoch + 1}")

@@ -33,7 +33,8 @@ _DAYS = (
 )
 _TIMES = ("", " %H:%M:%S", "T%H:%M:%S", " %H:%M", "T%H:%M", " %H:%M:%S%.f", "T%H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
 _DAY_FIRST = {"%m/%d/%Y": "%d/%m/%Y", "%m-%d-%Y": "%d-%m-%Y", "%m/%d/%y": "%d/%m/%y"}
-_LOOKED_AT = 200
+LOOKED_AT = 200
+"""So many of a column's first values decide which formats may fit it."""
 _SHAPE = r"^\d{1,4}[-/. ]([A-Za-z]{3,9}|\d{1,2})[-/. ]\d{1,4}|^[A-Za-z]{3,9} \d{1,2}, \d{4}"
 _ZONE = r"(:\d{2}(?:\.\d+)?)\s*(?:Z|UTC|[+-]\d{2}:?\d{2})$"
 
@@ -43,22 +44,18 @@ def as_dates(pl: Any, texts: Any, date_format: str) -> Any:
     return texts.str.replace(_ZONE, "$1").str.to_datetime(date_format, strict=False, time_unit="us")
 
 
-def formats_of(pl: Any, texts: Any) -> list[str]:
-    """The formats that fit the most texts, more than half of them; several, where day and month may change places."""
-    if not len(texts) or texts.head(_LOOKED_AT).str.contains(_SHAPE).mean() < 0.5:
+def formats_of(pl: Any, head: Any) -> list[str]:
+    """The formats that fit more than half of a column's first values, at most `LOOKED_AT` of them."""
+    if not len(head) or head.str.contains(_SHAPE).mean() < 0.5:
         return []
-    some = texts.head(_LOOKED_AT)
-    century = bool(some.str.contains(r"\d{4}").mean() > 0.5)
-    fitting = [
+    century = bool(head.str.contains(r"\d{4}").mean() > 0.5)
+    return [
         day + time
         for day in _DAYS
         if century == ("%Y" in day)
         for time in _TIMES
-        if as_dates(pl, some, day + time).null_count() < len(some) / 2
+        if as_dates(pl, head, day + time).null_count() < len(head) / 2
     ]
-    counts = {f: len(texts) - as_dates(pl, texts, f).null_count() for f in fitting}
-    most = max(counts.values(), default=0)
-    return [f for f, count in counts.items() if count == most]
 
 
 def chosen(formats: list[str], day_first: bool) -> tuple[str, bool]:

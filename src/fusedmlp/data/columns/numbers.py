@@ -12,6 +12,7 @@ _SPACES = r"[ \u00a0\u202f'’]"
 _COMMA_GROUPS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$"
 _COMMA_DECIMAL = r"^[+-]?(\d+|\d{1,3}([.\u00a0\u202f ]\d{3})+)?,\d+$"
 _POINT_GROUPS = r"^[+-]?\d{1,3}(\.\d{3}){2,}$"
+_POINT = r"^[+-]?\d*\.\d*$"
 _EITHER = r"^[+-]?\d{1,3},\d{3}$"
 _CODE = r"^0\d+$|^[+-]?\d{19,}$"
 
@@ -35,6 +36,16 @@ class Evidence(NamedTuple):
     point: int
 
 
+def no_evidence() -> Evidence:
+    """The evidence of no text."""
+    return Evidence(0, 0, 0, 0)
+
+
+def has_point(texts: Any) -> bool:
+    """Whether there is a number with a decimal point, among texts that are numbers as programs write them."""
+    return bool(texts.str.contains(_POINT).any())
+
+
 def evidence(texts: Any) -> Evidence:
     """The evidence of a polars series of texts; missing values do not count."""
     bare = without_signs(texts)
@@ -44,7 +55,7 @@ def evidence(texts: Any) -> Evidence:
             ("comma", f"({_COMMA_DECIMAL})|({_POINT_GROUPS})"),
             ("groups", _COMMA_GROUPS),
             ("either", _EITHER),
-            ("point", r"^[+-]?\d*\.\d*$"),
+            ("point", _POINT),
         )
     }
     either = matches["either"]
@@ -85,6 +96,11 @@ def parsed(pl: Any, texts: Any, decimal: Decimal) -> Any:
     if decimal == "." and plain.null_count() == texts.null_count():
         whole = texts.cast(pl.Int64, strict=False)
         return whole if whole.null_count() == texts.null_count() else plain
+    return as_written(pl, texts, decimal)
+
+
+def as_written(pl: Any, texts: Any, decimal: Decimal) -> Any:
+    """As `parsed` reads a column that has other texts than numbers as programs write them; float64."""
     bare = without_signs(texts)
     group = "," if decimal == "." else r"\."
     point = r"\." if decimal == "." else ","
