@@ -219,13 +219,13 @@ class EnoughError(Exception):
     pass
 
 
-@pytest.mark.parametrize("batch_size", [64, 400_000])
-def test_an_exception_of_poll_ends_the_epoch(batch_size):
-    """Small batches: after whole steps; one large batch: without any."""
+@pytest.mark.parametrize(("batch_size", "hidden"), [(64, 256), (400_000, 1024)])
+def test_an_exception_of_poll_ends_the_epoch(batch_size, hidden):
+    """Small batches: after whole steps; one large batch, which takes as long as several polls: without any."""
     m = 400_000
     X = np.random.default_rng(0).normal(size=(20, m)).astype(np.float32)
     Y = (X[:1] > 0).astype(np.float32)
-    net = Network([20, 256, 1], backend="numba-cpu", random_state=0)
+    net = Network([20, hidden, 1], backend="numba-cpu", random_state=0)
     net.loss(X[:, :10], Y[:, :10])
     before = net.parameters.flat.copy()
     state, calls = OptimizerState(SGD(1e-3), np, net.parameters), []
@@ -244,7 +244,7 @@ def test_an_exception_of_poll_ends_the_epoch(batch_size):
         assert np.array_equal(net.parameters.flat, before)
     else:
         assert 0 < state.t < m // batch_size
-        again = Network([20, 256, 1], backend="numba-cpu", random_state=0)
+        again = Network([20, hidden, 1], backend="numba-cpu", random_state=0)
         same = OptimizerState(SGD(1e-3), np, again.parameters)
         steps = state.t * batch_size
         again.engine.train_epoch(again.parameters, same, X[:, :steps], Y[:, :steps], None, None, batch_size)
