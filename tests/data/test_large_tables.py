@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusedmlp.data import predictor
 from fusedmlp.data.columns import texts
 from fusedmlp.data.columns.finding import Choices
 from fusedmlp.data.features import FeatureEncoder
@@ -25,6 +26,7 @@ from fusedmlp.data.large import scratch as scratch_files
 from fusedmlp.data.large.encoding import class_numbers, encoded_features, encoded_target, row_numbers
 from fusedmlp.data.large.reading import is_large, read_large_table, tables_of_model
 from fusedmlp.data.large.scratch import scratch_folder
+from fusedmlp.data.predictor import Predictor
 from fusedmlp.data.reading import read_table
 from fusedmlp.data.targets import fit_target
 from processes import run_python
@@ -193,6 +195,26 @@ def test_encoded_rows_have_the_same_bits(tmp_path, scratch):
     assert results[0] == results[1]
     scratch.release()
     assert X.tobytes() == results[1][3]
+
+
+@pytest.mark.parametrize("loss", [None, "poisson", "sum_squared_error", "absolute_error"])
+@pytest.mark.parametrize("target", ["classes", "numbers", "constant"])
+def test_scores_are_added_up_over_blocks(monkeypatch, target, loss):
+    from sklearn.metrics import r2_score, root_mean_squared_error
+
+    generator = np.random.default_rng(2)
+    X = generator.normal(size=(200, 3))
+    numbers = {"classes": X[:, 0] > 0, "numbers": 1e4 + generator.normal(size=200), "constant": np.full(200, 3.5)}
+    if target == "classes" and loss is not None and loss != "sum_squared_error":
+        loss = None
+    trained = Predictor.train(X, numbers[target], loss=loss, hidden=(4,), epochs=2, backend="numpy")
+    whole, predicted = trained.evaluate(X, numbers[target]), trained.predict(X)
+    monkeypatch.setattr(predictor, "_BLOCK_BYTES", 12 * 30)
+    parts = trained.evaluate(X, numbers[target])
+    assert parts == pytest.approx(whole, rel=1e-6)
+    if target != "classes" and "rmse" in whole:
+        assert whole["rmse"] == pytest.approx(root_mean_squared_error(numbers[target], predicted), rel=1e-12)
+        assert whole["r2"] == pytest.approx(r2_score(numbers[target], predicted), rel=1e-6)
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------

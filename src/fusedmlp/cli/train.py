@@ -81,7 +81,7 @@ On one machine the same command gives the same numbers, bit for bit.
 
 A table of more than {LARGE_BYTES // 2**20} MB is read in pieces: once to find out what its columns hold, once
 to write the values to scratch files, from which the rows are encoded and read in training. So it may be larger than
-memory. The model is the same.
+memory.
 
 Under mpiexec (mpiexec -n 8 fusedmlp train ...) the processes train one network together, each on its share of the rows;
 --batch-size is that of all of them. With --members and --folds each process trains some of the networks. It needs

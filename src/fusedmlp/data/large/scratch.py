@@ -20,8 +20,8 @@ from fusedmlp.training.interrupts import terminate
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
-_PREFIX = "fusedmlp-"
-_LOCK = "lock"
+_PREFIX = "fusedmlp-rows-"
+_LOCK, _UNLOCKED = "lock", "new-lock"
 _SPARE_BYTES = 64 * 2**20
 """So much of a disk stays free."""
 
@@ -110,8 +110,9 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Scr
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
-        with _terminations_are_errors(), open(folder / _LOCK, "wb") as lock:
-            _lock(lock.fileno())
+        with _terminations_are_errors(), open(folder / _UNLOCKED, "wb") as lock:
+            if _lock(lock.fileno()):  # only now may others find it
+                os.rename(folder / _UNLOCKED, folder / _LOCK)
             yield Scratch(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
