@@ -234,7 +234,8 @@ def test_other_arguments_make_other_steps(emulated, cupy):
         (state, X, Y, None, order, 32, EpochOptions(loss_factor=0.5)),
         (OptimizerState(SGD(0.1), cupy, net.parameters), X, Y, None, order, 32),
     ):
-        assert (other := steps(*arguments)) not in seen
+        other = steps(*arguments)
+        assert other not in seen
         seen.append(other)
 
 
