@@ -203,7 +203,7 @@ class Network(PlacedNetwork):
     def fit(
         self,
         X: ArrayInput | Stream | Iterable[Any] | Callable[[], Iterable[Any]],
-        Y: ArrayInput | None = None,
+        Y: ArrayInput = None,  # type: ignore[assignment] # left out where X brings it, and never None
         optimizer: OptimizerName | Optimizer = "adam",
         epochs: int = 100,
         batch_size: int = 32,

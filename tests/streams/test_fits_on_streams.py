@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import shutil
+import signal
 import threading
 import time
 
@@ -330,18 +332,31 @@ def test_no_thread_is_left():
     fit(net, X, Y)  # it can be trained on
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """A shell lets its background jobs ignore SIGINT, and this may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_while_an_iterator_waits():
     """A signal ends the training although the iterator gives nothing."""
-    import _thread
-
-    blocked = threading.Event()
+    blocked, waiting = threading.Event(), threading.Event()
 
     def slow():
         yield X[:, :100], Y[:, :100]
+        waiting.set()
         blocked.wait(20)
         yield X[:, 100:], Y[:, 100:]
 
-    threading.Timer(0.3, _thread.interrupt_main).start()
+    def interrupt():
+        waiting.wait(20)
+        time.sleep(0.2)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         fit(network(), BatchStream(slow, window_bytes=2000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp import Adam, Callback, MLPClassifier, Network, Predictor, StopAfter, available_backends
+from fusedmlp import Adam, ArrayStream, Callback, MLPClassifier, Network, Predictor, StopAfter, available_backends
 
 X = np.zeros((3, 40))
 Y = np.zeros((1, 40))
@@ -20,6 +20,9 @@ class Quit(Callback):
 
 history = net.fit(X, Y, "adamw", epochs=1, schedule="cosine", callbacks=[StopAfter(1.0), Quit()], verbose=False)
 losses: list[float] = history.loss
+net.fit(ArrayStream(X, Y), epochs=1, validation_data=ArrayStream(X, Y))
+net.fit([(X, Y)], epochs=1)
+net.fit(lambda: [(X, Y)], epochs=1)
 net.fit(X, Y, Adam(0.01), epochs=1, schedule=lambda epoch, rate: rate)
 A: np.ndarray = net.forward(X)
 ones = net.forward([[0.0], [0.0], [0.0]])
