@@ -28,6 +28,8 @@ from bench.scaling.timing import ENOUGH
 CASES = {"784-128-10": (128, 512, 2048), "784-512-512-10": (128, 512, 2048), "32-64-2": (256, 2048, 16384)}
 DRAWN = {"short": 1 << 17, "long": 1 << 22}
 """Samples of an epoch, as those that are measured have, and as many ranks have: these do not fit into a cache."""
+MESSAGES = "1, messages"
+"""One process that does what one of several does, and sends its sums to itself."""
 RANKS = (2, 8, 64, 512, 4096)
 TRIES, WAIT_SECONDS, QUIET = 4, 20.0, 0.93
 """How often a time that was disturbed is measured, and how long it waits for so much of the cores' time to be idle."""
@@ -67,9 +69,10 @@ def model_of(network: str, times: dict[str, dict[str, float]], comm: dict[str, A
     sizes = [int(n) for n in network.split("-")]
     n_bytes = 4 * sum((a + 1) * b for a, b in pairwise(sizes))
     batches = [int(batch) for batch in times]
-    fixed, sample = fitted(batches, [times[str(batch)]["1"] for batch in batches], draw)
+    alone, shared = (fitted(batches, [times[str(batch)][kind] for batch in batches], draw) for kind in ("1", MESSAGES))
     latency = allreduce_at(comm, 32)
-    return StepModel(fixed, sample, draw, latency, max(0.0, allreduce_at(comm, n_bytes) - latency) / n_bytes, n_bytes)
+    byte = max(0.0, allreduce_at(comm, n_bytes) - latency) / n_bytes
+    return StepModel(*alone, *shared, draw, latency, byte, n_bytes)
 
 
 def idle_share(seconds: float = 0.5) -> float:
@@ -87,15 +90,19 @@ def idle_share(seconds: float = 0.5) -> float:
     return spent[3] / max(1, sum(spent))
 
 
-def step_seconds(ranks: int, network: str, batch: int) -> float:
-    """A step's time, measured when the machine is quiet: again where other programs have disturbed it, some times."""
+def step_seconds(kind: str, network: str, batch: int) -> float:
+    """A step's time of one process, of one with `MESSAGES`, or of several.
+
+    It is measured when the machine is quiet: again where other programs have disturbed it, some times.
+    """
     found = []
     for _ in range(TRIES):
         start = time.monotonic()
         while idle_share() < QUIET and time.monotonic() - start < WAIT_SECONDS:
             pass
-        seconds, count = run(ranks, "bench.scaling.worker", network, batch)
-        click.echo(f"{network}, batch {batch}, {ranks} ranks: {seconds * 1e3:.3f} ms ({count})", err=True)
+        ranks, messages = int(kind.split(",")[0]), "none" if kind == "1" else "messages"
+        seconds, count = run(ranks, "bench.scaling.worker", network, batch, messages)
+        click.echo(f"{network}, batch {batch}, ranks {kind}: {seconds * 1e3:.3f} ms ({count})", err=True)
         found.append((count < ENOUGH, seconds))
         if count >= ENOUGH:
             break
@@ -108,9 +115,9 @@ def measured(turns: int) -> dict[str, dict[str, dict[str, float]]]:
     for turn in range(turns):
         for network, batches in CASES.items():
             for batch in batches:
-                for ranks in (1, 2) if turn % 2 else (2, 1):
-                    seconds = step_seconds(ranks, network, batch)
-                    found.setdefault(network, {}).setdefault(str(batch), {}).setdefault(str(ranks), []).append(seconds)
+                for kind in ("1", MESSAGES, "2") if turn % 2 else ("2", MESSAGES, "1"):
+                    seconds = step_seconds(kind, network, batch)
+                    found.setdefault(network, {}).setdefault(str(batch), {}).setdefault(kind, []).append(seconds)
     return {
         network: {batch: {n: statistics.median(s) for n, s in by.items()} for batch, by in batches.items()}
         for network, batches in found.items()

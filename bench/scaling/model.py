@@ -17,6 +17,9 @@ class StepModel:
     ----------
     fixed, sample : float
         A step and each of a process's samples, without messages and without drawing an order.
+    shared_fixed, shared_sample : float
+        The same where the sums of a step are those of several processes: they are kept apart from the update, and the
+        parts of each batch are looked up.
     draw : float
         For each sample of all processes: every process draws the order of all.
     latency, byte : float
@@ -26,6 +29,8 @@ class StepModel:
 
     fixed: float
     sample: float
+    shared_fixed: float
+    shared_sample: float
     draw: float
     latency: float
     byte: float
@@ -40,14 +45,14 @@ class StepModel:
 
     def largest_part(self, ranks: int, batch: float) -> float:
         """The samples of the process that has most of a step's, of `batch` on average: all wait for it."""
-        if ranks == 1:
-            return batch
         normal = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))  # the largest of so many numbers (Blom, 1958)
         return batch + normal * math.sqrt(batch * (1 - 1 / ranks))
 
     def step(self, ranks: int, batch: float) -> float:
         """Seconds of a step, with `batch` samples in each process on average."""
-        computing = self.fixed + self.largest_part(ranks, batch) * self.sample
+        if ranks == 1:
+            return self.fixed + batch * (self.sample + self.draw)
+        computing = self.shared_fixed + self.largest_part(ranks, batch) * self.shared_sample
         return computing + batch * ranks * self.draw + self.allreduce(ranks)
 
     def efficiency(self, ranks: int, batch: float) -> float:

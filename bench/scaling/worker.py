@@ -35,16 +35,16 @@ class Share(Callback):
         self.shares.append(own / wall)
 
 
-def step_seconds(sizes: list[int], batch: int) -> tuple[float, int]:
+def step_seconds(sizes: list[int], batch: int, messages: bool) -> tuple[float, int]:
     """(the median over undisturbed epochs of a step's time, how many of these there were).
 
-    `batch` are the samples of a step in each process. Where too many epochs are disturbed, the tenth that was disturbed
-    least counts.
+    `batch` are the samples of a step in each process; with `messages`, one process sends them to itself. Where too many
+    epochs are disturbed, the tenth that was disturbed least counts.
     """
     comm = MPI.COMM_WORLD
     net = Network(sizes, "relu", "categorical_cross_entropy", backend="numba-cpu", random_state=0)
     rng = np.random.default_rng(comm.rank)
-    arguments = {"comm": comm, "shards": True} if comm.size > 1 else {}
+    arguments = {"comm": comm, "shards": True} if messages else {}
     arguments |= {"batch_size": batch * comm.size, "learning_rate": 1e-4}
 
     def seconds(steps: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +80,6 @@ if __name__ == "__main__":
     if what == "draw":
         result = draw_seconds(int(numbers[0]))
     else:
-        result = step_seconds([int(n) for n in what.split("-")], int(numbers[0]))
+        result = step_seconds([int(n) for n in what.split("-")], int(numbers[0]), numbers[1] == "messages")
     if MPI.COMM_WORLD.rank == 0:
         print(json.dumps(result))

@@ -8,12 +8,26 @@ import pytest
 
 from bench.scaling.model import StepModel, fitted
 
-MODEL = StepModel(fixed=1e-4, sample=6e-6, draw=1e-7, latency=1e-5, byte=1e-9, gradient_bytes=400_000)
+MODEL = StepModel(
+    fixed=1e-4,
+    sample=6e-6,
+    shared_fixed=1.2e-4,
+    shared_sample=6e-6,
+    draw=1e-7,
+    latency=1e-5,
+    byte=1e-9,
+    gradient_bytes=400_000,
+)
 
 
 def test_one_process_sends_nothing():
     assert MODEL.step(1, 100) == pytest.approx(1e-4 + 100 * 6.1e-6)
     assert MODEL.efficiency(1, 100) == 1
+
+
+def test_what_sharing_takes_counts_for_several_processes():
+    shared = MODEL.shared_fixed + MODEL.largest_part(2, 100) * MODEL.shared_sample + 200 * MODEL.draw
+    assert MODEL.step(2, 100) == pytest.approx(shared + MODEL.allreduce(2))
 
 
 def test_two_processes_have_the_time_that_was_measured_for_their_message():

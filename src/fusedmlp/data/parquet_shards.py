@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fusedmlp.data.messages import errors_alone, first_line_of, shortened
-from fusedmlp.data.shards import Files, ShardStream, shard_files
+from fusedmlp.data.large.scratch import Scratch, in_words
+from fusedmlp.data.messages import counted, errors_alone, first_line_of, shortened
+from fusedmlp.data.shards import Files, RowNames, shard_files
 from fusedmlp.extras import require
-from fusedmlp.streams.base import WINDOW_BYTES, Piece, Sizes
+from fusedmlp.model.architecture import Architecture
+from fusedmlp.streams.arrays import ArrayStream
+from fusedmlp.streams.base import BLOCK_BYTES, WINDOW_BYTES, Sizes, Stream
 from fusedmlp.streams.targets import check_classes, outputs_of, write_targets
 
-BLOCK_BYTES = 2**23
-"""Parquet files are read by groups of rows, which take as long whether a part of one is wanted or all of it."""
+PIECE_BYTES = 2**26
+"""What is read of a file at once: as a part of a group of rows takes as long as all of it, a large part."""
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger("fusedmlp")
 
 
-class ParquetStream(ShardStream):
+class ParquetStream(Stream):
     """Samples in Parquet files with the same columns of numbers.
+
+    Parquet is compressed, column by column: samples cannot be read in any order. So a training begins by writing the
+    columns to a scratch file, in the network's type and with a row per sample, and reads that, memory-mapped. It is
+    removed when the stream is, or at the end of the process; a later training of this stream uses it again.
 
     Columns of text are not encoded here: see `Predictor` and ``fusedmlp train``.
 
@@ -35,15 +47,18 @@ class ParquetStream(ShardStream):
         A column.
     classes : int, optional
         The target has whole numbers from 0 to classes - 1 in place of columns of 0 and 1.
+    scratch : path, optional
+        The folder of the scratch file; by default the system's temporary folder. It takes 4 bytes for each number in
+        float32, 8 in float64.
     block_bytes, window_bytes : int
-        As in `ArrayStream`; blocks are larger, as Parquet is read by groups of rows.
+        As in `ArrayStream`.
 
     Raises
     ------
     ValueError
         A file is damaged, lacks a column, has a column of another kind, or no rows. The message names the file.
     OSError
-        A file cannot be read.
+        A file cannot be read, or there is no room for the scratch file.
     MissingExtraError
         polars is needed and not installed.
     """
@@ -56,68 +71,112 @@ class ParquetStream(ShardStream):
         features: Sequence[str] | None = None,
         sample_weight: str | None = None,
         classes: int | None = None,
+        scratch: str | Path | None = None,
         block_bytes: int = BLOCK_BYTES,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._pl = pl = require("polars", "data", "reading Parquet")
-        sizes, self._classes = Sizes(block_bytes, window_bytes).check(), check_classes(classes)
-        paths = shard_files("files", files, (".parquet", ".pq"))
+        self._sizes, self._classes = Sizes(block_bytes, window_bytes).check(), check_classes(classes)
+        self._paths = paths = shard_files("files", files, (".parquet", ".pq"))
         schemas = [_schema(pl, path) for path in paths]
         self._outputs = [target] if isinstance(target, str) else list(target)
         self._weight = sample_weight
         others = {*self._outputs, sample_weight}
         self._inputs = [name for name in schemas[0] if name not in others] if features is None else list(features)
-        wanted = [*self._inputs, *self._outputs, *([] if sample_weight is None else [sample_weight])]
         for argument, names in (("target", self._outputs), ("features", self._inputs)):
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"{argument}: expected different columns, at least one; got {names}")
+        self._wanted = [*self._inputs, *self._outputs, *([] if sample_weight is None else [sample_weight])]
         for path, schema in zip(paths, schemas, strict=True):
-            _check_columns(path, schema, wanted)
+            _check_columns(path, schema, self._wanted)
             extra = [name for name in schema if name not in schemas[0]]
             if features is None and extra:
                 raise ValueError(f"{path}: expected the columns of {paths[0].name}; got {', '.join(extra)} as well")
-        rows = [_rows(pl, path) for path in paths]
-        super().__init__(paths, rows, 4 * len(wanted), sizes)
-        self._wanted, self.n_inputs, self.weighted = wanted, len(self._inputs), sample_weight is not None
-        self.n_outputs = outputs_of((1, len(self._outputs)), classes)
+        self._names = RowNames(paths, [_rows(pl, path) for path in paths])
+        self.n_inputs, self.m, self.weighted = len(self._inputs), self._names.total, sample_weight is not None
+        self.n_outputs, self.window_bytes = outputs_of((1, len(self._outputs)), classes), window_bytes
+        self._parent = scratch
+        self._scratch: Scratch | None = None
+        self._written: dict[tuple[str, int], _Written] = {}
 
-    def _read(self, shard: int, start: int, stop: int, room: Piece) -> None:
-        path, names = self._paths[shard], self._wanted
-        frame = self._frame(path, names, start, stop)
-        with np.errstate(over="ignore"):  # what overflows is not finite, and is found with the others
+    def for_network(self, architecture: Architecture) -> Stream:
+        """The samples in the network's type, memory-mapped."""
+        key = architecture.dtype, architecture.n_outputs
+        if key not in self._written:
+            self._written[key] = _Written(self, *self._write(architecture))
+        return self._written[key]
+
+    def _write(self, architecture: Architecture) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Write X, Y and the weights to the scratch folder."""
+        a, m = architecture, self.m
+        assert m is not None
+        n_bytes = m * (a.n_inputs + a.n_outputs) * a.itemsize
+        scratch = self._scratch = self._scratch or Scratch(self._parent, "scratch")
+        scratch.require(n_bytes, f"the rows of {counted(len(self._paths), 'Parquet file')}")
+        _log.info("%s: the rows are written to %s (%s)", self._paths[0].parent, scratch.folder, in_words(n_bytes))
+        names = {name: f"{name}-{a.dtype}-{a.n_outputs}" for name in "XY"}
+        for name in names:  # what an interrupted call has left
+            (scratch.folder / f"{names[name]}.npy").unlink(missing_ok=True)
+        weights = []
+        with (
+            scratch.writing(names["X"], a.dtype, (m, a.n_inputs)) as X_file,
+            scratch.writing(names["Y"], a.dtype, (m, a.n_outputs)) as Y_file,
+        ):
+            for path, frame in self._frames():
+                X, Y = self._arrays(path, frame, architecture)
+                X_file.write(X)
+                Y_file.write(Y)
+                if self._weight is not None:
+                    weights.append(_values(frame[self._weight]).astype(np.float64))
+        weight = np.concatenate(weights) if self.weighted else None
+        return scratch.array(names["X"]), scratch.array(names["Y"]), weight
+
+    def _arrays(self, path: Path, frame: Any, architecture: Architecture) -> tuple[np.ndarray, np.ndarray]:
+        """X and Y of some rows of a file, a row per sample."""
+        m, dtype = len(frame), architecture.dtype
+        X, Y = np.empty((m, architecture.n_inputs), dtype), np.empty((m, architecture.n_outputs), dtype)
+        write_targets(np.column_stack([_values(frame[name]) for name in self._outputs]), Y, self._classes, f"Y: {path}")
+        with np.errstate(over="ignore"):  # what overflows is not finite, and is found in training
             for place, name in enumerate(self._inputs):
-                np.copyto(room.X[:, place], _values(frame[name]), casting="unsafe")
-        Y = np.column_stack([_values(frame[name]) for name in self._outputs])
-        write_targets(Y, room.Y, self._classes, f"Y: {path}")
-        if room.weight is not None:
-            np.copyto(room.weight[:, 0], _values(frame[self._weight]), casting="unsafe")
+                np.copyto(X[:, place], _values(frame[name]), casting="unsafe")
+        return X, Y
 
-    def _frame(self, path: Path, names: list[str], start: int, stop: int | None) -> Any:
-        """Some rows of some columns of a file."""
-        pl = self._pl
-        frame = _read(
-            path,
-            lambda: (
-                pl.scan_parquet(path, glob=False)
-                .select(names)
-                .slice(start, None if stop is None else stop - start)
-                .collect()
-            ),
-        )
-        for name in names:
-            if frame[name].has_nulls():
-                row = start + int(frame[name].is_null().arg_true()[0])
-                raise ValueError(f"{path}: column {name!r}: a value is missing in row {row} (counted from 0)")
-        return frame
-
-    def weights(self) -> np.ndarray | None:
-        if self._weight is None:
-            return None
-        columns = [_values(self._frame(path, [self._weight], 0, None)[self._weight]) for path in self._paths]
-        return np.concatenate(columns).astype(np.float64)
+    def _frames(self) -> Iterator[tuple[Path, Any]]:
+        """All rows of the columns that are wanted, some at a time."""
+        step = max(1, PIECE_BYTES // (8 * len(self._wanted)))
+        for number, path in enumerate(self._paths):
+            scan = self._pl.scan_parquet(path, glob=False).select(self._wanted)
+            for start in range(0, self._names.rows[number], step):
+                frame = _read(path, scan.slice(start, step).collect)
+                for name in self._wanted:
+                    if frame[name].has_nulls():
+                        row = start + int(frame[name].is_null().arg_true()[0])
+                        raise ValueError(f"{path}: column {name!r}: a value is missing in row {row} (counted from 0)")
+                yield path, frame
 
     def description(self) -> dict[str, Any]:
-        return super().description() | {"inputs": self._inputs, "targets": self._outputs, "weights": self._weight}
+        return self._names.description() | {
+            "inputs": self._inputs,
+            "targets": self._outputs,
+            "weights": self._weight,
+            "classes": self._classes,
+            "sizes": list(self._sizes),
+        }
+
+
+class _Written(ArrayStream):
+    """The rows of Parquet files in scratch files."""
+
+    def __init__(self, stream: ParquetStream, X: np.ndarray, Y: np.ndarray, weight: np.ndarray | None) -> None:
+        sizes = stream._sizes
+        super().__init__(X.T, Y.T, weight, block_bytes=sizes.block_bytes, window_bytes=sizes.window_bytes)
+        self._files, self._row_names = stream.description(), stream._names
+
+    def where(self, sample: int) -> str:
+        return self._row_names.where(sample)
+
+    def description(self) -> dict[str, Any]:
+        return self._files
 
 
 def _values(column: Any) -> np.ndarray:
@@ -125,7 +184,7 @@ def _values(column: Any) -> np.ndarray:
     return np.asarray(column.to_numpy())
 
 
-def _read(path: Path, read: Any) -> Any:
+def _read(path: Path, read: Callable[[], Result]) -> Result:
     """What `read` returns; a ValueError that names the file where it is damaged."""
     import polars as pl
 
@@ -143,7 +202,7 @@ def _schema(pl: Any, path: Path) -> dict[str, Any]:
 
 
 def _rows(pl: Any, path: Path) -> int:
-    return int(_read(path, lambda: pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()))
+    return int(_read(path, pl.scan_parquet(path, glob=False).select(pl.len()).collect).item())
 
 
 def _check_columns(path: Path, schema: dict[str, Any], wanted: list[str]) -> None:

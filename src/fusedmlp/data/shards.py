@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,57 +52,47 @@ def shard_files(argument: str, files: Files, suffixes: tuple[str, ...]) -> list[
     return found
 
 
-class ShardStream(BlockStream):
-    """A stream of shards. Each has some of the samples; no block has samples of two.
+class RowNames:
+    """Shards that are numbered through, and the names of their rows.
 
     Parameters
     ----------
     paths : list of Path
     rows : list of int
         The samples of each.
-    row_bytes : int
-        The size of a sample in a file.
-    sizes : Sizes
+
+    Attributes
+    ----------
+    rows : list of int
+    total : int
+    firsts : numpy.ndarray of shape (shards + 1,), int64
+        The numbers of their first samples.
     """
 
-    def __init__(self, paths: list[Path], rows: list[int], row_bytes: int, sizes: Sizes) -> None:
+    def __init__(self, paths: list[Path], rows: list[int]) -> None:
         for path, count in zip(paths, rows, strict=True):
             if not count:
                 raise ValueError(f"{path}: expected at least one sample in every shard; got none")
-        self._paths = paths
-        self._firsts = np.concatenate(([0], np.cumsum(rows))).astype(np.int64)
-        self.m, self.window_bytes = int(self._firsts[-1]), sizes.window_bytes
-        firsts = zip(rows, self._firsts.tolist(), strict=False)
-        blocks = [block_edges(count, row_bytes, sizes.block_bytes, first) for count, first in firsts]
-        self._edges = np.concatenate((*blocks, [self.m]))
+        self._paths, self.rows = paths, rows
+        self.firsts = np.concatenate(([0], np.cumsum(rows))).astype(np.int64)
+        self.total = int(self.firsts[-1])
 
-    def _shard(self, sample: int) -> tuple[int, int]:
+    def shard(self, sample: int) -> tuple[int, int]:
         """(the number of the shard of a sample, the sample's row in it)."""
-        shard = int(np.searchsorted(self._firsts, sample, side="right")) - 1
-        return shard, sample - int(self._firsts[shard])
-
-    def read(self, start: int, stop: int, room: Piece) -> None:
-        shard, row = self._shard(start)
-        self._read(shard, row, row + stop - start, room)
-
-    @abstractmethod
-    def _read(self, shard: int, start: int, stop: int, room: Piece) -> None:
-        """Write some rows of a shard into `room`."""
+        shard = int(np.searchsorted(self.firsts, sample, side="right")) - 1
+        return shard, sample - int(self.firsts[shard])
 
     def where(self, sample: int) -> str:
-        shard, row = self._shard(sample)
+        """A sample, for messages."""
+        shard, row = self.shard(sample)
         return f"row {row} of {self._paths[shard]} (counted from 0)"
 
     def description(self) -> dict[str, Any]:
-        return {
-            "shards": [[path.name, path.stat().st_size] for path in self._paths],
-            "samples": self.m,
-            "blocks": len(self._edges) - 1,
-            "window": self.window_bytes,
-        }
+        """What a checkpoint compares."""
+        return {"shards": [[path.name, path.stat().st_size] for path in self._paths], "samples": self.total}
 
 
-class NpyStream(ShardStream):
+class NpyStream(BlockStream):
     """Samples in .npy files, memory-mapped: a row per sample in each file, and as many columns in all.
 
     Parameters
@@ -152,31 +141,45 @@ class NpyStream(ShardStream):
         self._inputs, self._outputs = (list(range(width)), []) if Y is not None else _columns(target, width)
         targets = None if Y is None else _beside("Y", Y, paths, rows)
         weights = None if sample_weight is None else _beside("sample_weight", sample_weight, paths, rows)
-        super().__init__(paths, rows, width * tables[0].itemsize, sizes)
+        self._paths, self._names = paths, RowNames(paths, rows)
+        self.m, self.window_bytes = self._names.total, sizes.window_bytes
+        places = zip(rows, self._names.firsts.tolist(), strict=False)
+        row_bytes = width * tables[0].itemsize
+        blocks = [block_edges(count, row_bytes, sizes.block_bytes, first) for count, first in places]
+        self._edges = np.concatenate((*blocks, [self.m]))  # no block has samples of two shards
         self._tables, self._targets, self._weights = tables, targets, weights
         self._mapped = [MappedRows.of(table) for table in tables]
         self.n_inputs, self.weighted = len(self._inputs), weights is not None
         shape = (1, len(self._outputs)) if targets is None else targets[0].shape
         self.n_outputs = outputs_of(shape, classes)
 
-    def _read(self, shard: int, start: int, stop: int, room: Piece) -> None:
-        table = self._tables[shard][start:stop]
+    def read(self, start: int, stop: int, room: Piece) -> None:
+        shard, first = self._names.shard(start)
+        last = first + stop - start
+        table = self._tables[shard][first:last]
         with np.errstate(over="ignore"):  # what overflows is not finite, and is found with the others
             if self._outputs:
                 for place, column in enumerate(self._inputs):
                     np.copyto(room.X[:, place], table[:, column], casting="unsafe")
             else:
                 np.copyto(room.X, table, casting="unsafe")
-        Y = table[:, self._outputs] if self._targets is None else self._targets[shard][start:stop]
+        Y = table[:, self._outputs] if self._targets is None else self._targets[shard][first:last]
         write_targets(Y, room.Y, self._classes, f"Y: {self._paths[shard]}")
         if room.weight is not None and self._weights is not None:
-            np.copyto(room.weight[:, 0], self._weights[shard][start:stop].reshape(-1), casting="unsafe")
+            np.copyto(room.weight[:, 0], self._weights[shard][first:last].reshape(-1), casting="unsafe")
 
     def announce(self, start: int, stop: int) -> None:
-        shard, row = self._shard(start)
+        shard, row = self._names.shard(start)
         mapped = self._mapped[shard]
         if mapped is not None:
             mapped.announce(row, row + stop - start)
+
+    def where(self, sample: int) -> str:
+        return self._names.where(sample)
+
+    def description(self) -> dict[str, Any]:
+        cut = {"blocks": len(self._edges) - 1, "window": self.window_bytes}
+        return self._names.description() | cut | {"inputs": self._inputs, "targets": self._outputs}
 
     def weights(self) -> np.ndarray | None:
         return None if self._weights is None else np.concatenate([each.reshape(-1) for each in self._weights])

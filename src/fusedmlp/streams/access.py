@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from fusedmlp.streams.base import BlockStream, Piece, Stream
 from fusedmlp.streams.batches import BatchReading, BatchStream
 from fusedmlp.streams.order import BlockOrder, order_of_window
 from fusedmlp.streams.reading import Reading, read_ahead
+
+_CACHED_SECONDS = 2e-3
+"""A block that takes longer was not in memory."""
 
 Check = Callable[[Piece, Callable[[int], str]], None]
 """``check(piece, name)`` looks at samples that were read; ``name(row)`` says which one a row is."""
@@ -80,6 +84,7 @@ class Copies(Access):
 
     def __init__(self, stream: Stream, architecture: Architecture, is_host: bool, check: Check) -> None:
         self._stream, self._architecture, self._is_host, self._check = stream, architecture, is_host, check
+        self._checked = _Checked(stream) if isinstance(stream, BlockStream) else None
         self._rooms: list[_Room] = []
 
     def windows(
@@ -87,8 +92,9 @@ class Copies(Access):
     ) -> Generator[tuple[_Room, int]]:
         stream = self._stream
         reading: Reading[Piece]
-        if isinstance(stream, BlockStream):
-            reading = _Copying(stream, _Places(stream, seed, first), self._check)
+        if self._checked is not None:
+            assert isinstance(stream, BlockStream)
+            reading = _Copying(stream, _Places(stream, seed, first), self._check, self._checked)
         else:
             assert isinstance(stream, BatchStream)
             reading = BatchReading(stream, first, self._check)
@@ -124,27 +130,54 @@ class _Shuffled(Reading[_Room]):
         return count
 
 
+class _Checked:
+    """Which blocks of a stream were checked: they are checked once."""
+
+    def __init__(self, stream: BlockStream) -> None:
+        self._edges, self._done = stream.edges, np.zeros(len(stream.edges) - 1, bool)
+
+    def is_done(self, start: int) -> bool:
+        """Whether the block of a sample was checked."""
+        return bool(self._done[self._block(start)])
+
+    def did(self, start: int, stop: int) -> None:
+        """Samples of a block were checked; only a whole block counts."""
+        block = self._block(start)
+        self._done[block] = stop - start == self._edges[block + 1] - self._edges[block]
+
+    def _block(self, sample: int) -> int:
+        return int(np.searchsorted(self._edges, sample, side="right")) - 1
+
+
 class _Places:
     """Where the samples of an epoch's order are, a window at a time, from its place `first` on."""
 
     def __init__(self, stream: BlockStream, seed: int | None, first: int) -> None:
         self._stream, self._order, self._first = stream, BlockOrder(stream.edges, seed), first
+        self._waits = True
 
-    def next(self, size: int) -> list[tuple[int, int]]:
-        """The samples of the next window, each pair in one block; the system begins to read them."""
+    def next(self, size: int) -> Iterator[tuple[int, int]]:
+        """The samples of the next window, each pair in one block.
+
+        Where the last window was waited for, the system is asked first to read all of it; that takes as long as to go
+        through a window that is in memory already.
+        """
         stop = min(self._stream.m, self._first + size)
         segments = list(self._order.segments(self._first, stop))
-        for segment in segments:
-            self._stream.announce(*segment)
+        if self._waits:
+            for segment in segments:
+                self._stream.announce(*segment)
         self._first = stop
-        return segments
+        begin = time.perf_counter()
+        yield from segments
+        self._waits = time.perf_counter() - begin > _CACHED_SECONDS * len(segments)
 
 
 class _Copying(Reading[Piece]):
     """Copies samples of a stream."""
 
-    def __init__(self, stream: BlockStream, places: _Places, check: Check) -> None:
-        self._stream, self._places, self._check = stream, places, check
+    def __init__(self, stream: BlockStream, places: _Places, check: Check, checked: _Checked) -> None:
+        self._stream, self._places, self._check, self._checked = stream, places, check, checked
 
     def fill(self, room: Piece, size: int, go_on: Callable[[], bool]) -> int:
         count = 0
@@ -153,7 +186,9 @@ class _Copying(Reading[Piece]):
                 break
             part = room.part(count, count + stop - start)
             self._stream.read(start, stop, part)
-            self._check(part, _names(self._stream, start))
+            if not self._checked.is_done(start):
+                self._check(part, _names(self._stream, start))
+                self._checked.did(start, stop)
             count += stop - start
         return count
 
@@ -174,7 +209,7 @@ class InPlace(Access):
 
     def __init__(self, stream: BlockStream, arrays: Piece, check: Check) -> None:
         self._stream, self._arrays, self._check = stream, arrays, check
-        self._checked = np.zeros(len(stream.edges) - 1, bool)
+        self._checked = _Checked(stream)
 
     def windows(
         self, size: int, first: int, seed: int | None, poll: Callable[[], None] | None = None
@@ -196,13 +231,12 @@ class InPlace(Access):
     def _look_at(self, start: int, stop: int) -> None:
         """Bring samples of a block into memory, and check them if they were not checked."""
         stream = self._stream
-        block = int(np.searchsorted(stream.edges, start, side="right")) - 1
-        if self._checked[block]:
+        if self._checked.is_done(start):
             stream.fetch(start, stop)
             return
         place = stream.place(start)
         self._check(self._arrays.part(place, place + stop - start), _names(stream, start))
-        self._checked[block] = stop - start == stream.edges[block + 1] - stream.edges[block]
+        self._checked.did(start, stop)
 
 
 class _Fetching(Reading[np.ndarray]):

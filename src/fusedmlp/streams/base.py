@@ -54,6 +54,10 @@ class Stream(ABC):
     weighted: bool
     window_bytes: int
 
+    def for_network(self, architecture: Architecture) -> Stream:
+        """The stream as a network reads it: itself, unless it has to be brought into another form first."""
+        return self
+
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """What the samples and their order depend on, as plain data: a checkpoint compares it."""

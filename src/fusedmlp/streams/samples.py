@@ -62,7 +62,6 @@ class StreamedSamples(Samples):
 
     def __init__(self, stream: Stream, architecture: Architecture, backend: Primitives, prefix: str = "") -> None:
         super().__init__(None, None)
-        self.stream, self._architecture, self._backend, self._prefix = stream, architecture, backend, prefix
         if stream.n_inputs != architecture.n_inputs:
             raise ValueError(f"{prefix}X: expected {architecture.n_inputs} inputs; the stream has {stream.n_inputs}")
         outputs = getattr(stream, "n_outputs", (architecture.n_outputs,))
@@ -71,6 +70,8 @@ class StreamedSamples(Samples):
             raise ValueError(
                 f"{prefix}Y: the stream is for {expected} outputs; the network has {architecture.n_outputs}"
             )
+        stream = stream.for_network(architecture)
+        self.stream, self._architecture, self._backend, self._prefix = stream, architecture, backend, prefix
         self._loss = loss_named(architecture.loss)
         self.once = isinstance(stream, BatchStream) and stream.once
         self._weight_sum, self._with_weight = self._sum_weights()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,24 +28,48 @@ _SPARE_BYTES = 64 * 2**20
 
 
 class Scratch:
-    """Arrays in files of a folder.
+    """Arrays in files of a new folder.
+
+    Folders that killed processes have left beside it are removed.
+
+    Parameters
+    ----------
+    parent : path, optional
+        Where the folder is made; by default the system's temporary folder.
+    argument : str
+        What the user calls `parent`, for messages.
 
     Attributes
     ----------
     folder : Path
+
+    Raises
+    ------
+    OSError
+        The folder cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, parent: str | os.PathLike[str] | None = None, argument: str = "--scratch") -> None:
+        parent = Path(tempfile.gettempdir() if parent is None else parent)
+        if not parent.is_dir():
+            raise FileNotFoundError(f"{argument}: expected a folder; there is no folder {parent}")
+        _remove_abandoned(parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._argument = argument
         self._maps: list[mmap.mmap] = []
+        self._file = open(self.folder / _UNLOCKED, "wb")  # noqa: SIM115 - it is open as long as the folder is used
+        if _lock(self._file.fileno()):  # only now may others find it
+            os.rename(self.folder / _UNLOCKED, self.folder / _LOCK)
+        self.remove = weakref.finalize(self, _remove, self.folder, self._file)
+        """Removes the folder; so does the end of the process, and that of this object."""
 
     def require(self, needed: int, what: str) -> None:
         """Raise an OSError if the folder's disk has not so many free bytes; `what` says what needs them."""
         free = shutil.disk_usage(self.folder).free
         if needed + _SPARE_BYTES > free:
             raise OSError(
-                f"--scratch: {what} need {in_words(needed)} in {self.folder.parent}; expected that much free space, "
-                f"got {in_words(free)} (--scratch DIR: another folder)"
+                f"{self._argument}: {what} need {in_words(needed)} in {self.folder.parent}; expected that much free "
+                f"space, got {in_words(free)} ({self._argument} names another folder)"
             )
 
     @contextmanager
@@ -94,28 +119,18 @@ class ArrayWriter:
 
 @contextmanager
 def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Scratch]:
-    """A new folder within `parent`, by default the system's temporary folder, for the time of the block.
-
-    Folders that killed processes have left there are removed. SIGTERM becomes a TerminatedError, so that it ends the
-    block too.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be made.
-    """
-    parent = Path(tempfile.gettempdir() if parent is None else parent)
-    if not parent.is_dir():
-        raise FileNotFoundError(f"--scratch: expected a folder; there is no folder {parent}")
-    _remove_abandoned(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    """A `Scratch` for the time of the block. SIGTERM becomes a TerminatedError, so that it ends the block too."""
+    scratch = Scratch(parent)
     try:
-        with _terminations_are_errors(), open(folder / _UNLOCKED, "wb") as lock:
-            if _lock(lock.fileno()):  # only now may others find it
-                os.rename(folder / _UNLOCKED, folder / _LOCK)
-            yield Scratch(folder)
+        with _terminations_are_errors():
+            yield scratch
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.remove()
+
+
+def _remove(folder: Path, lock: Any) -> None:
+    lock.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
