@@ -1,4 +1,4 @@
-"""The scratch file of a ParquetStream: written once for a type, removed with the stream, never where there is no room."""
+"""The scratch file of a ParquetStream: written once for a type, and removed with the stream."""
 
 from __future__ import annotations
 
