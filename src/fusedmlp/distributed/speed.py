@@ -13,6 +13,9 @@ from fusedmlp.distributed.mpi import checked_communicator, mpi
 SIZES = tuple(8 << k for k in range(0, 22, 1))
 """Bytes: from one number to 16 MiB."""
 _ROUND_SECONDS, _ROUNDS = 0.02, 9
+_BUFFERS, _BUFFER_BYTES = 256, 2**26
+"""Messages take turns in so many buffers at most, of so many bytes in all: a training, too, uses the caches for other
+things between two large messages."""
 
 
 class Timing(NamedTuple):
@@ -30,7 +33,7 @@ class Line(NamedTuple):
 
 
 def allreduce_times(comm: Any, sizes: tuple[int, ...] = SIZES) -> list[Timing]:
-    """The times of sums of float32 numbers in place, as all ranks call this.
+    """The times of sums of float32 numbers in place, as all ranks call this. Large messages do not lie in a cache.
 
     Parameters
     ----------
@@ -41,22 +44,22 @@ def allreduce_times(comm: Any, sizes: tuple[int, ...] = SIZES) -> list[Timing]:
     MPI, comm = mpi(), checked_communicator(comm)
     timings = []
     for n_bytes in sizes:
-        numbers = np.zeros(n_bytes // 4, np.float32)
-        message = [numbers, MPI.FLOAT]
-        seconds = _round(comm, message, 3)
+        count = max(1, min(_BUFFERS, _BUFFER_BYTES // n_bytes))
+        messages = [[numbers, MPI.FLOAT] for numbers in np.zeros((count, n_bytes // 4), np.float32)]
+        seconds = _round(comm, messages, 3)
         repeats = comm.bcast(max(3, min(1000, int(_ROUND_SECONDS / max(seconds, 1e-7)))))
-        rounds = [_round(comm, message, repeats) for _ in range(_ROUNDS)]
+        rounds = [_round(comm, messages, repeats) for _ in range(_ROUNDS)]
         timings.append(Timing(n_bytes, comm.allreduce(statistics.median(rounds), MPI.MAX)))
     return timings
 
 
-def _round(comm: Any, message: Any, repeats: int) -> float:
+def _round(comm: Any, messages: list[Any], repeats: int) -> float:
     """Seconds of one of so many sums."""
-    in_place = mpi().IN_PLACE
+    in_place, turns = mpi().IN_PLACE, len(messages)
     comm.Barrier()
     start = time.perf_counter()
-    for _ in range(repeats):
-        comm.Allreduce(in_place, message)
+    for number in range(repeats):
+        comm.Allreduce(in_place, messages[number % turns])
     return (time.perf_counter() - start) / repeats
 
 
