@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 # Before numpy is imported, here and in the processes that tests start. OpenBLAS's threads keep spinning after a
 # product; with two processes of tests on two cores they take half of the time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell lets its background jobs ignore Ctrl-C, and with them all processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -28,8 +28,8 @@ from bench.scaling.timing import ENOUGH
 CASES = {"784-128-10": (128, 512, 2048), "784-512-512-10": (128, 512, 2048), "32-64-2": (256, 2048, 16384)}
 DRAWN = {"short": 1 << 17, "long": 1 << 22}
 """Samples of an epoch, as those that are measured have, and as many ranks have: these do not fit into a cache."""
-MESSAGES = "1, messages"
-"""One process that does what one of several does, and sends its sums to itself."""
+APART = "2, apart"
+"""Two processes at the same time that do what two together do, but send their sums to themselves."""
 RANKS = (2, 8, 64, 512, 4096)
 TRIES, WAIT_SECONDS, QUIET = 4, 20.0, 0.93
 """How often a time that was disturbed is measured, and how long it waits for so much of the cores' time to be idle."""
@@ -69,7 +69,7 @@ def model_of(network: str, times: dict[str, dict[str, float]], comm: dict[str, A
     sizes = [int(n) for n in network.split("-")]
     n_bytes = 4 * sum((a + 1) * b for a, b in pairwise(sizes))
     batches = [int(batch) for batch in times]
-    alone, shared = (fitted(batches, [times[str(batch)][kind] for batch in batches], draw) for kind in ("1", MESSAGES))
+    alone, shared = (fitted(batches, [times[str(batch)][kind] for batch in batches], draw) for kind in ("1", APART))
     latency = allreduce_at(comm, 32)
     byte = max(0.0, allreduce_at(comm, n_bytes) - latency) / n_bytes
     return StepModel(*alone, *shared, draw, latency, byte, n_bytes)
@@ -91,7 +91,7 @@ def idle_share(seconds: float = 0.5) -> float:
 
 
 def step_seconds(kind: str, network: str, batch: int) -> float:
-    """A step's time of one process, of one with `MESSAGES`, or of several.
+    """A step's time of one process, of two `APART`, or of several together.
 
     It is measured when the machine is quiet: again where other programs have disturbed it, some times.
     """
@@ -100,8 +100,8 @@ def step_seconds(kind: str, network: str, batch: int) -> float:
         start = time.monotonic()
         while idle_share() < QUIET and time.monotonic() - start < WAIT_SECONDS:
             pass
-        ranks, messages = int(kind.split(",")[0]), "none" if kind == "1" else "messages"
-        seconds, count = run(ranks, "bench.scaling.worker", network, batch, messages)
+        ranks, how = int(kind.split(",")[0]), {"1": "alone", APART: "apart"}.get(kind, "together")
+        seconds, count = run(ranks, "bench.scaling.worker", network, batch, how)
         click.echo(f"{network}, batch {batch}, ranks {kind}: {seconds * 1e3:.3f} ms ({count})", err=True)
         found.append((count < ENOUGH, seconds))
         if count >= ENOUGH:
@@ -115,7 +115,7 @@ def measured(turns: int) -> dict[str, dict[str, dict[str, float]]]:
     for turn in range(turns):
         for network, batches in CASES.items():
             for batch in batches:
-                for kind in ("1", MESSAGES, "2") if turn % 2 else ("2", MESSAGES, "1"):
+                for kind in ("1", APART, "2") if turn % 2 else ("2", APART, "1"):
                     seconds = step_seconds(kind, network, batch)
                     found.setdefault(network, {}).setdefault(str(batch), {}).setdefault(kind, []).append(seconds)
     return {

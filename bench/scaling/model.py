@@ -18,8 +18,8 @@ class StepModel:
     fixed, sample : float
         A step and each of a process's samples, without messages and without drawing an order.
     shared_fixed, shared_sample : float
-        The same where the sums of a step are those of several processes: they are kept apart from the update, and the
-        parts of each batch are looked up.
+        The same where several processes share the memory of a machine and the sums of a step: these are kept apart from
+        the update, and the parts of each batch are looked up.
     draw : float
         For each sample of all processes: every process draws the order of all.
     latency, byte : float

@@ -35,17 +35,19 @@ class Share(Callback):
         self.shares.append(own / wall)
 
 
-def step_seconds(sizes: list[int], batch: int, messages: bool) -> tuple[float, int]:
+def step_seconds(sizes: list[int], batch: int, kind: str) -> tuple[float, int]:
     """(the median over undisturbed epochs of a step's time, how many of these there were).
 
-    `batch` are the samples of a step in each process; with `messages`, one process sends them to itself. Where too many
+    `batch` are the samples of a step in each process. `kind`: "alone" is without messages; "together", all processes
+    train one network; "apart", each trains its own at the same time, and sends its sums to itself. Where too many
     epochs are disturbed, the tenth that was disturbed least counts.
     """
     comm = MPI.COMM_WORLD
     net = Network(sizes, "relu", "categorical_cross_entropy", backend="numba-cpu", random_state=0)
     rng = np.random.default_rng(comm.rank)
-    arguments = {"comm": comm, "shards": True} if messages else {}
-    arguments |= {"batch_size": batch * comm.size, "learning_rate": 1e-4}
+    members = {"alone": None, "apart": MPI.COMM_SELF, "together": comm}[kind]
+    arguments = {} if members is None else {"comm": members, "shards": True}
+    arguments |= {"batch_size": batch * (comm.size if kind == "together" else 1), "learning_rate": 1e-4}
 
     def seconds(steps: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
         X = rng.standard_normal((batch * steps, sizes[0]), np.float32).T
@@ -80,6 +82,6 @@ if __name__ == "__main__":
     if what == "draw":
         result = draw_seconds(int(numbers[0]))
     else:
-        result = step_seconds([int(n) for n in what.split("-")], int(numbers[0]), numbers[1] == "messages")
+        result = step_seconds([int(n) for n in what.split("-")], int(numbers[0]), numbers[1])
     if MPI.COMM_WORLD.rank == 0:
         print(json.dumps(result))

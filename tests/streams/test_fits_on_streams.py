@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import shutil
-import signal
 import threading
 import time
 
@@ -332,15 +331,6 @@ def test_no_thread_is_left():
     fit(net, X, Y)  # it can be trained on
 
 
-@pytest.fixture
-def ctrl_c_is_heard():
-    """A shell lets its background jobs ignore SIGINT, and this may be one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_while_an_iterator_waits():
     """A signal ends the training although the iterator gives nothing."""
     blocked, waiting = threading.Event(), threading.Event()
