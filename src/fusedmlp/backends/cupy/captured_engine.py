@@ -87,22 +87,18 @@ class CapturedEngine(CapturablePasses):
             return self._train_in_windows(
                 parameters, optimizer_state, [X, Y, sample_weight], order, batch_size, options
             )
-        return self._train_captured(*arguments, most=1)
+        return self._train_captured(arguments, most=1)
 
-    def _train_captured(
-        self,
-        parameters: Parameters,
-        optimizer_state: OptimizerState,
-        X: Array,
-        Y: Array,
-        sample_weight: Array | None,
-        order: Array | None,
-        batch_size: int,
-        options: EpochOptions,
-        *,
-        most: int,
-    ) -> float:
-        """An epoch by captured steps, where there are some; `most` of them are kept for a training."""
+    def _train_captured(self, arguments: tuple[Any, ...], most: int) -> float:
+        """An epoch by captured steps, where there are some; `most` of them are kept for a training.
+
+        Parameters
+        ----------
+        arguments : tuple
+            Those of `train_epoch`.
+        most : int
+        """
+        parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options = arguments
         by_weight = options.penalty_by_weight and sample_weight is not None and options.alpha > 0
         numbers = options.alpha, options.mean_weight, options.clip_norm, options.loss_factor, by_weight
         ordered = None if order is None else len(order)
@@ -110,7 +106,7 @@ class CapturedEngine(CapturablePasses):
         epochs = Epochs(parameters, (X, Y, sample_weight), ordered, size, *numbers)
         steps = self._steps_of(optimizer_state, epochs, most)
         if steps is None:
-            return super().train_epoch(parameters, optimizer_state, X, Y, sample_weight, order, batch_size, options)
+            return super().train_epoch(*arguments)
         with self.backend.computing():
             return steps.run_epoch(optimizer_state, order, options.position or EpochPosition(), options.poll)
 
@@ -163,7 +159,7 @@ class CapturedEngine(CapturablePasses):
         return position.loss
 
     def _train_window(self, given: tuple[Any, ...], options: EpochOptions, position: EpochPosition) -> None:
-        self._train_captured(*(*given, replace(options, position=position)), most=_ROOMS)
+        self._train_captured((*given, replace(options, position=position)), most=_ROOMS)
 
     def _pass(
         self, parameters: Parameters, X: Array, Y: Array, sample_weight: Array | None, gradients: Gradients

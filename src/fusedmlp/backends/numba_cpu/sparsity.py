@@ -11,6 +11,7 @@ from fusedmlp.backends.numba_cpu.machine.buffers import address_of
 from fusedmlp.backends.numba_cpu.workers import threads
 from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
+from fusedmlp.streams.mapped import is_mapped
 
 LARGEST_SHARE = 1 / 8
 """The largest share of numbers that are not 0: with it a gradient takes half of the time or less, with 0.3 as long."""
@@ -23,21 +24,12 @@ _SMALLEST_TASK = 1 << 20
 def is_mostly_zero(X: np.ndarray, architecture: Architecture) -> bool:
     """Whether a `SparseMatrix` of X, shape (n1, m), is worth making; some samples are looked at."""
     n1, m = X.shape
-    if _is_mapped(X):  # it may be larger than memory
+    if is_mapped(X):  # it may be larger than memory
         return False
     if n1 < _FEWEST_INPUTS or m < _FEWEST_SAMPLES or architecture.layer_sizes[1] < _FEWEST_UNITS:
         return False
     some = X[:, :: -(-m // _LOOKED_AT)]
     return bool(np.count_nonzero(some) <= LARGEST_SHARE * some.size)
-
-
-def _is_mapped(X: object) -> bool:
-    """Whether X is, or is a view of, a memory-mapped file."""
-    while isinstance(X, np.ndarray):
-        if isinstance(X, np.memmap):
-            return True
-        X = X.base
-    return False
 
 
 def sparse_copy(X: np.ndarray) -> SparseMatrix | None:
