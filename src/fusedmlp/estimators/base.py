@@ -26,7 +26,7 @@ from fusedmlp.estimators.linking import ACTIVATIONS, Link, link, network_from, p
 from fusedmlp.estimators.rows import Rows, as_rows, outputs, outputs_if_finite
 from fusedmlp.estimators.solver_steps import SolverSteps
 from fusedmlp.estimators.stochastic import NOT_FINITE, StochasticFit
-from fusedmlp.estimators.stretches import Pace, Stretches, alone
+from fusedmlp.estimators.stretches import Alone, Pace, Stretches, has_listeners
 from fusedmlp.estimators.validation import ValidationSet, split
 from fusedmlp.estimators.versions import check_version
 from fusedmlp.model.parameters import Gradients
@@ -120,14 +120,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         checkpoint: Checkpoint | None = None,
         comm: Any = None,
     ) -> Any:
-        given = X, y, weight, incremental, held_out, Pace(), checkpoint
         if comm is None:
-            alone(self._training(*given))
+            closely = incremental or checkpoint is not None or has_listeners(self)
+            pace = Alone(None if closely else get_backend().crowd())
+            pace.run(self._training(X, y, weight, incremental, held_out, pace, checkpoint))
         else:
             from fusedmlp.estimators.together import Together
 
-            together = Together(comm)
-            together.fit(self, (X, y, weight), checkpoint, lambda: alone(self._training(*given, together)))
+            together, pace = Together(comm), Alone(None)
+            given = X, y, weight, incremental, held_out, pace, checkpoint, together
+            together.fit(self, (X, y, weight), checkpoint, lambda: pace.run(self._training(*given)))
         return self
 
     def _fit_in_stretches(
@@ -141,7 +143,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> Stretches:
-        """``fit``, for `alone` or for a crowd: what it has computed."""
+        """``fit``, for `Alone` or for a crowd: what it has computed."""
         self._validate_params()
         return self._training(X, y, sample_weight, False, held_out_of(X_val, y_val, sample_weight_val), pace)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from fusedmlp.backends.selection import get_backend
 from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
-from fusedmlp.estimators.rows import Rows
-from fusedmlp.estimators.stretches import Pace, Stretches, alone
+from fusedmlp.engines.samples import Samples
+from fusedmlp.estimators.stretches import Alone, Pace, Stretches, has_listeners
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
 
@@ -61,8 +62,7 @@ def fit_side_by_side(fits: Sequence[Fit]) -> None:
 
 def _is_beside(estimator: Any) -> bool:
     """Whether a fit can be one of many at a time: nothing is called or printed between its epochs."""
-    called = getattr(estimator, "_skl_callbacks", None) or hasattr(estimator, "_parent_callback_ctx")
-    return estimator.solver != "lbfgs" and not estimator.verbose and not called
+    return estimator.solver != "lbfgs" and not has_listeners(estimator)
 
 
 def _fit_alone(fit: Fit) -> None:
@@ -80,8 +80,8 @@ class _CrowdPace(Pace):
     def __init__(self, crowd: Crowd) -> None:
         self._crowd = crowd
 
-    def epochs(self, network: Network, rows: Rows) -> int:
-        return epochs_of_a_stretch(self._crowd.epoch_seconds(network.engine, rows.samples, None))
+    def epochs(self, network: Network, samples: Samples, optimizer: Optimizer, batch_size: int, drops: bool) -> int:
+        return epochs_of_a_stretch(self._crowd.epoch_seconds(network.engine, samples, None))
 
 
 @dataclass
@@ -189,7 +189,7 @@ class _Rounds:
         """The rest of a fit, with all of the hardware."""
         start = time.perf_counter()
         try:
-            alone(_from(each))
+            Alone(self._crowd).run(_from(each))
         except Exception as error:
             each.fit.error = error
         each.fit.seconds += time.perf_counter() - start

@@ -1,7 +1,7 @@
 """The loop of scikit-learn's stochastic solvers: its shuffles, its patience, its early stopping, over `Rows`.
 
 The rules are those of scikit-learn 1.9: the order of random numbers, the comparisons of losses and scores, and the
-texts of warnings. What is computed comes out as a `Stretch` of epochs, which `alone` does, or a crowd beside others.
+texts of warnings. What is computed comes out as a `Stretch` of epochs, which `Alone` does, or a crowd beside others.
 """
 
 from __future__ import annotations
@@ -236,7 +236,9 @@ class StochasticFit:
         e = self._estimator
         if self._validation is not None or callable(e.schedule):
             return 1
-        most = min(left, self._pace.epochs(self._network, self._rows))
+        samples, optimizer, drops = self._rows.samples, self._steps.optimizer, self._options.dropout is not None
+        pace = self._pace.epochs(self._network, samples, optimizer, self._batch_size, drops)
+        most = min(left, pace)
         return int(max(1, min(most, e.n_iter_no_change - e._no_improvement_count + 1)))
 
     def _stretch(self, rates: list[float], drawing: Drawing) -> Stretch:

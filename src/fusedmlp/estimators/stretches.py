@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 
-from fusedmlp.engines.crowd import Stretch
-from fusedmlp.estimators.rows import Rows
+from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
+from fusedmlp.engines.samples import Samples
+from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
+from fusedmlp.training.interrupts import Interrupts
 
 Stretches = Generator[Stretch, None, None]
 """What a fit has computed, one after the other: when the next one is asked for, the last one has been done."""
 
 
-class Pace:
-    """How many epochs a stretch may have: one, unless the crowd that does them says otherwise."""
-
-    def epochs(self, network: Network, rows: Rows) -> int:
-        """The most epochs of a stretch of this network."""
-        return 1
+def has_listeners(estimator: Any) -> bool:
+    """Whether something is called or printed between the epochs of a fit."""
+    called = getattr(estimator, "_skl_callbacks", None) or hasattr(estimator, "_parent_callback_ctx")
+    return bool(estimator.verbose or called)
 
 
-def alone(stretches: Stretches) -> None:
-    """Do all stretches of a fit, each on all of the hardware; an exception on the way is raised in the fit."""
-    try:
-        stretch = next(stretches)
-        while True:
-            try:
-                _do(stretch)
-            except BaseException as error:
-                stretch = stretches.throw(error)
-            else:
-                stretch = next(stretches)
-    except StopIteration:
-        pass
+class Pace(ABC):
+    """How many epochs a fit asks for at a time."""
+
+    @abstractmethod
+    def epochs(self, network: Network, samples: Samples, optimizer: Optimizer, batch_size: int, drops: bool) -> int:
+        """The most epochs of a stretch.
+
+        Parameters
+        ----------
+        network : Network
+        samples : Samples
+        optimizer : Optimizer
+        batch_size : int
+        drops : bool
+            Whether there is dropout.
+        """
 
 
-def _do(stretch: Stretch) -> None:
+class Alone(Pace):
+    """A fit that runs alone: its stretches go to its backend's crowd, as the only ones there, where that takes them.
+
+    Parameters
+    ----------
+    crowd : Crowd, optional
+        None: every stretch has one epoch.
+    """
+
+    def __init__(self, crowd: Crowd | None) -> None:
+        self._crowd, self._interrupts, self._goes_to_crowd = crowd, Interrupts(), False
+
+    def epochs(self, network: Network, samples: Samples, optimizer: Optimizer, batch_size: int, drops: bool) -> int:
+        crowd, engine = self._crowd, network.engine
+        self._goes_to_crowd = bool(crowd and crowd.takes(engine, optimizer, samples, None, batch_size, drops))
+        if crowd is None or not self._goes_to_crowd:
+            return 1
+        return epochs_of_a_stretch(crowd.epoch_seconds(engine, samples, None))
+
+    def run(self, stretches: Stretches) -> None:
+        """Do all stretches of a fit, each on all of the hardware; an exception on the way is raised in the fit."""
+        try:
+            stretch = next(stretches)
+            while True:
+                try:
+                    self._do(stretch)
+                except BaseException as error:
+                    stretch = stretches.throw(error)
+                else:
+                    stretch = next(stretches)
+        except StopIteration:
+            pass
+
+    def _do(self, stretch: Stretch) -> None:
+        if self._crowd is not None and self._goes_to_crowd:
+            with self._interrupts.caught():
+                self._crowd.run([stretch], self._interrupts.poll)
+        else:
+            epochs_in_turn(stretch)
+
+
+def epochs_in_turn(stretch: Stretch) -> None:
     """The epochs of a stretch, by its engine."""
     s, orders = stretch.train, stretch.orders
     for epoch, rate in enumerate(stretch.rates):

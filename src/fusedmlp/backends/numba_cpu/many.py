@@ -1,4 +1,7 @@
-"""Many trainings at once on numba-cpu: each worker takes a whole network for some epochs, then the next."""
+"""Many trainings at once on numba-cpu: each worker takes a whole network for some epochs, then the next.
+
+One training alone is shared by all workers, where its batches have parts for them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from fusedmlp.model.optimizers import RULES, Optimizer
 
 # Within a longer epoch, Python has its turn between two tiles too.
 _LONG_EPOCH_NS = 10_000_000
-_NEXT, _FINISHED, _STOP, _SHARED_SIZE = 0, 16, 32, 48
+_NEXT, _FINISHED, _STOP, _ACTIVE, _SHARED_SIZE = 0, 16, 32, 48, 64
 _STATE, _DONE, _STEPS, _STATE_SIZE = 0, 16, 32, 48
 
 
@@ -71,7 +74,9 @@ class CpuCrowd(Crowd):
     def run(
         self, stretches: Sequence[Stretch], poll: Callable[[], None], meanwhile: Callable[[], None] | None = None
     ) -> None:
-        shared, workers = self._shared, min(self.workers, len(stretches))
+        shared, first = self._shared, stretches[0]
+        is_shared = len(stretches) == 1 and self.can_share(first.engine, first.train, first.batch_size)
+        workers = self.workers if is_shared else min(self.workers, len(stretches))
         shared.numbers.fill(0)
         callback = GuardedCallback(poll, shared.numbers[_STOP : _STOP + 1], STOP_EARLY)
         error: list[BaseException] = []
@@ -101,12 +106,15 @@ class CpuCrowd(Crowd):
                     next_poll=time.monotonic_ns() + POLL_NS,
                     clock=clock_address(),
                     yielder=yield_address(),
+                    work=passes.passes(first.engine.architecture.dtype).work,
+                    shared=int(is_shared),
+                    active=shared.address + 8 * _ACTIVE,
                 )
             )
             records = [scratch.record(number) for number, scratch in enumerate(self._scratch[:workers])]
             addresses = AlignedArray(workers, "int64")
             addresses.numbers[:] = [record.address for record in records]
-            work = many.train_jobs_address(stretches[0].engine.architecture.dtype)
+            work = many.train_jobs_address(first.engine.architecture.dtype)
             crew.crew().share(work, queue.address, addresses, workers, batch.nanoseconds, guarded)
         batch.write_down()
         for raised in (callback.error, *error):

@@ -362,6 +362,10 @@ class TiledEngine(Engine):
     @contextmanager
     def _announced(self) -> Iterator[None]:
         a = self.architecture
+        kernels = a.hidden_activation, a.loss, a.dtype
+        if kernels in _COMPILED:  # a thread to wait with would take longer than the rest
+            yield
+            return
         message = f"compiling kernels for {a.hidden_activation} in {a.dtype}: about ten seconds, once on a machine"
         timer = threading.Timer(1.0, _log.info, (message,))
         timer.daemon = True
@@ -370,8 +374,11 @@ class TiledEngine(Engine):
             yield
         finally:
             timer.cancel()
+        _COMPILED.add(kernels)
 
 
+_COMPILED: set[tuple[str, str, str]] = set()
+"""Activation, loss and dtype of what this process has compiled or loaded."""
 _PLACES = {"state": _STATE, "done": _DONE, "stop": _STOP, "steps": _STEPS}
 
 

@@ -24,7 +24,7 @@ _MORE_NUMBERS = 2
 _WORTH_A_SLOT_NS = 20_000
 # Clearing a slot's sums and adding them up takes this long a byte; its samples should take so many times as long.
 _BYTE_NS = 0.09
-_SLOT_SHARE, _SPARSE_SLOT_SHARE = 16, 4
+_SLOT_SHARE, _SPARSE_SLOT_SHARE = 12, 4
 # The step of an optimizer takes this long a byte of the parameters. Helpers wait for it through the sums of a batch
 # that is one slot: with a sparse X, such a batch can be short and its step long.
 _STEP_BYTE_NS, _WORTH_SHARING_STEPS_NS = 0.3, 1_000_000

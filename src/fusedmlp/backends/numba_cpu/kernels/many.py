@@ -1,8 +1,9 @@
 """Many trainings at once: a worker takes a network for some epochs, alone, and then the next one. Compiled, no GIL.
 
-An epoch is a run of `passes.share` by one worker: the slots of a batch do not depend on who sums them, so the bits are
+An epoch is a run of `passes.work` by one worker: the slots of a batch do not depend on who sums them, so the bits are
 those of a run that several workers share. What happens between two epochs (the loss, the best weights, the end of
-patience, the search for NaN and infinity) is that of `Training`.
+patience, the search for NaN and infinity) is that of `Training`. Where there is one training alone, the leader does
+what is between its runs, and all workers share these.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,19 +15,17 @@ from functools import cache
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.kernels.elementwise import holds_not_finite
-from fusedmlp.backends.numba_cpu.kernels.passes import share
 from fusedmlp.backends.numba_cpu.machine.compilation import from_python, internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.interruption import (
     POLL_NS,
     call_python,
-    flush_subnormals,
     nanoseconds,
-    set_mode,
 )
 from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     INTEGER,
     atomic_add,
     atomic_load,
+    atomic_store,
     call_function,
     copy_bytes,
     load,
@@ -34,7 +33,7 @@ from fusedmlp.backends.numba_cpu.machine.intrinsics import (
 )
 from fusedmlp.backends.numba_cpu.machine.job_records import job_at, queue_at, scratch_at
 from fusedmlp.backends.numba_cpu.machine.records import network_at, run_at
-from fusedmlp.backends.numba_cpu.machine.simd import item_bytes, store
+from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, store
 
 DONE, PATIENCE, LOSS, WEIGHTS, INTERRUPTED = range(5)
 """Why a job ended: the values of `engines.crowd.End`."""
@@ -88,23 +87,24 @@ def borrow(run, scratch):
 
 
 @internal
-def pass_over(queue, run_address, worker):
-    """All batches of a run, by this worker; the number of those that had their step."""
+def pass_over(queue, scratch, run_address, workers):
+    """All batches of a run, by this worker and whoever joins it; the number of those that had their step."""
     run = run_at(run_address)
-    store(INTEGER, run.state)
     store(INTEGER, run.done)
     store(INTEGER, run.steps)
     run.next_poll = queue.next_poll
-    mode = flush_subnormals()
-    share(run_address, worker)
-    set_mode(mode)
+    atomic_store(run.state, INTEGER)
+    if queue.shared:
+        atomic_store(queue.active, run_address)
+    call(queue.work, (run_address, load(INTEGER, workers + 8 * scratch.number)))
+    atomic_store(queue.active, INTEGER)
     if run.poll:
         queue.next_poll = max(queue.next_poll, run.next_poll)
     return load(INTEGER, run.steps)
 
 
 @internal
-def train_epoch(queue, job, worker, epoch):
+def train_epoch(queue, scratch, job, epoch):
     """An epoch of a job; whether all of its batches had their step. Its loss and time are written down."""
     run = run_at(job.run)
     start = nanoseconds(queue.clock) if queue.clock else INTEGER
@@ -114,7 +114,7 @@ def train_epoch(queue, job, worker, epoch):
     run.decays = job.decays + tables if job.decays and load(0.0, job.decays + tables) != 0.0 else INTEGER
     run.first_step = job.first_step + epoch * job.batches
     job.begun = epoch + 1
-    steps = pass_over(queue, job.run, worker)
+    steps = pass_over(queue, scratch, job.run, job.workers)
     job.steps += steps
     if steps < job.batches:
         return False
@@ -145,17 +145,16 @@ def follow_best(like, job, epoch, loss):
 @internal
 def train(like, queue, job, scratch):
     """A job, epoch by epoch; why it ended."""
-    worker = load(INTEGER, job.workers + 8 * scratch.number)
     borrow(run_at(job.run), scratch)
     if job.validation:
         borrow(run_at(job.validation), scratch)
     for epoch in range(job.epochs):
         poll(queue, scratch)
-        if atomic_load(queue.stop) or not train_epoch(queue, job, worker, epoch):
+        if atomic_load(queue.stop) or not train_epoch(queue, scratch, job, epoch):
             return INTERRUPTED
         loss = load(0.0, job.losses + 8 * epoch)
         if job.validation:
-            pass_over(queue, job.validation, load(INTEGER, job.validation_workers + 8 * scratch.number))
+            pass_over(queue, scratch, job.validation, job.validation_workers)
             if atomic_load(queue.stop):
                 return INTERRUPTED
             loss = load(0.0, scratch.losses)
@@ -167,11 +166,42 @@ def train(like, queue, job, scratch):
     return DONE
 
 
+@internal
+def wait(queue, scratch, spins):
+    """Look again later."""
+    relax()
+    if spins > _SPINS_BEFORE_YIELD:
+        poll(queue, scratch)
+        if queue.yielder:
+            call_function(queue.yielder)
+
+
+@internal
+def join_runs(queue, scratch):
+    """A helper's part in the runs of a shared job, one after the other, until the job is done.
+
+    A helper that is late finds a run at its end, and has nothing to do there. What it reads of a run before it takes a
+    task is the same in all epochs.
+    """
+    job, spins = job_at(load(INTEGER, queue.jobs)), 0
+    while atomic_load(queue.finished) < queue.length:
+        run_address = atomic_load(queue.active)
+        if run_address:
+            workers = job.validation_workers if run_address == job.validation else job.workers
+            call(queue.work, (run_address, load(INTEGER, workers + 8 * scratch.number)))
+            spins = 0
+        spins += 1
+        wait(queue, scratch, spins)
+
+
 def train_jobs(like):
     """A worker's part in a queue of jobs: job after job, until there is none; the leader stays to the end."""
 
     def train_jobs(queue_address, scratch_address):
         queue, scratch = queue_at(queue_address), scratch_at(scratch_address)
+        if queue.shared and not scratch.leader:
+            join_runs(queue, scratch)
+            return
         while True:
             place = atomic_add(queue.next, 1)
             if place >= queue.length:
@@ -181,11 +211,7 @@ def train_jobs(like):
             atomic_add(queue.finished, 1)
         spins = 0
         while scratch.leader and atomic_load(queue.finished) < queue.length:
-            relax()
             spins += 1
-            if spins > _SPINS_BEFORE_YIELD:
-                poll(queue, scratch)
-                if queue.yielder:
-                    call_function(queue.yielder)
+            wait(queue, scratch, spins)
 
     return train_jobs

@@ -20,6 +20,7 @@ from fusedmlp.backends.numba_cpu.kernels.loss_kernels import add_weighted, sum_o
 from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
 from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
 from fusedmlp.backends.numba_cpu.kernels.updates import NO_STEP
+from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.interruption import (
     STOP_AT_ONCE,
@@ -37,6 +38,7 @@ from fusedmlp.backends.numba_cpu.machine.intrinsics import (
     clear_bytes,
     copy_bytes,
     load,
+    prefetch,
     relax,
     swap_if,
 )
@@ -48,6 +50,8 @@ CHUNK = 2048
 SLOT_STEP = 16
 """Slots start at multiples of so many samples: only the last has a register that is not full."""
 _SPINS_BEFORE_YIELD = 1000
+_FETCHED_BYTES = 128 * 1024
+"""Larger vectors of parameters would take the place of a tile in the cache."""
 # A number in memory says what is to be done: batch, part of a batch, and the part's next task, from the high bits on.
 _TASK_BITS, _PART_BITS = 32, 3
 SUMS, GATHER, PHASE, SCALE, STEP = range(5)
@@ -275,6 +279,18 @@ def batch_of(run, batch):
 
 
 @internal
+def fetch_parameters(network, run):
+    """Bring the parameters into this core's cache: another one has updated a part of them.
+
+    Products read a column of W at a time, a line for each number, and would wait for each line.
+    """
+    n_bytes = network.n_parameters * network.item
+    if n_bytes <= _FETCHED_BYTES:
+        for line in range(run.flat, run.flat + n_bytes, LINE_BYTES):
+            prefetch(line)
+
+
+@internal
 def sum_task(network, run, run_address, worker_address, batch, start, size, task, slots):
     """One of the tasks before a batch's update: a slot, or Σ‖W‖² for the L2 term."""
     if run.out:
@@ -282,6 +298,8 @@ def sum_task(network, run, run_address, worker_address, batch, start, size, task
         call(network.predict, (run_address, worker_address, first, min(run.samples, first + run.part)))
     elif task < slots:
         first, last = start + start_of(task, slots, size), start + start_of(task + 1, slots, size)
+        if slots > 1:
+            fetch_parameters(network, run)
         call(network.sum_samples, (run_address, worker_address, task, first, last, batch))
     else:
         squares = run.sums + _SQUARES

@@ -208,6 +208,7 @@ _WIDE = wide()
 _PAIR = 4 if registers().number >= 32 else 2
 """Rows of D in a block of sums: a power of two, for the sums of lanes."""
 _four_four, _four_three, _four_two, _four_one = (block_of_products(ROWS, columns) for columns in (4, 3, 2, 1))
+_two_four = block_of_products(2, 4)
 _one_double, _one_wide, _one_one = (block_of_products(1, columns) for columns in (2 * _WIDE, _WIDE, 1))
 _four_by_pair, _four_by_one = block_of_sums(ROWS, _PAIR), block_of_sums(ROWS, 1)
 _one_by_pair, _one_by_one = block_of_sums(1, _PAIR), block_of_sums(1, 1)
@@ -287,9 +288,15 @@ def _multiply_strip(like, W, w_row, w_column, rows, B, b_row, C, c_row, depth, s
             else:
                 _four_one(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
                 i += size
+    pair_end = start
+    if rows - four >= 2:  # 10 classes are two blocks of four rows and one of two
+        w, c = W + four * w_row, C + four * c_row
+        while pair_end + 4 * size <= end:
+            _two_four(like, w, w_row, w_column, B + pair_end, b_row, c + pair_end, c_row, depth, add)
+            pair_end += 4 * size
     for r in range(four, rows):
         w, c = W + r * w_row, C + r * c_row
-        i = start
+        i = pair_end if r < four + 2 else start
         while i + 2 * _WIDE * size <= end:
             _one_double(like, w, w_row, w_column, B + i, b_row, c + i, c_row, depth, add)
             i += 2 * _WIDE * size

@@ -164,6 +164,22 @@ def atomic_store(typing_context, address, value):
 
 
 @intrinsic
+def prefetch(typing_context, address):
+    """Bring the cache line at an address into the second-level cache."""
+
+    def codegen(context, builder, signature, arguments):
+        kind, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+        builder.call(
+            fetch, [builder.inttoptr(arguments[0], kind), *(ir.Constant(flag, number) for number in (0, 2, 1))]
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def swap_if(typing_context, address, expected, value):
     """If the number is `expected` it becomes `value`; whether it did."""
 

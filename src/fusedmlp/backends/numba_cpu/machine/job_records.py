@@ -71,6 +71,12 @@ class QueueRecord(NamedTuple):
     clock: int
     """As in `NetworkRecord`, like the next."""
     yielder: int
+    work: int
+    """`passes.work`."""
+    shared: int
+    """Whether there is one job, which all workers share."""
+    active: int
+    """Where the leader says which run of a shared job is being done; 0: none."""
 
 
 class ScratchRecord(NamedTuple):
