@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.numba_cpu.epochs import Epoch, step_tables
-from fusedmlp.backends.numba_cpu.kernels import many, passes
+from fusedmlp.backends.numba_cpu.kernels import batch_ends, many, passes
 from fusedmlp.backends.numba_cpu.kernels.inputs import NONZEROS_BYTES
 from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES
 from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
@@ -128,7 +128,7 @@ class _Scratch:
     def __init__(self) -> None:
         self._state = AlignedArray(_STATE_SIZE, "int64")
         self._slot_sums = AlignedArray(2 * MOST_SLOTS, "float64")
-        self._sums = AlignedArray(passes.NORMS // 8 + MOST_PIECES, "float64")
+        self._sums = AlignedArray(batch_ends.NORMS // 8 + MOST_PIECES, "float64")
         self._losses, self._slots, self._gradient = (AlignedArray(0, "float64") for _ in range(3))
         self._tiles = [AlignedArray(0, "int64") for _ in range(5)]
 

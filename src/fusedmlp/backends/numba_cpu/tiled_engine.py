@@ -21,7 +21,15 @@ import numpy as np
 from fusedmlp.backends.base import Backend
 from fusedmlp.backends.numba_cpu import layout
 from fusedmlp.backends.numba_cpu.epochs import Epoch
-from fusedmlp.backends.numba_cpu.kernels import activation_formulas, inputs, loss_kernels, many, passes, sparse_products
+from fusedmlp.backends.numba_cpu.kernels import (
+    activation_formulas,
+    batch_ends,
+    inputs,
+    loss_kernels,
+    many,
+    passes,
+    sparse_products,
+)
 from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
 from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback
 from fusedmlp.backends.numba_cpu.machine.records import Run
@@ -74,7 +82,7 @@ class TiledEngine(Engine):
         self._n_parameters, self._dtype = a.n_parameters, np.dtype(a.dtype)
         self._slots = AlignedArray(0, a.dtype)
         self._slot_sums = AlignedArray(2 * sizes.most_slots, "float64")
-        self._sums = AlignedArray(passes.NORMS // 8 + MOST_PIECES, "float64")
+        self._sums = AlignedArray(batch_ends.NORMS // 8 + MOST_PIECES, "float64")
         self._losses = AlignedArray(1, "float64")
         self._gradient = np.empty(self._n_parameters, a.dtype)
         self._state = AlignedArray(_STATE_SIZE, "int64")
@@ -301,7 +309,7 @@ class TiledEngine(Engine):
         fields = fields | more if more else fields
         self._state.numbers.fill(0)
         if epoch is not None and epoch.first:
-            self._state.numbers[_STATE] = passes.state_of.py_func(epoch.first, passes.SUMS)
+            self._state.numbers[_STATE] = passes.state_of.py_func(epoch.first, batch_ends.SUMS)
         if flat is not self._flat:
             self._flat, self._flat_address = flat, address_of(flat)
         self._run.write((workspaces.network, self._flat_address, *X_fields, *batches), fields)

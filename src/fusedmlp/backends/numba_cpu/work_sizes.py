@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusedmlp.backends.numba_cpu.kernels import passes
+from fusedmlp.backends.numba_cpu.kernels import batch_ends, passes
 from fusedmlp.engines.sparse import SparseMatrix
 from fusedmlp.model.architecture import Architecture
 
@@ -70,8 +70,8 @@ class WorkSizes:
         self._long_steps = vector_bytes * _STEP_BYTE_NS > _WORTH_SHARING_STEPS_NS
         self._slot_samples = self._samples_of_a_slot(_SLOT_SHARE, self.sample_ns)
         self.most_slots = most_slots(vector_bytes)
-        chunks = -(-a.n_parameters // passes.CHUNK)
-        self.piece = -(-chunks // MOST_PIECES) * passes.CHUNK
+        chunks = -(-a.n_parameters // batch_ends.CHUNK)
+        self.piece = -(-chunks // MOST_PIECES) * batch_ends.CHUNK
         self.pieces = -(-a.n_parameters // self.piece)
 
     def sample_ns_of(self, X: Inputs) -> float:

@@ -57,25 +57,31 @@ def copy_row(like, out, x, x_sample, order, start, t, n):
         store(last, out + i * item)
 
 
-@internal
-def pack_rows(like, out, row, sources, n_in, x_row, n):
-    """out[k, i] = x[k, sample i]: a row per input, `row` bytes apart, for any strides of x."""
-    item = item_bytes(like)
-    lanes = lane_bytes(like) // item
-    if x_row == item and n_in >= lanes:
-        for i in range(0, n, lanes):
-            for first in range(0, n_in, lanes):  # the last block overlaps the one before
-                k = min(first, n_in - lanes)
-                _transpose_lanes(like, sources + 8 * i, k * item, out + k * row + i * item, row)
-    elif x_row == item and n_in >= _SQUARE:
-        for i in range(0, n, _SQUARE):
-            for first in range(0, n_in, _SQUARE):
-                k = min(first, n_in - _SQUARE)
-                _transpose_square(like, sources + 8 * i, k * item, out + k * row + i * item, row)
-    else:
-        for k in range(n_in):
-            for i in range(n):
-                store(load(like, load(INTEGER, sources + 8 * i) + k * x_row), out + k * row + i * item)
+def pack_rows(like):
+    """out[k, i] = x[k, sample i]: a row per input, `row` bytes apart, for any strides of x.
+
+    `sources` has the addresses of the samples, to the end of a register.
+    """
+
+    def pack_rows(out, row, sources, n_in, x_row, n):
+        item = item_bytes(like)
+        lanes = lane_bytes(like) // item
+        if x_row == item and n_in >= lanes:
+            for i in range(0, n, lanes):
+                for first in range(0, n_in, lanes):  # the last block overlaps the one before
+                    k = min(first, n_in - lanes)
+                    _transpose_lanes(like, sources + 8 * i, k * item, out + k * row + i * item, row)
+        elif x_row == item and n_in >= _SQUARE:
+            for i in range(0, n, _SQUARE):
+                for first in range(0, n_in, _SQUARE):
+                    k = min(first, n_in - _SQUARE)
+                    _transpose_square(like, sources + 8 * i, k * item, out + k * row + i * item, row)
+        else:
+            for k in range(n_in):
+                for i in range(n):
+                    store(load(like, load(INTEGER, sources + 8 * i) + k * x_row), out + k * row + i * item)
+
+    return pack_rows
 
 
 @internal
@@ -103,6 +109,14 @@ def pack_samples(like, out, sources, n_in, x_row, t):
 
 
 @internal
+def name_sources(sources, x, x_sample, order, start, t, n):
+    """The addresses of a tile's samples; the last one's again to the end of a register."""
+    # A store might be to a record, for all that LLVM knows: loops do not read them.
+    for i in range(n):
+        store(x + x_sample * sample_of(order, start + min(i, t - 1)), sources + 8 * i)
+
+
+@internal
 def reach_X(like, network, run, worker, n_in, start, t):
     """A tile of X, packed first where it must be: the worker's x, x_step and x_by_sample."""
     if run.x_access == SPARSE:
@@ -114,10 +128,8 @@ def reach_X(like, network, run, worker, n_in, start, t):
         worker.x_by_sample = run.x_access == SAMPLES_IN_PLACE
         return
     n, packed = samples_of(like, t), worker.workspace + network.X
-    # A store might be to a record, for all that LLVM knows: loops do not read them.
     x, x_sample, order, sources = run.X, run.x_sample, run.order, worker.sources
-    for i in range(n):
-        store(x + x_sample * sample_of(order, start + min(i, t - 1)), sources + 8 * i)
+    name_sources(sources, x, x_sample, order, start, t, n)
     worker.x = packed
     worker.x_by_sample = run.x_access == SAMPLES_PACKED
     worker.x_step = n_in * item_bytes(like) if run.x_access == SAMPLES_PACKED else network.row
@@ -129,7 +141,7 @@ def reach_X(like, network, run, worker, n_in, start, t):
         for k in range(n_in):
             copy_row(like, packed + k * network.row, x + k * run.x_row, x_sample, order, start, t, n)
     else:
-        pack_rows(like, packed, network.row, worker.sources, n_in, run.x_row, n)
+        call(network.pack_rows, (packed, network.row, sources, n_in, run.x_row, n))
     if run.masks:  # packed with a row per input
         width = n * item_bytes(like)
         key = layer_key(worker.key, 0)
@@ -199,9 +211,14 @@ def convert_address(dtype: str, other: str) -> int:
 @internal
 def copy_targets(like, network, run, worker, n_outputs, start, t, n):
     """Y[k, i] = y[k, sample i], and the samples' weights if there are any."""
-    for k in range(n_outputs):
-        y, row = run.Y + k * run.y_row, worker.workspace + network.Y + k * network.row
-        copy_row(like, row, y, run.y_sample, run.order, start, t, n)
+    targets = worker.workspace + network.Y
+    if n_outputs >= _SQUARE and run.y_row == item_bytes(like):
+        name_sources(worker.sources, run.Y, run.y_sample, run.order, start, t, n)
+        call(network.pack_rows, (targets, network.row, worker.sources, n_outputs, run.y_row, n))
+    else:
+        for k in range(n_outputs):
+            y = run.Y + k * run.y_row
+            copy_row(like, targets + k * network.row, y, run.y_sample, run.order, start, t, n)
     if run.weights:
         weights = worker.workspace + network.weights
         copy_row(like, weights, run.weights, item_bytes(like), run.order, start, t, n)

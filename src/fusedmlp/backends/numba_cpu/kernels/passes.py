@@ -14,17 +14,28 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusedmlp.backends.numba_cpu.kernels.batch_ends import (
+    GATHER,
+    PHASE,
+    SCALE,
+    SQUARES,
+    STEP,
+    SUMS,
+    apply_phase,
+    clip,
+    end_of_loss,
+    end_of_sums,
+    update_task,
+)
 from fusedmlp.backends.numba_cpu.kernels.elementwise import holds_not_finite
-from fusedmlp.backends.numba_cpu.kernels.inputs import copy_targets, is_valid, samples_of
+from fusedmlp.backends.numba_cpu.kernels.inputs import copy_targets, is_valid, pack_rows, samples_of
 from fusedmlp.backends.numba_cpu.kernels.loss_kernels import add_weighted, sum_of
 from fusedmlp.backends.numba_cpu.kernels.random_masks import step_key
 from fusedmlp.backends.numba_cpu.kernels.tiles import backward_tile, clear_gradient, forward_tile, layer_of
-from fusedmlp.backends.numba_cpu.kernels.updates import NO_STEP
 from fusedmlp.backends.numba_cpu.machine.buffers import LINE_BYTES
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
 from fusedmlp.backends.numba_cpu.machine.interruption import (
     STOP_AT_ONCE,
-    call_python,
     flush_subnormals,
     interrupted,
     set_mode,
@@ -45,8 +56,6 @@ from fusedmlp.backends.numba_cpu.machine.intrinsics import (
 from fusedmlp.backends.numba_cpu.machine.records import network_at, run_at, worker_at
 from fusedmlp.backends.numba_cpu.machine.simd import call, item_bytes, store
 
-CHUNK = 2048
-"""Parameters whose sums, L2 term and step are done together, in the first-level cache: 8 KiB of them in float32."""
 SLOT_STEP = 16
 """Slots start at multiples of so many samples: only the last has a register that is not full."""
 _SPINS_BEFORE_YIELD = 1000
@@ -54,14 +63,6 @@ _FETCHED_BYTES = 128 * 1024
 """Larger vectors of parameters would take the place of a tile in the cache."""
 # A number in memory says what is to be done: batch, part of a batch, and the part's next task, from the high bits on.
 _TASK_BITS, _PART_BITS = 32, 3
-SUMS, GATHER, PHASE, SCALE, STEP = range(5)
-"""The parts of a batch: the sums of the slots; their total; the gradient phase; factor, L2 term and norm; the step.
-
-Without a gradient phase or a norm, the step does the second and the fourth for a chunk of parameters at a time.
-"""
-# Where `RunRecord.sums` has what.
-_LOSS, _WEIGHT, _COUNT, _SQUARES, _L2, NORMS = 0, 8, 16, 24, 32, 40
-_CLIP_EPSILON = 1e-6
 
 
 class Passes(NamedTuple):
@@ -71,6 +72,7 @@ class Passes(NamedTuple):
     backward_tile: int
     sum_samples: int
     predict: int
+    pack_rows: int
     work: int
 
 
@@ -78,7 +80,14 @@ class Passes(NamedTuple):
 def passes(dtype: str) -> Passes:
     """Compiled at the first call."""
     like = np.dtype(dtype).type(0)
-    functions = (forward_tile(like), 4), (backward_tile(like), 5), (sum_samples(like), 6), (predict(like), 4), (work, 2)
+    functions = (
+        (forward_tile(like), 4),
+        (backward_tile(like), 5),
+        (sum_samples(like), 6),
+        (predict(like), 4),
+        (pack_rows(like), 6),
+        (work, 2),
+    )
     return Passes(*(routine_address(function, arguments) for function, arguments in functions))
 
 
@@ -161,102 +170,6 @@ def predict(like):
     return predict
 
 
-# After the sums of a batch --------------------------------------------------------------------------------------------
-
-
-@internal
-def end_of_sums(run, slots, size):
-    """Σ w j, Σ w and the number of samples of a batch, from its slots."""
-    loss, total_weight = 0.0, 0.0
-    for slot in range(slots):
-        loss += load(0.0, run.slot_sums + 16 * slot)
-        total_weight += load(0.0, run.slot_sums + 16 * slot + 8)
-    store(loss, run.sums + _LOSS)
-    store(total_weight, run.sums + _WEIGHT)
-    store(np.float64(size), run.sums + _COUNT)
-    run.scale = 1.0
-
-
-@internal
-def end_of_loss(network, run, batch):
-    """J of a batch, and the factors of its sums and of the L2 term."""
-    count, total_weight = load(0.0, run.sums + _COUNT), load(0.0, run.sums + _WEIGHT)
-    divisor = 1.0
-    if network.mean:
-        divisor = run.mean_weight * count if run.mean_weight > 0 else total_weight
-    run.scale = 1.0 / divisor if divisor > 0 else 0.0  # a batch whose weights are all 0 adds nothing
-    penalized = total_weight if run.penalty_by_weight else count
-    l2 = run.alpha / penalized if run.alpha > 0 and penalized > 0 else 0.0
-    store(l2, run.sums + _L2)
-    decay = 0.5 * l2 * load(0.0, run.sums + _SQUARES) if run.alpha > 0 else 0.0
-    store(load(0.0, run.sums + _LOSS) * (run.scale * run.loss_factor) + decay, run.losses + 8 * batch)
-
-
-@internal
-def clip(run):
-    """The factor that brings the gradient to the largest norm allowed."""
-    squares = 0.0
-    for piece in range(run.pieces):
-        squares += load(0.0, run.sums + NORMS + 8 * piece)
-    coefficient = run.clip_norm / (np.sqrt(squares) + _CLIP_EPSILON)
-    run.scale = 1.0 if coefficient > 1.0 else coefficient  # NaN stays
-
-
-@internal
-def add_to_weights(network, run, factor, source, target, first, last):
-    """target += factor · source, where parameters first to last are weights."""
-    for layer in range(network.layers):
-        here = layer_of(network, layer)
-        start = max(first, here.W // network.item)
-        stop = min(last, here.W // network.item + here.n_in * here.n_out)
-        if start < stop:
-            at = start * network.item
-            call(network.add_scaled, (factor, source + at, target + at, stop - start))
-
-
-@internal
-def update(network, run, run_address, batch, first, slots, part):
-    """A part of a batch for a chunk of the vector: the sum of the slots, the L2 term, the optimizer's step."""
-    item = network.item
-    last = min(network.n_parameters, first + CHUNK)
-    count, at = last - first, first * item
-    result = run.result + at
-    if part == GATHER or not run.separate:
-        call(network.add_slots, (run_address, run.slots + at, network.n_parameters, slots, result, count))
-    elif part == SCALE or run.scale != 1.0:
-        call(network.add_slots, (run_address, result, network.n_parameters, 1, result, count))
-    if run.alpha > 0 and part == (SCALE if run.separate else STEP):
-        add_to_weights(network, run, run.sums + _L2, run.flat, run.result, first, last)
-    if part == STEP and run.kind != NO_STEP:
-        if run.decays:
-            add_to_weights(network, run, run.decays + 8 * batch, run.flat, run.flat, first, last)
-        moments = run.first_moment + at, run.second_moment + at
-        call(network.step, (run_address, batch, run.flat + at, result, moments[0], moments[1], count))
-
-
-@internal
-def update_task(network, run, run_address, batch, slots, part, piece):
-    """A part of a batch for a piece of the vector, chunk by chunk."""
-    norm = run.sums + NORMS + 8 * piece
-    if part == SCALE:
-        store(0.0, norm)
-    end = min(network.n_parameters, (piece + 1) * run.piece)
-    for first in range(piece * run.piece, end, CHUNK):
-        update(network, run, run_address, batch, first, slots, part)
-        if part == SCALE and run.clip_norm > 0:
-            count = min(network.n_parameters, first + CHUNK) - first
-            call(network.sum_squares, (norm, run.result + first * network.item, count))
-
-
-@internal
-def apply_phase(network, run):
-    """The gradient phase, with the sums of a batch."""
-    if run.phase_callback:
-        call_python(run.phase_callback)
-    else:
-        call(run.phase, (run.result, network.n_parameters, run.sums, run.phase_context))
-
-
 # Sharing the work -----------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +215,7 @@ def sum_task(network, run, run_address, worker_address, batch, start, size, task
             fetch_parameters(network, run)
         call(network.sum_samples, (run_address, worker_address, task, first, last, batch))
     else:
-        squares = run.sums + _SQUARES
+        squares = run.sums + SQUARES
         store(0.0, squares)
         for layer in range(network.layers):
             here = layer_of(network, layer)

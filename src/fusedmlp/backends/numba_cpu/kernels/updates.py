@@ -34,7 +34,7 @@ class Updates(NamedTuple):
 @cache
 def updates(dtype: str) -> Updates:
     """Compiled at the first call."""
-    functions = (add_slots, 6), (add_scaled, 4), (sum_squares, 3), (step, 7)
+    functions = (add_slots, 6), (add_scaled, 4), (sum_squares, 3), (step, 8)
     return Updates(*(routine_address(function(dtype), arguments) for function, arguments in functions))
 
 
@@ -112,35 +112,36 @@ def square(like, at):
 def step(dtype):
     """One optimizer step: `optimizers.SGD.update` and `optimizers.Adam.update` for `count` numbers.
 
-    The batch's rate has Adam's corrections in it. Adam moves seven numbers a parameter and takes 13 flops. A number's
-    loads come before its stores: a load from an address that equals a recent store's in its last 12 bits waits for it,
-    and vectors of one length often start alike.
+    `scaled` says that the gradient has been multiplied by the run's `scale`. The batch's rate has Adam's corrections in
+    it. Adam moves seven numbers a parameter and takes 13 flops. A number's loads come before its stores: a load from an
+    address that equals a recent store's in its last 12 bits waits for it, and vectors of one length often start alike.
     """
     number = np.dtype(dtype).type
     like = number(0)
 
-    def step(run_address, batch, theta, gradient, first, second, count):
+    def step(run_address, batch, theta, gradient, first, second, count, scaled):
         run = run_at(run_address)
+        factor = number(1) if scaled else number(run.scale)
         rate, beta_1, beta_2 = number(load(0.0, run.rates + 8 * batch)), number(run.beta_1), number(run.beta_2)
         theta_, g = vector_at(like, theta, count), vector_at(like, gradient, count)
         m, v = vector_at(like, first, count), vector_at(like, second, count)
         if run.kind == _SGD:
             for i in range(g.size):
-                theta_[i] -= rate * g[i]
+                theta_[i] -= rate * (factor * g[i])
         elif run.kind == _MOMENTUM:
             for i in range(g.size):
-                m_i, theta_i = beta_1 * m[i] - rate * g[i], theta_[i]
+                m_i, theta_i = beta_1 * m[i] - rate * (factor * g[i]), theta_[i]
                 m[i], theta_[i] = m_i, theta_i + m_i
         elif run.kind == _NESTEROV:
             for i in range(g.size):
-                g_i, theta_i = rate * g[i], theta_[i]
-                m_i = beta_1 * m[i] - g_i
-                m[i], theta_[i] = m_i, theta_i + (beta_1 * m_i - g_i)
+                move, theta_i = rate * (factor * g[i]), theta_[i]
+                m_i = beta_1 * m[i] - move
+                m[i], theta_[i] = m_i, theta_i + (beta_1 * m_i - move)
         elif run.kind == _ADAM or run.kind == _ADAMW:
             rest_1, rest_2 = number(1 - run.beta_1), number(1 - run.beta_2)
             epsilon = number(load(0.0, run.epsilons + 8 * batch))
             for i in range(g.size):
-                g_i, m_i, v_i, theta_i = g[i], m[i], v[i], theta_[i]
+                g_i, m_i, v_i, theta_i = factor * g[i], m[i], v[i], theta_[i]
                 m_i, v_i = fma(beta_1, m_i, rest_1 * g_i), fma(beta_2, v_i, rest_2 * (g_i * g_i))
                 m[i], v[i], theta_[i] = m_i, v_i, theta_i - rate * m_i / (np.sqrt(v_i) + epsilon)
 

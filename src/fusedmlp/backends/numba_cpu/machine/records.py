@@ -82,6 +82,7 @@ class NetworkRecord(NamedTuple):
     backward_tile: int
     sum_samples: int
     predict: int
+    pack_rows: int
     gemm: int
     yielder: int
     """Address of sched_yield, or 0."""
@@ -109,7 +110,7 @@ class RunRecord(NamedTuple):
     pieces: int
     """The number of pieces that the vector of parameters is cut into, as tasks after each batch."""
     piece: int
-    """Parameters of a piece, a multiple of `passes.CHUNK`."""
+    """Parameters of a piece, a multiple of `batch_ends.CHUNK`."""
     network: int
     flat: int
     X: int
