@@ -222,3 +222,13 @@ def _resident_bytes():
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:
         pytest.skip("this system does not say how much memory a process has")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("sizes", [[], [3.0], [5.0] * 7, [9.0, 9.0, 4.0, 4.0, 4.0, 4.0, 1.0], [3.0, 2.0, 1.0]])
+def test_neighbours_of_one_size_are_apart_and_sizes_stay_in_order(sizes, workers):
+    order = many._apart(sizes, workers).tolist()
+    assert sorted(order) == list(range(len(sizes)))
+    assert [sizes[place] for place in order] == sizes
+    if workers == 2 and len(sizes) == 7 and sizes[0] == sizes[-1]:
+        assert order == [0, 4, 1, 5, 2, 6, 3]
