@@ -99,6 +99,13 @@ class Primitives(ABC):
         """
         return X.T[samples].T
 
+    def permutations(self, generator: np.random.Generator | np.random.RandomState, m: int, count: int) -> np.ndarray:
+        """Orders of m samples in host memory, shape (count, m), int64: ``generator.permutation(m)`` for each row."""
+        orders = np.empty((count, m), np.int64)
+        for row in orders:
+            row[:] = generator.permutation(m)
+        return orders
+
     def computing(self) -> AbstractContextManager[None]:
         """A context that engines enter around a series of primitives, for set-up that all of them share."""
         return nullcontext()

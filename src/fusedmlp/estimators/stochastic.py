@@ -209,7 +209,8 @@ class StochasticFit:
     def _some_epochs(self, left: int) -> Generator[Stretch, None, bool]:
         """Train for some epochs, and write the attributes that follow; whether the training has diverged."""
         rates = self._steps.rates(self._estimator, self._together(left), self._rows.m)
-        drawing = Drawing(self._estimator, self._order, len(rates), drawn=self._position is not None)
+        drawn, backend = self._position is not None, self._network.backend
+        drawing = Drawing(self._estimator, backend, self._order, len(rates), drawn)
         stretch = self._stretch(rates, drawing)
         try:
             yield stretch

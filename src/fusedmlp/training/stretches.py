@@ -83,11 +83,9 @@ class TrainingBeside:
         orders = None
         if training.shuffles(train):
             self._before = generator_data(state.generator)
-            orders = np.empty((len(rates), train.m), np.int64)
-            for row in orders:
-                order = train.ordered(state.generator.permutation(train.m))
-                assert order is not None
-                row[:] = order
+            orders = self._drawn(state.generator, len(rates))
+            if train.order is not None:
+                orders = train.order[orders]
         flat, settings = training.parameters.flat, training.settings
         if state.best_weights is None:
             state.best_weights = flat.copy()
@@ -156,8 +154,11 @@ class TrainingBeside:
         if stretch.orders is None or stretch.begun == stretch.epochs or generator is None:
             return
         set_generator(generator, self._before)
-        for _ in range(stretch.begun):
-            generator.permutation(self._train.m)
+        self._drawn(generator, stretch.begun)
+
+    def _drawn(self, generator: np.random.Generator | np.random.RandomState, epochs: int) -> np.ndarray:
+        """The orders of so many epochs."""
+        return self.training.engine.backend.permutations(generator, self._train.m, epochs)
 
     def run_alone(self) -> None:
         """The rest of the training, on all of the hardware.

@@ -97,6 +97,13 @@ class NumbaCpuBackend(Backend):
         searches = _searches.get(x.dtype) or _searches_of(x.dtype)
         return super().all_binary(x) if searches is None or x.ndim > 2 else not _any(searches.not_binary, x)
 
+    def permutations(self, generator: np.random.Generator | np.random.RandomState, m: int, count: int) -> np.ndarray:
+        """Orders of m samples, drawn by compiled code; see the base class."""
+        from fusedmlp.backends.numba_cpu.kernels import shuffling
+
+        orders = shuffling.orders(generator, m, count)
+        return super().permutations(generator, m, count) if orders is None else orders
+
     def computing(self) -> AbstractContextManager[None]:
         """BLAS on one thread, for as long as its products are shared among our own."""
         return blas.one_thread
