@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fusedmlp import SGD, Adam, AdamW, Network, TrainingState, fit_many
-from fusedmlp.backends.numba_cpu import many
+from fusedmlp.backends.numba_cpu import jobs, many
 from fusedmlp.backends.numba_cpu.epochs import Epoch, step_tables
 from fusedmlp.backends.numba_cpu.kernels.many import INTERRUPTED, compiled_epoch_loss
 from fusedmlp.backends.numba_cpu.machine.buffers import address_of
@@ -227,7 +227,7 @@ def _resident_bytes():
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize("sizes", [[], [3.0], [5.0] * 7, [9.0, 9.0, 4.0, 4.0, 4.0, 4.0, 1.0], [3.0, 2.0, 1.0]])
 def test_neighbours_of_one_size_are_apart_and_sizes_stay_in_order(sizes, workers):
-    order = many._apart(sizes, workers).tolist()
+    order = jobs._apart(sizes, workers).tolist()
     assert sorted(order) == list(range(len(sizes)))
     assert [sizes[place] for place in order] == sizes
     if workers == 2 and len(sizes) == 7 and sizes[0] == sizes[-1]:

@@ -158,6 +158,9 @@ class Crowd(ABC):
     def epoch_seconds(self, engine: Engine, train: Samples, validation: Samples | None) -> float:
         """About how long an epoch takes, on one worker."""
 
+    def prepare(self, stretches: Sequence[Stretch]) -> None:  # noqa: B027 - there need be nothing to do ahead
+        """Get ready for stretches that `run` is to be given next, while others are being done."""
+
     @abstractmethod
     def run(
         self, stretches: Sequence[Stretch], poll: Callable[[], None], meanwhile: Callable[[], None] | None = None

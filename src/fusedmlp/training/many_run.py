@@ -218,6 +218,7 @@ class ManyRun:
         for each, epochs in _chosen(begun, crowd.workers):
             with naming(each.member.number):
                 self._planned.append((each, each.training.stretch(epochs)))
+        crowd.prepare([stretch for _, stretch in self._planned])
 
     def _finish(self, each: _Beside) -> None:
         """The rest of a training, with all workers on it."""

@@ -8,41 +8,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import groupby
-from typing import Any
 
-import numpy as np
-
-from fusedmlp.backends.numba_cpu.epochs import Epoch, step_tables
-from fusedmlp.backends.numba_cpu.kernels import batch_ends, many, passes
-from fusedmlp.backends.numba_cpu.kernels.inputs import NONZEROS_BYTES
-from fusedmlp.backends.numba_cpu.kernels.random_masks import HASH_BYTES
-from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray, address_of
+from fusedmlp.backends.numba_cpu.jobs import Jobs, Scratch
+from fusedmlp.backends.numba_cpu.kernels import many, passes
+from fusedmlp.backends.numba_cpu.machine.buffers import AlignedArray
 from fusedmlp.backends.numba_cpu.machine.interruption import POLL_NS, STOP_EARLY, GuardedCallback, clock_address
 from fusedmlp.backends.numba_cpu.machine.intrinsics import yield_address
-from fusedmlp.backends.numba_cpu.machine.job_records import JobRecord, QueueRecord, ScratchRecord
-from fusedmlp.backends.numba_cpu.machine.records import RunRecord, WorkerRecord, size_of, written
+from fusedmlp.backends.numba_cpu.machine.job_records import QueueRecord
+from fusedmlp.backends.numba_cpu.machine.records import written
 from fusedmlp.backends.numba_cpu.tiled_engine import TiledEngine
-from fusedmlp.backends.numba_cpu.work_sizes import MOST_PIECES, MOST_SLOTS
 from fusedmlp.backends.numba_cpu.workers import crew, threads
-from fusedmlp.backends.numba_cpu.workspaces import Workspaces
 from fusedmlp.engines.base import Engine
-from fusedmlp.engines.crowd import Crowd, End, Stretch
+from fusedmlp.engines.crowd import Crowd, Stretch
 from fusedmlp.engines.samples import Samples
-from fusedmlp.model.optimizers import RULES, Optimizer
+from fusedmlp.model.optimizers import Optimizer
 
-# Within a longer epoch, Python has its turn between two tiles too.
-_LONG_EPOCH_NS = 10_000_000
 _NEXT, _FINISHED, _STOP, _ACTIVE, _SHARED_SIZE = 0, 16, 32, 48, 64
-_STATE, _DONE, _STEPS, _STATE_SIZE = 0, 16, 32, 48
 
 
 class CpuCrowd(Crowd):
     """The networks of one ``fit_many``, and the workers' memory, which all of them use in turn."""
 
     def __init__(self) -> None:
-        self._scratch = [_Scratch() for _ in range(self.workers)]
-        self._shared = AlignedArray(_SHARED_SIZE, "int64")
+        self._scratch = [Scratch() for _ in range(self.workers)]
+        self._shared = shared = AlignedArray(_SHARED_SIZE, "int64")
+        self._polls: list[Callable[[], None]] = []
+        polls = self._polls  # without a cycle: a crowd's memory goes with it
+        self._callback = GuardedCallback(lambda: polls[-1](), shared.numbers[_STOP : _STOP + 1], STOP_EARLY)
+        self._prepared: Jobs | None = None
 
     @property
     def workers(self) -> int:
@@ -72,14 +65,23 @@ class CpuCrowd(Crowd):
             seconds += validation.m * engine.sizes.sample_ns_of(validation.X) / 3
         return seconds * 1e-9
 
+    def prepare(self, stretches: Sequence[Stretch]) -> None:
+        self._prepared = self._jobs(stretches) if stretches else None
+
+    def _jobs(self, stretches: Sequence[Stretch]) -> Jobs:
+        return Jobs(stretches, self.workers, self._shared.address + 8 * _STOP, self._callback.address)
+
     def run(
         self, stretches: Sequence[Stretch], poll: Callable[[], None], meanwhile: Callable[[], None] | None = None
     ) -> None:
-        shared, first = self._shared, stretches[0]
+        shared, callback, first = self._shared, self._callback, stretches[0]
+        jobs, self._prepared = self._prepared, None
+        if jobs is None or not jobs.are_of(stretches):
+            jobs = self._jobs(stretches)
         is_shared = len(stretches) == 1 and self.can_share(first.engine, first.train, first.batch_size)
         workers = self.workers if is_shared else min(self.workers, len(stretches))
         shared.numbers.fill(0)
-        callback = GuardedCallback(poll, shared.numbers[_STOP : _STOP + 1], STOP_EARLY)
+        self._polls[:], callback.error = [poll], None
         error: list[BaseException] = []
 
         def guarded() -> None:
@@ -95,10 +97,10 @@ class CpuCrowd(Crowd):
             for engine in {id(stretch.engine): stretch.engine for stretch in stretches}.values():
                 assert isinstance(engine, TiledEngine)
                 stack.enter_context(engine.blas)
-            batch = _Jobs(stretches, self._scratch[:workers], shared.address + 8 * _STOP, callback.address)
+            jobs.let(self._scratch[:workers])
             queue = written(
                 QueueRecord(
-                    jobs=batch.addresses.address,
+                    jobs=jobs.addresses.address,
                     length=len(stretches),
                     next=shared.address + 8 * _NEXT,
                     finished=shared.address + 8 * _FINISHED,
@@ -116,240 +118,8 @@ class CpuCrowd(Crowd):
             addresses = AlignedArray(workers, "int64")
             addresses.numbers[:] = [record.address for record in records]
             work = many.train_jobs_address(first.engine.architecture.dtype)
-            crew.crew().share(work, queue.address, addresses, workers, batch.nanoseconds, guarded)
-        batch.write_down()
+            crew.crew().share(work, queue.address, addresses, workers, jobs.nanoseconds, guarded)
+        jobs.write_down()
         for raised in (callback.error, *error):
             if raised is not None:
                 raise raised
-
-
-class _Scratch:
-    """A worker's memory: what a job needs between two of its batches is not kept for every network."""
-
-    def __init__(self) -> None:
-        self._state = AlignedArray(_STATE_SIZE, "int64")
-        self._slot_sums = AlignedArray(2 * MOST_SLOTS, "float64")
-        self._sums = AlignedArray(batch_ends.NORMS // 8 + MOST_PIECES, "float64")
-        self._losses, self._slots, self._gradient = (AlignedArray(0, "float64") for _ in range(3))
-        self._tiles = [AlignedArray(0, "int64") for _ in range(5)]
-
-    def with_room(self, losses: int, slot_bytes: int, gradient_bytes: int) -> None:
-        """See that there is memory for so many batches, and so many bytes of slots and of a gradient."""
-        self._losses.with_room(losses)
-        self._slots.with_room(-(-slot_bytes // 8))
-        self._gradient.with_room(-(-gradient_bytes // 8))
-
-    def with_tiles(self, workspaces: Workspaces) -> None:
-        """See that there is memory for the tiles of an architecture."""
-        layout = workspaces.layout
-        sizes = layout.end, 8 * layout.tile, 8 * layout.tile, HASH_BYTES * layout.tile, NONZEROS_BYTES * layout.tile
-        for block, size in zip(self._tiles, sizes, strict=True):
-            block.with_room(-(-size // 8))
-
-    def worker(self, number: int) -> WorkerRecord:
-        """The worker that has this memory, for any architecture."""
-        workspace, losses, sources, hashes, nonzeros = (block.address for block in self._tiles)
-        return WorkerRecord(workspace, losses, sources, hashes, nonzeros, leader=int(number == 0))
-
-    def record(self, number: int) -> AlignedArray:
-        """The record of the worker of this number."""
-        state = self._state.address
-        places = (state + 8 * at for at in (_STATE, _DONE, _STEPS))
-        blocks = self._slot_sums, self._sums, self._losses, self._slots, self._gradient
-        return written(ScratchRecord(number, int(number == 0), *places, *(block.address for block in blocks)))
-
-
-class _Jobs:
-    """The records of a series of stretches, and what they refer to.
-
-    Attributes
-    ----------
-    addresses : AlignedArray
-        Of the `JobRecord`s.
-    nanoseconds : float
-        About how long one worker takes for all.
-    """
-
-    def __init__(self, stretches: Sequence[Stretch], scratch: list[_Scratch], stop: int, poll: int) -> None:
-        self._stretches, self._stop, self._poll = stretches, stop, poll
-        self._kept: list[Any] = []
-        self._tables: list[tuple[np.ndarray, np.ndarray]] = []
-        self._sizes: list[float] = []
-        self.nanoseconds = 0.0
-        self._most_batches = self._slot_bytes = self._gradient_bytes = 1
-        self._workspaces: dict[int, Workspaces] = {}
-        runs, validations = [], []
-        for stretch in stretches:
-            runs.append(self._training_run(stretch))
-            validations.append(None if stretch.validation is None else self._validation_run(stretch))
-        for each in scratch:
-            each.with_room(self._most_batches, self._slot_bytes, self._gradient_bytes)
-            for workspaces in self._workspaces.values():
-                each.with_tiles(workspaces)
-        workers = [written(each.worker(number)) for number, each in enumerate(scratch)]
-        table = AlignedArray(len(workers), "int64")
-        table.numbers[:] = [worker.address for worker in workers]
-        self._kept += [workers, table]
-        run_table = written(*runs, *(run for run in validations if run is not None))
-        addresses = iter(range(run_table.address, run_table.address + len(run_table.numbers) * 8, size_of(RunRecord)))
-        run_addresses = [next(addresses) for _ in runs]
-        jobs = [
-            self._job(stretch, run, address, 0 if validation is None else next(addresses), table.address)
-            for stretch, run, address, validation in zip(stretches, runs, run_addresses, validations, strict=True)
-        ]
-        self._records = written(*jobs)
-        self.addresses = AlignedArray(len(jobs), "int64")
-        self.addresses.numbers[:] = self._records.address + size_of(JobRecord) * _apart(self._sizes, len(scratch))
-        self._kept.append(run_table)
-
-    def _training_run(self, stretch: Stretch) -> RunRecord:
-        """An epoch's run; what differs from epoch to epoch is in the job."""
-        engine, train, options, state = stretch.engine, stretch.train, stretch.options, stretch.optimizer_state
-        assert isinstance(engine, TiledEngine)
-        a, sizes, batch_size = engine.architecture, engine.sizes, min(stretch.batch_size, train.m)
-        batches = -(-train.m // batch_size)
-        none = np.empty(0)
-        epoch = Epoch(options, state, batches, none, none, none, steps=False)
-        slots = sizes.slots_of(batch_size, train.X)
-        self._most_batches = max(self._most_batches, batches)
-        self._slot_bytes = max(self._slot_bytes, slots * a.n_parameters * a.itemsize)
-        self._gradient_bytes = max(self._gradient_bytes, a.n_parameters * a.itemsize)
-        nanoseconds = train.m * sizes.sample_ns_of(train.X)
-        self.nanoseconds += stretch.epochs * nanoseconds
-        self._sizes.append(stretch.epochs * nanoseconds)
-        order = train.order if stretch.orders is None else stretch.orders[0]
-        numbers = state.optimizer.numbers(stretch.rates[0], state.t + 1)
-        moments = [address_of(moment) for moment in state.moments.values()]
-        assert state.optimizer.rule is not None
-        fields = {
-            **self._samples_fields(engine, train, order, epoch.masked, epoch.masks_inputs),
-            "flat": address_of(stretch.parameters.flat),
-            "batch_size": batch_size,
-            "batches": batches,
-            "batch_slots": slots,
-            "last_slots": sizes.slots_of(train.m - (batches - 1) * batch_size, train.X),
-            "result": 1,  # becomes the worker's gradient
-            "kind": RULES[state.optimizer.rule],
-            "beta_1": float(numbers.beta_1),
-            "beta_2": float(numbers.beta_2),
-            "first_moment": moments[0],
-            "second_moment": moments[-1],
-            "poll": self._poll if nanoseconds > _LONG_EPOCH_NS else 0,
-        }
-        self._kept.append(epoch)
-        return RunRecord(**(_BORROWED | fields | epoch.fields))
-
-    def _validation_run(self, stretch: Stretch) -> RunRecord:
-        """The run of the validation samples, for their loss alone."""
-        engine, samples = stretch.engine, stretch.validation
-        assert isinstance(engine, TiledEngine)
-        assert samples is not None
-        slots = engine.sizes.slots_of(samples.m, samples.X)
-        nanoseconds = samples.m * engine.sizes.sample_ns_of(samples.X) / 3
-        self.nanoseconds += stretch.epochs * nanoseconds
-        fields = {
-            **self._samples_fields(engine, samples, samples.order, False, False),
-            "flat": address_of(stretch.parameters.flat),
-            "batch_size": samples.m,
-            "batch_slots": slots,
-            "last_slots": slots,
-            "poll": self._poll if nanoseconds > _LONG_EPOCH_NS else 0,
-        }
-        return RunRecord(**(_BORROWED | fields))
-
-    def _samples_fields(
-        self, engine: TiledEngine, samples: Samples, order: np.ndarray | None, masked: bool, masks_inputs: bool
-    ) -> dict[str, int]:
-        """The fields that say where the samples are, and what their tiles look like."""
-        workspaces = engine.workspaces(masked)
-        self._workspaces[id(workspaces)] = workspaces
-        order = None if order is None else np.ascontiguousarray(order, np.int64)
-        X_fields, more = engine.fields_of(samples.X, order, masks_inputs)
-        weight = samples.sample_weight
-        weights = None if weight is None else np.ascontiguousarray(weight.reshape(-1))
-        self._kept += [order, weights]
-        return {
-            **dict(zip(_X_FIELDS, X_fields, strict=True)),
-            **more,
-            "network": workspaces.network,
-            "stop": self._stop,
-            "pieces": engine.sizes.pieces,
-            "piece": engine.sizes.piece,
-            "Y": address_of(samples.Y),
-            "y_row": samples.Y.strides[0],
-            "y_sample": samples.Y.strides[1],
-            "weights": 0 if weights is None else address_of(weights),
-        }
-
-    def _job(self, stretch: Stretch, run: RunRecord, address: int, validation: int, workers: int) -> JobRecord:
-        """A stretch's job, with the tables of its epochs."""
-        state, best, epochs = stretch.optimizer_state, stretch.best, stretch.epochs
-        steps = step_tables(state, stretch.rates, run.batches)
-        losses, nanoseconds = np.empty((2, epochs)), np.zeros(epochs, np.int64)
-        self._tables.append((losses, nanoseconds))
-        self._kept.append(steps)
-        at, row = address_of(steps), 8 * epochs * run.batches
-        orders = stretch.orders
-        return JobRecord(
-            run=address,
-            validation=validation,
-            workers=workers,
-            validation_workers=workers,
-            epochs=epochs,
-            batches=run.batches,
-            orders=run.order,
-            order_step=0 if orders is None else orders.strides[0],
-            rates=at,
-            epsilons=at + row,
-            decays=at + 2 * row if steps[2].any() else 0,
-            first_step=state.t,
-            losses=address_of(losses),
-            validation_losses=address_of(losses) + 8 * epochs,
-            nanoseconds=address_of(nanoseconds),
-            best_weights=address_of(best.weights),
-            patience=best.patience,
-            epochs_since=best.epochs_since,
-            best_epoch=-1,
-            tolerance=best.tolerance,
-            best_loss=best.loss,
-        )
-
-    def write_down(self) -> None:
-        """What came of every stretch, from its job's record."""
-        size = size_of(JobRecord) // 8
-        integers = self._records.numbers.reshape(-1, size).tolist()
-        floats = self._records.numbers.view(np.float64).reshape(-1, size)[:, _BEST_LOSS].tolist()
-        for stretch, record, best_loss, (losses, nanoseconds) in zip(
-            self._stretches, integers, floats, self._tables, strict=True
-        ):
-            job = JobRecord(*record)
-            best, recorded = stretch.best, job.recorded
-            best.loss, best.epochs_since, best.epoch = best_loss, job.epochs_since, job.best_epoch
-            stretch.losses = losses[0, :recorded].tolist()
-            stretch.validation_losses = [] if stretch.validation is None else losses[1, :recorded].tolist()
-            stretch.seconds = (nanoseconds[:recorded] * 1e-9).tolist()
-            stretch.begun, stretch.end = job.begun, End(job.end)
-            stretch.optimizer_state.t += job.steps
-            stretch.optimizer_state.learning_rate = stretch.rates[max(0, job.begun - 1)]
-
-
-def _apart(sizes: Sequence[float], workers: int) -> np.ndarray:
-    """An order of jobs in which neighbours of one size are not done at the same time, and sizes stay in their order.
-
-    The vectors of neighbours often lie side by side in memory. A core that reads one to its end is ahead of itself by
-    some cache lines, and would take them from the core that writes the next.
-    """
-    order, start = np.arange(len(sizes)), 0
-    for _, group in groupby(sizes):
-        count = len(list(group))
-        each = -(-count // workers)
-        places = np.arange(each * workers).reshape(workers, each).T.reshape(-1)
-        order[start : start + count] = start + places[places < count]
-        start += count
-    return order
-
-
-_BORROWED: dict[str, Any] = dict.fromkeys(RunRecord._fields[: RunRecord._fields.index("order")], 0)
-"""The fields without defaults; the worker's own memory takes the place of some."""
-_X_FIELDS = RunRecord._fields[RunRecord._fields.index("X") : RunRecord._fields.index("order") + 1]
-_BEST_LOSS = JobRecord._fields.index("best_loss")
