@@ -20,6 +20,8 @@ from fusedmlp.training.stretches import TrainingBeside, goes_beside
 
 _ROUND_SECONDS = 0.1
 _ORDER_BYTES, _VECTOR_BYTES, _MOST_BEGUN = 16 * 2**20, 256 * 2**20, 1024
+_FIRST_BEGUN = 8
+"""Trainings for each worker that are begun before the first round; the others are begun while workers are busy."""
 """Orders of a round; the vectors of the trainings that are begun, if these are more than the workers; their number."""
 _VECTORS = 5
 """Moments, best and first weights, and those that early stopping keeps."""
@@ -148,26 +150,28 @@ class ManyRun:
         if crowd is None or not members:
             return
         waiting = deque(sorted(members, key=self._estimate, reverse=True))
+        most = _FIRST_BEGUN * crowd.workers
         while waiting or self._begun:
-            self._fill(waiting)
+            self._fill(waiting, most)
+            most = _MOST_BEGUN
             if not waiting and len(self._begun) < crowd.workers:
                 each = self._begun[0]
                 settings = each.member.plan.settings
                 if crowd.can_share(each.member.engine, each.member.train, settings.batch_size):
                     self._finish(each)
                     continue
-            self._round(crowd)
+            self._round(crowd, waiting)
 
     def _estimate(self, member: Member) -> float:
         assert self._crowd is not None
         seconds = self._crowd.epoch_seconds(member.engine, member.train, member.validation)
         return member.plan.settings.epochs * seconds
 
-    def _fill(self, waiting: deque[Member]) -> None:
-        """Begin trainings while there is memory for them."""
+    def _fill(self, waiting: deque[Member], most: int = _MOST_BEGUN) -> None:
+        """Begin trainings, at most so many, while there is memory for them."""
         assert self._crowd is not None
         n_bytes = sum(_bytes_of(each.member) for each in self._begun)
-        while waiting and (len(self._begun) < _MOST_BEGUN):
+        while waiting and len(self._begun) < most:
             n_bytes += _bytes_of(waiting[0])
             if n_bytes > _VECTOR_BYTES and len(self._begun) >= 2 * self._crowd.workers:
                 return
@@ -183,15 +187,16 @@ class ManyRun:
             seconds = self._crowd.epoch_seconds(member.engine, *begun[1:])
             self._begun.append(_Beside(member, training, seconds))
 
-    def _round(self, crowd: Crowd) -> None:
+    def _round(self, crowd: Crowd, waiting: deque[Member]) -> None:
         """Some epochs of those trainings that take longest; meanwhile the next round is prepared."""
         if not self._planned:
             self._plan(crowd, self._begun)
         current, self._planned = self._planned, []
         busy = {each.member.number for each, _ in current}
-        idle = [each for each in self._begun if each.member.number not in busy]
+        idle = self._idle(busy)
         # A round of the few that are left would not have work for all workers.
-        meanwhile = partial(self._plan, crowd, idle) if len(idle) >= 4 * crowd.workers else None
+        many = len(idle) + len(waiting) >= 4 * crowd.workers
+        meanwhile = partial(self._prepare, crowd, waiting, busy) if many else None
         try:
             with self._interrupts.caught():
                 crowd.run([stretch for _, stretch in current], self._interrupts.poll, meanwhile)
@@ -199,6 +204,14 @@ class ManyRun:
             errors = self._absorb(current)
         for member, error in errors:
             self._failed(member, error)
+
+    def _prepare(self, crowd: Crowd, waiting: deque[Member], busy: set[int]) -> None:
+        """Begin more trainings, and plan a round of those that are not being trained now."""
+        self._fill(waiting)
+        self._plan(crowd, self._idle(busy))
+
+    def _idle(self, busy: set[int]) -> list[_Beside]:
+        return [each for each in self._begun if each.member.number not in busy]
 
     def _absorb(self, done: list[tuple[_Beside, Stretch]]) -> list[tuple[Member, TrainingDivergedError]]:
         """Take over what came of stretches; the errors of those trainings that diverged."""
