@@ -21,6 +21,8 @@ from fusedmlp.backends.numba_cpu.machine.mathematics import zero
 from fusedmlp.backends.numba_cpu.machine.simd import fma, item_bytes, lane_bytes, load_lanes, splat, store, sum_lanes
 
 FORWARD_ARGUMENTS, BACKWARD_ARGUMENTS = 11, 10
+_NARROW = 4
+"""With so few registers of samples, z stays in a register: each row's sums would wait for the store of the row before."""
 
 
 def forward_sweep(tag, like):
@@ -34,6 +36,16 @@ def forward_sweep(tag, like):
 
     def forward(A, S, row, rows, width, b, w, z, hashes, key, mask):
         item, size = item_bytes(like), lane_bytes(like)
+        if w and width <= _NARROW * size:
+            for i in range(0, width, size):
+                total = load_lanes(like, z + i)
+                for j in range(rows):
+                    bias = splat(load(like, b + j * item)) if b else splat(zero(like))
+                    activation = f(tag, load_lanes(like, A + j * row + i) + bias)
+                    store(activation, A + j * row + i)
+                    total = fma(splat(load(like, w + j * item)), activation, total)
+                store(total, z + i)
+            return
         for j in range(rows):
             a = A + j * row
             bias = splat(load(like, b + j * item)) if b else splat(zero(like))
