@@ -22,7 +22,7 @@ from fusedmlp.backends.numba_cpu.machine.simd import fma, item_bytes, lane_bytes
 
 FORWARD_ARGUMENTS, BACKWARD_ARGUMENTS = 11, 10
 _NARROW = 4
-"""With so few registers of samples, z stays in a register: each row's sums would wait for the store of the row before."""
+"""With so few registers of samples, z stays in one: the sums of a row would wait for the store of the row before."""
 
 
 def forward_sweep(tag, like):
