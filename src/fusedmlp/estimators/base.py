@@ -121,7 +121,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):
         comm: Any = None,
     ) -> Any:
         if comm is None:
-            closely = incremental or checkpoint is not None or has_listeners(self)
+            closely = incremental or self.solver == "lbfgs" or checkpoint is not None or has_listeners(self)
             pace = Alone(None if closely else get_backend().crowd())
             pace.run(self._training(X, y, weight, incremental, held_out, pace, checkpoint))
         else:

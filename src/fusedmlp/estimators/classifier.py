@@ -247,7 +247,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.out_activation_ == "softmax":
             return self.classes_.take(A.argmax(axis=1))
         if self.n_outputs_ == 1 and len(self.classes_) == 2:
-            return np.where(A.ravel() > 0.5, self.classes_[1:], self.classes_[:1])
+            decoded = self.classes_[(A.ravel() > 0.5).view(np.int8)]
+            return decoded
         decoded = self._label_binarizer.inverse_transform(A.ravel() if self.n_outputs_ == 1 else A)
         return decoded
 

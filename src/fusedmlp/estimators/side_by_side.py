@@ -11,7 +11,7 @@ from typing import Any
 from fusedmlp.backends.selection import get_backend
 from fusedmlp.engines.crowd import Crowd, Stretch, epochs_of_a_stretch
 from fusedmlp.engines.samples import Samples
-from fusedmlp.estimators.stretches import Alone, Pace, Stretches, has_listeners
+from fusedmlp.estimators.stretches import Alone, Pace, Stretches, has_listeners, is_taken
 from fusedmlp.model.optimizers import Optimizer
 from fusedmlp.network import Network
 from fusedmlp.training.interrupts import Interrupts
@@ -138,22 +138,11 @@ class _Rounds:
             fit = self._waiting.popleft()
             begun = _Begun(fit, _stretches_of(fit, self._pace))
             begun.go_on()
-            if begun.stretch is not None and not self._takes(begun.stretch):
+            if begun.stretch is not None and not is_taken(begun.stretch, self._crowd):
                 self._finish(begun)
             elif begun.stretch is not None:
                 self._begun.append(begun)
                 n_bytes, count = n_bytes + begun.n_bytes, count + 1
-
-    def _takes(self, stretch: Stretch) -> bool:
-        drops = stretch.options.dropout is not None
-        return self._crowd.takes(
-            stretch.engine,
-            stretch.optimizer_state.optimizer,
-            stretch.train,
-            stretch.validation,
-            stretch.batch_size,
-            drops,
-        )
 
     def _round(self) -> None:
         """The stretches of half of the fits that have one; where few are left, of all."""

@@ -44,6 +44,8 @@ class Pace(ABC):
 class Alone(Pace):
     """A fit that runs alone: its stretches go to its backend's crowd, as the only ones there, where that takes them.
 
+    A fit that has something to decide after every epoch asks for one at a time; the engine does that with less ado.
+
     Parameters
     ----------
     crowd : Crowd, optional
@@ -51,12 +53,11 @@ class Alone(Pace):
     """
 
     def __init__(self, crowd: Crowd | None) -> None:
-        self._crowd, self._interrupts, self._goes_to_crowd = crowd, Interrupts(), False
+        self._crowd, self._interrupts, self._at_crowd = crowd, Interrupts(), False
 
     def epochs(self, network: Network, samples: Samples, optimizer: Optimizer, batch_size: int, drops: bool) -> int:
         crowd, engine = self._crowd, network.engine
-        self._goes_to_crowd = bool(crowd and crowd.takes(engine, optimizer, samples, None, batch_size, drops))
-        if crowd is None or not self._goes_to_crowd:
+        if crowd is None or not crowd.takes(engine, optimizer, samples, None, batch_size, drops):
             return 1
         return epochs_of_a_stretch(crowd.epoch_seconds(engine, samples, None))
 
@@ -75,11 +76,21 @@ class Alone(Pace):
             pass
 
     def _do(self, stretch: Stretch) -> None:
-        if self._crowd is not None and self._goes_to_crowd:
+        crowd = self._crowd
+        several = stretch.epochs > 1 or self._at_crowd  # the last one of several may be short
+        self._at_crowd = crowd is not None and several and is_taken(stretch, crowd)
+        if crowd is not None and self._at_crowd:
             with self._interrupts.caught():
-                self._crowd.run([stretch], self._interrupts.poll)
+                crowd.run([stretch], self._interrupts.poll)
         else:
             epochs_in_turn(stretch)
+
+
+def is_taken(stretch: Stretch, crowd: Crowd) -> bool:
+    """Whether a crowd takes the training that a stretch is part of."""
+    drops = stretch.options.dropout is not None
+    optimizer, validation = stretch.optimizer_state.optimizer, stretch.validation
+    return crowd.takes(stretch.engine, optimizer, stretch.train, validation, stretch.batch_size, drops)
 
 
 def epochs_in_turn(stretch: Stretch) -> None:

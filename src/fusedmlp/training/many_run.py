@@ -20,9 +20,9 @@ from fusedmlp.training.stretches import TrainingBeside, goes_beside
 
 _ROUND_SECONDS = 0.1
 _ORDER_BYTES, _VECTOR_BYTES, _MOST_BEGUN = 16 * 2**20, 256 * 2**20, 1024
+"""Orders of a round; the vectors of the trainings that are begun, if these are more than the workers; their number."""
 _FIRST_BEGUN = 8
 """Trainings for each worker that are begun before the first round; the others are begun while workers are busy."""
-"""Orders of a round; the vectors of the trainings that are begun, if these are more than the workers; their number."""
 _VECTORS = 5
 """Moments, best and first weights, and those that early stopping keeps."""
 
