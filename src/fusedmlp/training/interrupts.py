@@ -11,10 +11,37 @@ from typing import Any
 
 from fusedmlp.errors import TerminatedError
 
+_asked_to_end: list[int] = []
+"""The SIGTERMs that became errors. Python drops an error that is raised in some places, such as a callback of a weak
+reference, which an import may be in."""
+
 
 def terminate(number: int, frame: FrameType | None) -> None:
     """A handler of SIGTERM for programs that have to tidy up: the signal becomes an error."""
+    _asked_to_end.append(number)
     raise TerminatedError
+
+
+@contextmanager
+def terminations_raise() -> Iterator[None]:
+    """Let SIGTERM raise a TerminatedError in the block, or at its end, where it would end the process at once."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    _asked_to_end.clear()
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+        _raise_dropped()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _asked_to_end.clear()
+
+
+def _raise_dropped() -> None:
+    if _asked_to_end:
+        raise TerminatedError
 
 
 class Interrupts:
@@ -73,6 +100,7 @@ class Interrupts:
     def terminations_caught(self, last_poll: Callable[[], None] | None = None) -> Iterator[None]:
         """As `caught`, of Ctrl-C and of SIGTERM."""
         own = terminate if terminations_are_errors() else signal.SIG_DFL
+        _raise_dropped()
         with self.caught(signal.SIGTERM, own, last_poll), self.caught(last_poll=last_poll):
             yield
 

@@ -6,9 +6,7 @@ import importlib
 import mmap
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.training.interrupts import terminate
+from fusedmlp.training.interrupts import terminations_raise
 
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
@@ -122,7 +120,7 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Scr
     """A `Scratch` for the time of the block. SIGTERM becomes a TerminatedError, so that it ends the block too."""
     scratch = Scratch(parent)
     try:
-        with _terminations_are_errors():
+        with terminations_raise():
             yield scratch
     finally:
         scratch.remove()
@@ -131,20 +129,6 @@ def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[Scr
 def _remove(folder: Path, lock: Any) -> None:
     lock.close()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _terminations_are_errors() -> Iterator[None]:
-    """Let SIGTERM raise a TerminatedError, where it would end the process at once."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _lock(file: int) -> bool:
