@@ -256,8 +256,8 @@ class Jobs:
 def _apart(sizes: Sequence[float], workers: int) -> np.ndarray:
     """An order of jobs in which neighbours of one size are not done at the same time, and sizes stay in their order.
 
-    The vectors of neighbours often lie side by side in memory. A core that reads one to its end is ahead of itself by
-    some cache lines, and would take them from the core that writes the next.
+    The vectors of neighbours often lie side by side in memory, and two cores that train them slow each other down: a
+    core probably prefetches beyond the end of a vector, and takes lines from the core that writes there.
     """
     order, start = np.arange(len(sizes)), 0
     for _, group in groupby(sizes):
