@@ -16,6 +16,8 @@ from fusedmlp.distributed.mpi import mpi
 
 INTERRUPTED = 130
 """The status that shells give a process after Ctrl-C."""
+_FORWARDING_SECONDS = 0.2
+"""What mpiexec has for passing on a last message: it drops what it has not read when a process aborts the job."""
 _PATIENCE_SECONDS = 5.0
 _watching = False
 _root: Any = None
@@ -122,4 +124,5 @@ def _abort(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    time.sleep(_FORWARDING_SECONDS)
     mpi().COMM_WORLD.Abort(status)
