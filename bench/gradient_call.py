@@ -48,7 +48,7 @@ def calls() -> dict[str, Callable[[], Any]]:
 
 
 def microseconds(call: Callable[[], Any], repeats: int) -> float:
-    """Of one call."""
+    """How long one call takes."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()

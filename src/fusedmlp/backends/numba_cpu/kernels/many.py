@@ -97,7 +97,8 @@ def pass_over(queue, scratch, run_address, workers):
     if queue.shared:
         atomic_store(queue.active, run_address)
     call(queue.work, (run_address, load(INTEGER, workers + 8 * scratch.number)))
-    atomic_store(queue.active, INTEGER)
+    if queue.shared:
+        atomic_store(queue.active, INTEGER)
     if run.poll:
         queue.next_poll = max(queue.next_poll, run.next_poll)
     return load(INTEGER, run.steps)
