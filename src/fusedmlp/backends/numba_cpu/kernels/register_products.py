@@ -20,6 +20,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fusedmlp.backends.numba_cpu.machine.compilation import internal, routine_address
+from fusedmlp.backends.numba_cpu.machine.intrinsics import build_prefetch
 from fusedmlp.backends.numba_cpu.machine.simd import (
     BYTES,
     ELEMENTS,
@@ -59,14 +60,6 @@ def _zeros(builder, vector, rows, columns):
     return sums
 
 
-def _prefetch(builder, pointer):
-    """LLVM: the cache line at `pointer` will be written to."""
-    kind, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-    function = ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag])
-    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-    builder.call(prefetch, [pointer, *(ir.Constant(flag, number) for number in (1, 3, 1))])
-
-
 def _add_product(builder, total, a, b):
     builder.store(multiply_add(builder, a, b, builder.load(total)), total)
 
@@ -89,7 +82,8 @@ def block_of_products(rows, columns):
             adds = builder.icmp_signed("!=", add, ir.Constant(_INT64, 0))
             with builder.if_then(adds):
                 for place in chain(*places):  # needed last: its way from memory is covered by the products
-                    _prefetch(builder, builder.bitcast(place, ir.IntType(8).as_pointer()))
+                    byte = builder.bitcast(place, ir.IntType(8).as_pointer())
+                    build_prefetch(builder, byte, to_write=True, locality=3)
             w_offsets = [builder.mul(w_row, ir.Constant(_INT64, r)) for r in range(rows)]
             with cgutils.for_range(builder, depth, intp=_INT64) as loop:
                 w, b = builder.add(W, builder.mul(loop.index, w_column)), builder.add(B, builder.mul(loop.index, b_row))
@@ -123,7 +117,8 @@ def block_of_sums(rows, columns):
             _, X, x_row, D, d_row, G, g_row, width, add = arguments
             vector, align = vector_of(Lanes(like)), BYTES[like]
             for r in range(rows):  # they are needed last: their way from memory is covered by the sums
-                _prefetch(builder, _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), ir.IntType(8)))
+                byte = _pointer(builder, G, builder.mul(g_row, ir.Constant(_INT64, r)), ir.IntType(8))
+                build_prefetch(builder, byte, to_write=True, locality=3)
             sums = _zeros(builder, vector, rows, columns)
             x_offsets = [builder.mul(x_row, ir.Constant(_INT64, r)) for r in range(rows)]
             d_offsets = [builder.mul(d_row, ir.Constant(_INT64, s)) for s in range(columns)]

@@ -163,17 +163,20 @@ def atomic_store(typing_context, address, value):
     return types.void(types.int64, types.int64), codegen
 
 
+def build_prefetch(builder: Any, pointer: Any, to_write: bool, locality: int) -> None:
+    """LLVM: the cache line at a pointer to bytes will be read, or written to; locality 3 is the first-level cache."""
+    kind, flag = _BYTE.as_pointer(), ir.IntType(32)
+    function = ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag])
+    fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    builder.call(fetch, [pointer, *(ir.Constant(flag, number) for number in (int(to_write), locality, 1))])
+
+
 @intrinsic
 def prefetch(typing_context, address):
     """Bring the cache line at an address into the second-level cache."""
 
     def codegen(context, builder, signature, arguments):
-        kind, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [kind, flag, flag, flag])
-        fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        builder.call(
-            fetch, [builder.inttoptr(arguments[0], kind), *(ir.Constant(flag, number) for number in (0, 2, 1))]
-        )
+        build_prefetch(builder, builder.inttoptr(arguments[0], _BYTE.as_pointer()), to_write=False, locality=2)
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
